@@ -1,0 +1,77 @@
+# Everything runs in .venv, made at first use with the versions of constraints.txt; without network after that.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test quick check bench spark-env clean distclean python-ok
+
+help:
+	@echo "make demo       the whole daily job on a synthetic town"
+	@echo "make test       every test"
+	@echo "make quick      the tests that take moments"
+	@echo "make check      ruff and mypy"
+	@echo "make bench      our speed beside the peer's and the limit"
+	@echo "make spark-env  Apache Spark in .venv-spark, for the tests that compare the two engines (needs Java)"
+	@echo "make clean      remove the demo and what tools leave behind; make distclean: the environments too"
+
+demo: .venv/.runtime
+	$(BIN)/tastetwin demo
+
+test: .venv/.tools
+	$(BIN)/python -m pytest
+
+quick: .venv/.tools
+	$(BIN)/python -m pytest -m "not slow"
+
+check: .venv/.tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Single-threaded linear algebra, so that numbers per core mean what they say.
+bench: .venv/.tools
+	@for each in $(BENCHMARKS); do echo "== $$each"; OMP_NUM_THREADS=1 $(BIN)/python $$each || exit 1; done
+
+BENCHMARKS := $(filter-out benchmarks/encode.py,$(sort $(wildcard benchmarks/*.py)))
+
+python-ok:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there; install Python 3.11 or newer, or name one: make demo PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $(PYTHON) is `$(PYTHON) -V 2>&1`; name a newer one: make demo PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) comes without its venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+# The build tool is installed beside the rest, so that installing the project itself never needs the network.
+.venv/.made: | python-ok
+	@echo "making .venv with `$(PYTHON) -V`"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --upgrade -c constraints.txt pip setuptools
+	@touch $@
+
+.venv/.runtime: pyproject.toml constraints.txt .venv/.made
+	@echo "installing pinned dependencies into .venv (minutes, once)"
+	@$(PIP) install --no-build-isolation -c constraints.txt -e '.[all]'
+	@touch $@
+
+.venv/.tools: .venv/.runtime
+	@echo "installing test tools into .venv"
+	@$(PIP) install --no-build-isolation -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# pyspark and pyspark-client ship the same module: the server gets an environment of its own.
+spark-env: .venv-spark/.made
+
+.venv-spark/.made: | python-ok
+	@command -v java >/dev/null || { echo "Apache Spark needs Java 17 or newer; on Debian and Ubuntu: apt install openjdk-17-jre-headless" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv-spark
+	@.venv-spark/bin/python -m pip --disable-pip-version-check --quiet install "pyspark[connect]==$(SPARK)" -c constraints.txt
+	@touch $@
+
+SPARK = $(shell sed -n 's/^pyspark-client==//p' constraints.txt)
+
+clean:
+	rm -rf demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv .venv-spark src/*.egg-info

@@ -1,0 +1,5 @@
+"""``python -m tastetwin``."""
+
+from tastetwin.cli import main
+
+main()

@@ -1,0 +1,46 @@
+"""faiss, imported with the BLAS kernel that fits this machine.
+
+The OpenBLAS inside the faiss wheel does not know recent AMD CPUs and falls back to kernels of 2008 that are 3 times
+slower. Its environment variable is read when the library is loaded, so it must be set before the first import.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any, Final
+
+CORETYPE: Final = "OPENBLAS_CORETYPE"
+_AVX512: Final = frozenset({"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"})
+_AVX2: Final = frozenset({"avx2", "fma"})
+
+
+def coretype(flags: frozenset[str]) -> str | None:
+    """The OpenBLAS kernel for a CPU with these flags; None where OpenBLAS had better decide itself."""
+    if flags >= _AVX512:
+        return "SkylakeX"
+    return "Haswell" if flags >= _AVX2 else None
+
+
+def cpu_flags() -> frozenset[str]:
+    """Flags of the first CPU as Linux states them; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+@functools.cache
+def load_faiss() -> Any:
+    """The faiss module. The variable is put back afterwards: child processes choose for themselves."""
+    kernel = None if CORETYPE in os.environ else coretype(cpu_flags())
+    if kernel is not None:
+        os.environ[CORETYPE] = kernel
+    try:
+        import faiss
+    finally:
+        if kernel is not None:
+            del os.environ[CORETYPE]
+    return faiss

@@ -1,0 +1,144 @@
+"""Taste histories -> taste vectors, with ONNX Runtime: in this process, or on a cluster through ``mapInArrow``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tastetwin.errors import StoreError
+from tastetwin.features.histories import Histories
+from tastetwin.features.taste import from_arrow
+from tastetwin.model.batches import length_buckets, pad
+from tastetwin.model.files import model_file
+from tastetwin.runs import Manifest
+from tastetwin.schema import USER, VECTORS
+from tastetwin.store import Store
+
+Floats = npt.NDArray[np.float32]
+
+OUTPUT: Final = "vector"
+_LENGTH_TOLERANCE: Final = 1e-3
+
+
+class Encoder:
+    """An opened ``encoder.onnx``.
+
+    Each call of the model runs on one thread; ``threads`` calls run side by side. On batches of this size that beats
+    threads inside a call, and vectors do not depend on the number of threads.
+    """
+
+    def __init__(self, model: str, max_length: int, tokens: int, threads: int = 1) -> None:
+        """Open the model.
+
+        Args:
+            model: path or fsspec URL of ``encoder.onnx``.
+            max_length: favors read per user, the most recent ones; as in training.
+            tokens: padded favors per call of the model, at most.
+            threads: calls side by side.
+
+        Raises:
+            StoreError: BAD-MODEL when ONNX Runtime cannot open it.
+        """
+        self.model, self.max_length, self.tokens, self.threads = model, max_length, tokens, threads
+        self._session = _open_session(model)
+        self.dim = int(self._session.get_outputs()[0].shape[1])
+
+    def encode(self, histories: Histories) -> Floats:
+        """[n_users, dim] unit vectors, in the order of the histories.
+
+        Raises:
+            StoreError: BAD-VECTOR when the model gives one that is not finite or not of unit length.
+        """
+        vectors = np.empty((histories.n_users, self.dim), np.float32)
+
+        def run(users: npt.NDArray[np.int64]) -> None:
+            inputs = pad(histories, users, self.max_length).inputs()
+            vectors[users] = self._session.run([OUTPUT], inputs)[0]
+
+        buckets = length_buckets(histories.lengths(), self.tokens, self.max_length)
+        if self.threads == 1:
+            for users in buckets:
+                run(users)
+        else:
+            with ThreadPoolExecutor(self.threads) as pool:
+                list(pool.map(run, buckets))
+        self._check(vectors, histories)
+        return vectors
+
+    def _check(self, vectors: Floats, histories: Histories) -> None:
+        lengths = np.linalg.norm(vectors, axis=1)
+        bad = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE))  # written so that NaN is bad
+        if len(bad):
+            raise StoreError(
+                "BAD-VECTOR",
+                place=self.model,
+                value=f"{len(bad)} users, the first {histories.user_ids[bad[0]]!r} with length {lengths[bad[0]]}",
+                rule="every taste vector is finite and of unit length",
+                fix="train again; publish nothing of this model",
+            )
+
+
+def open_encoder(store: Store, bundle: Manifest, tokens: int) -> Encoder:
+    """The encoder of a bundle, on this machine."""
+    return Encoder(model_file(store, bundle), bundle.settings["train"]["max_length"], tokens)
+
+
+def _open_session(model: str) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        with fsspec.open(model, "rb") as handle:
+            source = model if fsspec.utils.get_protocol(model) == "file" else handle.read()
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no base class with a file system's
+        raise StoreError(
+            "BAD-MODEL",
+            place=model,
+            value=f"{type(error).__name__}: {error}",
+            rule="a readable encoder.onnx of a bundle",
+            fix="train again, or roll back to an earlier run",
+        ) from error
+
+
+@functools.lru_cache(maxsize=2)
+def _cached_encoder(model: str, max_length: int, tokens: int) -> Encoder:
+    """One per worker process: bundles never change, so their path is a safe key."""
+    return Encoder(model, max_length, tokens)
+
+
+def encode_batches(
+    batches: Iterator[pa.RecordBatch], *, model: str, max_length: int, tokens: int
+) -> Iterator[pa.RecordBatch]:
+    """For ``mapInArrow`` over the history table: VECTORS batches, row for row.
+
+    Hand ``functools.partial(encode_batches, model=..., max_length=..., tokens=...)`` to the engine; the model is opened
+    once per worker process.
+
+    Args:
+        batches: ``HISTORY`` rows.
+        model: path or fsspec URL of the bundle's ``encoder.onnx``, as workers see it.
+        max_length: favors read per user, the most recent ones; as in training.
+        tokens: padded favors per call of the model, at most.
+    """
+    for batch in batches:
+        if batch.num_rows:
+            histories = from_arrow(pa.Table.from_batches([batch]))
+            yield vectors_batch(batch.column(USER), _cached_encoder(model, max_length, tokens).encode(histories))
+
+
+def vectors_batch(user_ids: pa.Array, vectors: Floats) -> pa.RecordBatch:
+    """Rows of the vectors table."""
+    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * np.int32(vectors.shape[1])
+    lists = pa.ListArray.from_arrays(offsets, vectors.ravel())
+    return pa.RecordBatch.from_arrays([user_ids.cast(pa.string()), lists], schema=VECTORS)

@@ -1,0 +1,196 @@
+"""One user's twins of a run, and why: a few row groups are read, never a whole table."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tastetwin.analysis.evidence import Evidence, Explainer, Visitors
+from tastetwin.errors import UsageError
+from tastetwin.features.histories import Vocabulary
+from tastetwin.features.taste import HISTORY
+from tastetwin.features.vocabulary import read_vocabulary
+from tastetwin.runs import FileEntry, Manifest, Run, read_manifest
+from tastetwin.schema import NAME, PLACE, PLACES, TWINS, USER
+from tastetwin.store import Store
+from tastetwin.tables import bucket_name, bucket_of, put_table, read_files, read_table
+
+_VISITORS: Final = pa.schema([pa.field("of", pa.string()), pa.field("visitors", pa.int64())])
+
+
+def write_visitors(store: Store, relative: str, visitors: Visitors) -> FileEntry:
+    """One row per place row, category index and region index, in this order; the number of users leads."""
+    parts = {
+        "users": np.array([visitors.n_users]),
+        "place": visitors.places,
+        "category": visitors.categories,
+        "region": visitors.regions,
+    }
+    names = np.repeat(list(parts), [len(part) for part in parts.values()])
+    return put_table(
+        store, relative, pa.table([pa.array(names), np.concatenate(list(parts.values()))], schema=_VISITORS)
+    )
+
+
+def read_visitors(store: Store, relative: str) -> Visitors:
+    """What ``write_visitors`` wrote."""
+    table = read_files(store, [relative], _VISITORS)
+
+    def part(name: str) -> npt.NDArray[np.int64]:
+        values: npt.NDArray[np.int64] = table.filter(pc.equal(table.column("of"), name)).column("visitors").to_numpy()
+        return values
+
+    return Visitors(int(part("users")[0]), part("place"), part("category"), part("region"))
+
+
+@dataclass(frozen=True)
+class Twin:
+    """One row of a twin list, explained."""
+
+    rank: int
+    twin_idno: str
+    score: float
+    percentile: float
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class About:
+    """A user in one line."""
+
+    places: int
+    """Distinct places."""
+    home_region: str
+    """The region of most of them; "" where none is known."""
+
+
+class TwinLists:
+    """The twin lists of one run."""
+
+    def __init__(self, store: Store, run: Run) -> None:
+        self.store = store
+        self.run = run
+        self.features = read_manifest(store, "features", run.generation("features"))
+        self.analysis = read_manifest(store, "analyze", run.generation("analyze"))
+        self.min_favors = int(self.analysis.settings["min_favors"])
+
+    def twins(self, user: str, k: int) -> list[Twin]:
+        """A user's ``k`` closest twins, closest first.
+
+        Raises:
+            UsageError: UNKNOWN-USER, TOO-FEW-FAVORS or NO-TWINS, whichever it is.
+        """
+        mine = self._usable_history(user)
+        rows = (
+            self._rows(self.analysis, "twins", TWINS, [user]).filter(pc.field("rank") <= k).sort_by("rank").to_pylist()
+        )
+        if not rows:
+            raise self._refusal(
+                "NO-TWINS", user, "has enough favors, but nobody to be shown", "look at the run's report"
+            )
+        theirs = self._histories([row["twin_idno"] for row in rows])
+        explain = self._explainer.explain
+        return [
+            Twin(
+                row["rank"], row["twin_idno"], row["score"], row["percentile"], explain(mine, theirs[row["twin_idno"]])
+            )
+            for row in rows
+        ]
+
+    def about(self, user: str) -> About:
+        """What the run knows of a user.
+
+        Raises:
+            UsageError: UNKNOWN-USER or TOO-FEW-FAVORS.
+        """
+        rows = self._usable_history(user)
+        regions = self._vocabulary.regions[rows]
+        known, counts = np.unique(regions[regions >= 0], return_counts=True)
+        home = str(self._vocabulary.region_codes[known[np.argmax(counts)]]) if len(known) else ""
+        return About(len(rows), home)
+
+    def some_users(self, n: int) -> list[str]:
+        """A few users with twins and neither a very short nor a very long history; always the same ones for a run."""
+        path = self.features.paths("history")[0]
+        table = read_files(self.store, [path], HISTORY)
+        lengths = pc.list_value_length(table.column("places")).to_numpy()
+        served = pc.is_in(table.column(USER), value_set=self._served_in(path)).to_numpy()
+        usual = np.flatnonzero(served & (lengths >= max(self.min_favors, 10)) & (lengths <= 100))
+        usual = usual if len(usual) else np.flatnonzero(served)
+        drawn = np.random.default_rng(0).permutation(usual)[:n]
+        return [str(table.column(USER)[int(at)]) for at in np.sort(drawn)]
+
+    def _served_in(self, history_path: str) -> pa.Array:
+        name = history_path.rsplit("/", 1)[-1]
+        paths = [path for path in self.analysis.paths("twins") if path.endswith(f"/{name}")]
+        return pc.unique(read_files(self.store, paths, pa.schema([TWINS.field(USER)])).column(USER))
+
+    def _usable_history(self, user: str) -> npt.NDArray[np.int32]:
+        places = self._histories([user]).get(user)
+        if places is None:
+            raise self._refusal(
+                "UNKNOWN-USER",
+                user,
+                f"not in the run of {self.run.logical_date}",
+                "check the id; users without a favor are in no run",
+            )
+        if len(places) < self.min_favors:
+            raise self._refusal(
+                "TOO-FEW-FAVORS",
+                user,
+                f"has {len(places)} distinct places in the run of {self.run.logical_date}",
+                f"at least {self.min_favors} are needed (features.min_favors)",
+            )
+        return places
+
+    def _refusal(self, code: str, user: str, value: str, fix: str) -> UsageError:
+        return UsageError(code, place=f"user {user}", value=value, rule="", fix=fix)
+
+    def _histories(self, users: list[str]) -> dict[str, npt.NDArray[np.int32]]:
+        """Vocabulary rows by user, for those that exist."""
+        table = self._rows(self.features, "history", HISTORY, users)
+        lists = table.column("places").to_pylist()
+        return {user: np.array(row, np.int32) for user, row in zip(table.column(USER).to_pylist(), lists, strict=True)}
+
+    def _rows(self, manifest: Manifest, table: str, schema: pa.Schema, users: list[str]) -> pa.Table:
+        """The rows of some users, from the buckets that can hold them."""
+        wanted = {bucket_name(bucket_of(user, int(manifest.facts["buckets"]))) for user in users}
+        paths = [path for path in manifest.paths(table) if path.rsplit("/", 1)[-1] in wanted]
+        return read_files(self.store, paths, schema, filters=[(USER, "in", users)])
+
+    @functools.cached_property
+    def _explainer(self) -> Explainer:
+        visitors = read_visitors(self.store, self.analysis.paths("visitors")[0])
+        return Explainer(self._vocabulary, visitors, names=self._names())
+
+    @functools.cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return read_vocabulary(self.store, self.features.paths("vocabulary")[0])
+
+    def _names(self) -> dict[str, str]:
+        """Names of the places that have one."""
+        named = pa.schema([PLACES.field(PLACE), PLACES.field(NAME)])
+        table = read_table(self.store, self.features, "place", named)
+        table = table.filter(pc.is_valid(table.column(NAME)))
+        return dict(zip(table.column(PLACE).to_pylist(), table.column(NAME).to_pylist(), strict=True))
+
+
+def as_json_row(twin: Twin) -> dict[str, Any]:
+    """A twin as one JSON object; evidence as the sentence and the shared things by id."""
+    evidence = twin.evidence
+    return {
+        "rank": twin.rank,
+        "twin_idno": twin.twin_idno,
+        "score": round(twin.score, 4),
+        "percentile": round(twin.percentile, 4),
+        "why": evidence.sentence,
+        "shared_places": [shared.key for shared in evidence.places],
+        "shared_categories": [shared.key for shared in evidence.categories],
+        "shared_regions": [shared.key for shared in evidence.regions],
+    }

@@ -1,0 +1,148 @@
+"""The Python interface: the same verbs as the command line, with frames in and Arrow tables out.
+
+Users and places go in and come back under the source's own ids. Results are ``pyarrow.Table``; ``polars.from_arrow``
+and ``.to_pandas()`` turn them into what you use.
+
+>>> from tastetwin import TasteTwin                                      # doctest: +SKIP
+>>> tt = TasteTwin("store")                                              # doctest: +SKIP
+>>> tt.run({"reviews": reviews, "places": places}, date="2026-11-22")    # doctest: +SKIP
+>>> tt.similar("42", k=10)                                               # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from tastetwin.config import Config, load
+from tastetwin.errors import UsageError
+from tastetwin.runs import Run, list_runs, parse_date, published_run, read_manifest
+from tastetwin.schema import KINDS, TWINS, USER, VECTORS
+from tastetwin.store import Store
+from tastetwin.tables import read_table
+
+Events = str | os.PathLike[str] | Mapping[str, Any]
+"""A folder, URL or ``mongodb://`` address; or frames (polars, pandas, Arrow) by kind: reviews, likes, places."""
+
+EVIDENCE = TWINS.append(pa.field("evidence", pa.string()))
+
+
+class TasteTwin:
+    """A store and what can be asked of it."""
+
+    def __init__(self, store: str | os.PathLike[str], config: Config | str | os.PathLike[str] | None = None) -> None:
+        """Name a store (made by the first ``run``) and the settings: a file, a ``Config``, or the defaults."""
+        self._root = store
+        self.config = config if isinstance(config, Config) else load(None if config is None else Path(config))
+
+    @property
+    def store(self) -> Store:
+        """The store.
+
+        Raises:
+            StoreError: NO-STORE before the first ``run``.
+        """
+        return Store.open(self._root)
+
+    def run(self, events: Events, date: date | str | None = None, *, again: bool = False) -> Run:
+        """The whole daily job; see ``tastetwin run``.
+
+        Raises:
+            TasteTwinError: from any stage; what was published stays.
+        """
+        from tastetwin.pipeline import run_day
+
+        with _as_source(events) as source:
+            return run_day(Store.create(self._root), source, _day(date), self.config, again=again)
+
+    def similar(self, user: str, k: int = 10) -> pa.Table:
+        """A user's twins: columns user_idno, rank, twin_idno, score, percentile, evidence.
+
+        Raises:
+            UsageError: NOT-PUBLISHED, UNKNOWN-USER, TOO-FEW-FAVORS, NO-TWINS.
+        """
+        from tastetwin.analysis.lookup import TwinLists
+
+        twins = TwinLists(self.store, published_run(self.store)).twins(str(user), k)
+        rows = [
+            (str(user), twin.rank, twin.twin_idno, twin.score, twin.percentile, twin.evidence.sentence)
+            for twin in twins
+        ]
+        return pa.Table.from_pylist([dict(zip(EVIDENCE.names, row, strict=True)) for row in rows], schema=EVIDENCE)
+
+    def twins(self) -> pa.Table:
+        """All published lists: columns user_idno, rank, twin_idno, score, percentile; users ascending."""
+        return self._published("twins", TWINS).sort_by([(USER, "ascending"), ("rank", "ascending")])
+
+    def vectors(self) -> pa.Table:
+        """All published taste vectors: columns user_idno, vector (unit length); users ascending."""
+        return self._published("vectors", VECTORS).sort_by(USER)
+
+    def embed(self, events: Events) -> tuple[pa.Table, list[str]]:
+        """Vectors for the users of any events by the published model, and the users it can say nothing of."""
+        from tastetwin.delivery.embed import embed
+        from tastetwin.engine import connect
+
+        engine = connect(self.config.engine.remote, self.config.engine.partitions)
+        with _as_source(events) as source:
+            found = embed(engine, self.store, source, _day(None), self.config)
+        return found.vectors, found.unusable
+
+    def sql(self, statement: str) -> pa.Table:
+        """DuckDB SQL over the views result, twins, user_favor, place, quarantine and runs."""
+        from tastetwin.delivery.sql import query
+
+        return query(self.store, statement)
+
+    def runs(self) -> list[Run]:
+        """Every run, oldest first."""
+        return list_runs(self.store)
+
+    def _published(self, table: str, schema: pa.Schema) -> pa.Table:
+        run = published_run(self.store)
+        return read_table(self.store, read_manifest(self.store, "analyze", run.generation("analyze")), table, schema)
+
+
+def _day(value: date | str | None) -> date:
+    if value is None:
+        return datetime.now(UTC).date()
+    return parse_date(str(value))
+
+
+@contextmanager
+def _as_source(events: Events) -> Iterator[str]:
+    """The address of the events; frames become JSON lines, so that they pass the same gate as everything else."""
+    if not isinstance(events, Mapping):
+        yield os.fspath(events)
+        return
+    unknown = sorted(set(events) - set(KINDS))
+    if unknown:
+        raise UsageError("FRAME-KIND", place="events", value=", ".join(unknown), rule=f"keys are {', '.join(KINDS)}")
+    with tempfile.TemporaryDirectory(prefix="tastetwin-") as folder:
+        for kind, frame in events.items():
+            _write_lines(_arrow(kind, frame), Path(folder) / f"{kind}.jsonl")
+        yield folder
+
+
+def _arrow(kind: str, frame: Any) -> pa.Table:
+    try:
+        return pa.table(frame)
+    except (TypeError, ValueError, pa.ArrowInvalid) as error:
+        raise UsageError(
+            "FRAME-TYPE", place=kind, value=type(frame).__name__, rule="a polars, pandas or Arrow table"
+        ) from error
+
+
+def _write_lines(table: pa.Table, path: Path) -> None:
+    with path.open("wb") as lines:
+        for batch in table.to_batches(max_chunksize=65_536):
+            for row in batch.to_pylist():
+                lines.write(orjson.dumps(row, default=str) + b"\n")

@@ -1,0 +1,249 @@
+"""One typed tree of settings: defaults < file (YAML or TOML) < environment (``TASTETWIN_TRAIN__EPOCHS=3``).
+
+Every field carries its sentence; unknown keys are errors that suggest the nearest known key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from tastetwin.errors import UsageError
+
+ENV_PREFIX = "TASTETWIN_"
+
+
+class Section(BaseModel):
+    """A group of settings; refuses unknown keys and cannot be changed once made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EngineConfig(Section):
+    """Where DataFrames run."""
+
+    remote: str | None = Field(None, description="sc://host:port of a Spark Connect server; empty = embedded Sail")
+    partitions: int = Field(4, ge=1, le=100_000, description="files per mart table and features table")
+
+
+class CollectConfig(Section):
+    """How raw events are landed."""
+
+    source_timezone: str = Field("UTC", description="zone of times that carry none, as an IANA name")
+    mongodb_database: str = Field("tastetwin", description="database to read when --source is a mongodb:// address")
+
+
+class MartConfig(Section):
+    """Cleansing rules."""
+
+    max_line_bytes: int = Field(1 << 20, ge=1 << 10, le=1 << 26, description="longer lines go to quarantine unread")
+    split_bytes: int = Field(16 << 20, ge=1 << 16, description="bytes of a plain file that one task reads")
+    max_quarantine_share: float = Field(0.2, ge=0, le=1, description="publish stops above this share of refused lines")
+    rating_min: float = Field(0.0, description="smallest rating the source can give")
+    rating_max: float = Field(5.0, description="largest rating the source can give")
+    rating_outlier: Literal["keep", "clip", "null"] = Field("null", description="what to do with a rating outside")
+    earliest: str = Field("2000-01-01", description="times before this day become null")
+    future_hours: float = Field(24.0, ge=0, description="times later than the logical date's end + this become null")
+
+
+class FeaturesConfig(Section):
+    """Which events count as taste."""
+
+    min_rating: float | None = Field(3.0, description="a review with a lower rating is no favor; empty = all count")
+    relative_to_user_mean: bool = Field(False, description="compare with the user's own mean rating instead")
+    likes: bool = Field(True, description="whether likes are favors")
+    like_displays: list[str] | None = Field(None, description="like_displayid values that count; empty = all")
+    categories: list[int] | None = Field(None, description="only places with one of these categories; empty = all")
+    min_visitors: int = Field(3, ge=1, description="places with fewer distinct users fall back to category x region")
+    min_favors: int = Field(3, ge=1, description="users with fewer distinct places get no vector and no twins")
+
+
+class TrainConfig(Section):
+    """The encoder and how it is fitted."""
+
+    dim: int = Field(192, ge=8, le=1024, description="length of the taste vector")
+    layers: int = Field(2, ge=1, le=24, description="transformer blocks")
+    width: int = Field(128, ge=16, le=1024, description="width of a transformer block")
+    heads: int = Field(4, ge=1, le=32, description="attention heads")
+    max_length: int = Field(100, ge=8, le=1024, description="favors read per user, the most recent ones")
+    epochs: int = Field(6, ge=0, le=1000, description="passes over the training users")
+    batch_users: int = Field(256, ge=8, description="users per contrastive batch")
+    learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
+    dropout: float = Field(0.2, ge=0, lt=1, description="dropout in the blocks")
+    mask_share: float = Field(0.15, gt=0, lt=1, description="share of favors hidden for the masked-place objective")
+    temperature: float = Field(0.07, gt=0, description="of the contrastive objective")
+    checkpoint_steps: int = Field(100, ge=1, description="steps between checkpoints")
+    seed: int = Field(1, ge=0, description="of everything random in training")
+    threads: int = Field(0, ge=0, description="CPU threads; 0 = all")
+
+
+class AnalyzeConfig(Section):
+    """Full-user analysis."""
+
+    k: int = Field(100, ge=1, le=1000, description="twins per user")
+    exact_below: int = Field(20_000, ge=0, description="up to this many users the search is exact")
+    recall: float = Field(0.99, gt=0, le=1, description="recall@k the approximate search must reach on a sample")
+    csls_neighbours: int = Field(10, ge=0, le=1000, description="neighbours in the hubness correction; 0 = off")
+    csls_bank: int = Field(20_000, ge=100, description="users in the hubness reference bank, at most")
+    batch_tokens: int = Field(16_384, ge=512, description="padded favors per encoder call")
+    seed: int = Field(1, ge=0, description="of samples drawn in analysis")
+
+
+class EvaluateConfig(Section):
+    """Held-out users, baselines, and the gate's thresholds."""
+
+    holdout_share: float = Field(0.1, ge=0, lt=1, description="share of eligible users kept out of training")
+    max_holdout: int = Field(1_000, ge=10, description="held-out users, at most")
+    min_places: int = Field(10, ge=6, description="distinct places a held-out user needs")
+    min_half: int = Field(3, ge=1, description="places each half of a held-out user needs")
+    seed: int = Field(1, ge=0, description="of the split")
+    bootstrap: int = Field(1_000, ge=100, description="resamples for the 95 % intervals")
+    min_ratio_to_baseline: float = Field(0.95, description="MRR relative to the best baseline, at least")
+    min_ratio_to_published: float = Field(0.95, description="MRR relative to the published run, at least")
+    min_users_to_published: float = Field(0.8, ge=0, description="users relative to the published run, at least")
+    max_never_shown: float = Field(0.6, ge=0, le=1, description="share of users in nobody's list, at most")
+    max_gini: float = Field(0.9, ge=0, le=1, description="inequality of exposure, at most")
+    min_served: float = Field(0.5, ge=0, le=1, description="share of eligible users with a list, at least")
+
+
+class DeliverConfig(Section):
+    """Publishing."""
+
+    keep_runs: int = Field(7, ge=2, description="finished runs whose tables are kept for rollback")
+
+
+class Config(BaseSettings):
+    """All settings of the daily job."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    engine: EngineConfig = EngineConfig()
+    collect: CollectConfig = CollectConfig()
+    mart: MartConfig = MartConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    train: TrainConfig = TrainConfig()
+    analyze: AnalyzeConfig = AnalyzeConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    deliver: DeliverConfig = DeliverConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, whose values ``load`` passes as keyword arguments."""
+        return env_settings, init_settings
+
+
+def load(path: Path | None = None) -> Config:
+    """The settings in force.
+
+    Args:
+        path: a .yaml, .yml or .toml file; None = defaults and environment only.
+
+    Raises:
+        UsageError: CONFIG-FILE when the file cannot be read; CONFIG-INVALID with every wrong key and value at once.
+    """
+    values = {} if path is None else _read(path)
+    problems = [f"environment variable {name}: unknown{_suggest(name, _env_names())}" for name in _unknown_env()]
+    if not problems:
+        try:
+            return Config(**values)
+        except ValidationError as error:
+            problems = [_describe(problem) for problem in error.errors()]
+        except SettingsError as error:
+            problems = [str(error)]
+    raise UsageError(
+        "CONFIG-INVALID",
+        place=str(path or "environment"),
+        value="; ".join(problems),
+        rule="every key is known and every value fits",
+        fix="see: tastetwin config show",
+    )
+
+
+def origins(path: Path | None = None) -> Iterator[tuple[str, Any, str, str]]:
+    """Every setting as (dotted key, value in force, where it came from, its sentence)."""
+    config = load(path)
+    file_values = {} if path is None else _read(path)
+    for section, key, field in _fields():
+        env = _env_name(section, key)
+        from_file = str(path) if key in (file_values.get(section) or {}) else "default"
+        origin = f"environment {env}" if env in os.environ else from_file
+        yield f"{section}.{key}", getattr(getattr(config, section), key), origin, field.description or ""
+
+
+def _fields() -> Iterator[tuple[str, str, FieldInfo]]:
+    for section, outer in Config.model_fields.items():
+        model = outer.annotation
+        assert isinstance(model, type) and issubclass(model, Section)
+        for key, field in model.model_fields.items():
+            yield section, key, field
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, tomllib.TOMLDecodeError) as error:
+        raise _file_error(path, str(error).replace("\n", " ")) from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise _file_error(path, f"a {type(values).__name__}")
+    return values
+
+
+def _file_error(path: Path, value: str) -> UsageError:
+    return UsageError(
+        "CONFIG-FILE", place=str(path), value=value, rule="a readable YAML or TOML file of sections", fix="see the docs"
+    )
+
+
+def _describe(problem: Any) -> str:
+    """One wrong key or value, with a suggestion for a key that is nearly known."""
+    where = [str(part) for part in problem["loc"]]
+    key = ".".join(where)
+    if problem["type"] != "extra_forbidden":
+        return f"{key} = {problem.get('input')!r}: {problem['msg']}"
+    known = list(Config.model_fields) if len(where) == 1 else [k for s, k, _ in _fields() if s == where[0]]
+    return f"{key}: unknown key{_suggest(where[-1], known)}"
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _env_name(section: str, key: str) -> str:
+    return f"{ENV_PREFIX}{section}__{key}".upper()
+
+
+def _env_names() -> list[str]:
+    return [_env_name(section, key) for section, key, _ in _fields()]
+
+
+def _unknown_env() -> list[str]:
+    """Variables of our form that name no setting; pydantic would pass over them in silence."""
+    names = set(_env_names())
+    return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and "__" in name and name not in names)

@@ -1,0 +1,95 @@
+"""Files for others: twins, vectors or the report of the published run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from tastetwin.errors import InputError, UsageError
+from tastetwin.evaluation.stage import report_path
+from tastetwin.runs import published_run, read_manifest
+from tastetwin.schema import TWINS, VECTORS
+from tastetwin.store import Store
+from tastetwin.tables import read_files
+
+TABLES: Final[dict[str, pa.Schema]] = {"twins": TWINS, "vectors": VECTORS}
+SUFFIXES: Final = {"twins": (".parquet", ".csv"), "vectors": (".parquet",), "report": (".html",)}
+
+
+def export_published(store: Store, what: str, to: Path) -> int:
+    """Write a published table (.parquet, .csv for twins) or the report (.html); returns rows, or the report's bytes.
+
+    The file appears whole or not at all.
+
+    Raises:
+        UsageError: NOT-PUBLISHED; EXPORT-FORMAT for a suffix that cannot hold it.
+        InputError: EXPORT-UNWRITABLE when the folder cannot be written.
+    """
+    _check(what, to)
+    run = published_run(store)
+    with _whole(to) as aside:
+        if what == "report":
+            with store.open_read(report_path(run.run_id)) as handle:
+                return aside.write_bytes(handle.read())
+        manifest = read_manifest(store, "analyze", run.generation("analyze"))
+        return _copy(store, manifest.paths(what), TABLES[what], aside, to.suffix)
+
+
+def write_parquet(table: pa.Table, to: Path) -> None:
+    """Write one table; the file appears whole or not at all.
+
+    Raises:
+        UsageError: EXPORT-FORMAT when it is not called ``.parquet``.
+        InputError: EXPORT-UNWRITABLE when the folder cannot be written.
+    """
+    _check("vectors", to)
+    with _whole(to) as aside:
+        pq.write_table(table, aside, compression="zstd")
+
+
+@contextmanager
+def _whole(to: Path) -> Iterator[Path]:
+    """A path to write to; what was written becomes ``to`` if all went well."""
+    aside = to.with_name(f".{to.name}.tmp")
+    try:
+        yield aside
+        aside.replace(to)
+    except OSError as error:
+        raise InputError(
+            "EXPORT-UNWRITABLE",
+            place=str(to),
+            value=error.strerror or str(error),
+            rule="a writable path",
+            fix="see --to",
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _check(what: str, to: Path) -> None:
+    if what not in SUFFIXES:
+        raise UsageError("EXPORT-WHAT", place="export", value=what, rule=f"one of {', '.join(SUFFIXES)}")
+    if to.suffix not in SUFFIXES[what]:
+        rule = f"{what} go to {' or '.join(SUFFIXES[what])}"
+        raise UsageError("EXPORT-FORMAT", place=str(to), value=to.suffix or "no suffix", rule=rule)
+
+
+def _copy(store: Store, paths: list[str], schema: pa.Schema, to: Path, suffix: str) -> int:
+    """Bucket by bucket, so that memory does not grow with the table."""
+    rows = 0
+    with _writer(to, schema, suffix) as writer:
+        for path in paths:
+            table = read_files(store, [path], schema)
+            writer.write_table(table)
+            rows += table.num_rows
+    return rows
+
+
+def _writer(to: Path, schema: pa.Schema, suffix: str) -> Any:
+    return pacsv.CSVWriter(to, schema) if suffix == ".csv" else pq.ParquetWriter(to, schema, compression="zstd")

@@ -1,0 +1,115 @@
+"""The planner's SQL: DuckDB views over everything published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, Final
+
+import duckdb
+import orjson
+import pyarrow as pa
+
+from tastetwin.errors import UsageError
+from tastetwin.features.user_favor import USER_FAVOR
+from tastetwin.runs import Manifest, Run, Stage, list_runs, published_run, read_manifest
+from tastetwin.schema import PLACES, QUARANTINE, RESULT, TWINS
+from tastetwin.store import Store
+
+VIEWS: Final[dict[str, tuple[Stage, pa.Schema]]] = {
+    "result": ("deliver", RESULT),
+    "twins": ("analyze", TWINS),
+    "user_favor": ("features", USER_FAVOR),
+    "place": ("features", PLACES),
+    "quarantine": ("mart", QUARANTINE),
+}
+"""View -> the stage that makes the table; ``runs`` comes besides."""
+
+_RUNS: Final = pa.schema(
+    [
+        pa.field("run_id", pa.string()),
+        pa.field("logical_date", pa.string()),
+        pa.field("status", pa.string()),
+        pa.field("started_at", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("seconds", pa.map_(pa.string(), pa.float64())),
+        pa.field("funnel", pa.map_(pa.string(), pa.int64())),
+    ]
+)
+
+
+def funnel(run: Run) -> dict[str, int]:
+    """What became of lines and users in a run: the counts of its stages under their names."""
+    return {name: count for record in run.stages.values() for name, count in record.counts.items()}
+
+
+def connect(store: Store) -> duckdb.DuckDBPyConnection:
+    """A DuckDB session with a view per published table; it can read the store and nothing else.
+
+    Raises:
+        UsageError: NOT-PUBLISHED when nothing is published yet.
+    """
+    run = published_run(store)
+    session = duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
+    if not store.is_local:
+        session.register_filesystem(store.fs)
+    for view, (stage, schema) in VIEWS.items():
+        _create_view(session, store, read_manifest(store, stage, run.generation(stage)), view, schema)
+    session.register("runs", _runs_table(store))
+    if store.is_local:
+        session.execute(f"SET allowed_directories = ['{_quoted(store.root)}']")
+        session.execute("SET enable_external_access = false")
+        session.execute("SET lock_configuration = true")
+    return session
+
+
+def query(store: Store, sql: str) -> pa.Table:
+    """The result of one SQL statement over the views.
+
+    Raises:
+        UsageError: SQL with DuckDB's message when the statement fails; NOT-PUBLISHED.
+    """
+    session = connect(store)
+    try:
+        found = session.sql(sql)
+        return pa.table({}) if found is None else found.to_arrow_table()
+    except duckdb.Error as error:
+        raise UsageError(
+            "SQL",
+            place=sql,
+            value=str(error),
+            rule=f"views: {', '.join([*VIEWS, 'runs'])}",
+            fix="correct the statement",
+        ) from error
+
+
+def json_lines(table: pa.Table) -> Iterator[bytes]:
+    """One JSON object a row; times as ISO 8601."""
+    for batch in table.to_batches(max_chunksize=4096):
+        for row in batch.to_pylist():
+            yield orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS)
+
+
+def _create_view(
+    session: duckdb.DuckDBPyConnection, store: Store, manifest: Manifest, view: str, schema: pa.Schema
+) -> None:
+    paths = manifest.paths(view)
+    if not paths:
+        session.register(view, schema.empty_table())
+        return
+    columns = ", ".join(f'"{name}"' for name in schema.names)
+    files = ", ".join(f"'{_quoted(store.url(path))}'" for path in paths)
+    session.execute(f"CREATE VIEW {view} AS SELECT {columns} FROM read_parquet([{files}])")
+
+
+def _quoted(path: str) -> str:
+    return path.replace("'", "''")
+
+
+def _runs_table(store: Store) -> pa.Table:
+    rows: list[dict[str, Any]] = []
+    for run in list_runs(store):
+        seconds = {stage: record.seconds for stage, record in run.stages.items()}
+        kept = {name: value for name, value in asdict(run).items() if name in _RUNS.names}
+        rows.append({**kept, "seconds": list(seconds.items()), "funnel": list(funnel(run).items())})
+    return pa.Table.from_pylist(rows, schema=_RUNS)

@@ -1,0 +1,88 @@
+"""deliver: the ``result`` table of a run that the gate lets through."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tastetwin.config import Config
+from tastetwin.evaluation.stage import verdict_of
+from tastetwin.features.histories import Vocabulary
+from tastetwin.features.home import home_regions
+from tastetwin.features.taste import HISTORY, from_arrow
+from tastetwin.features.vocabulary import read_vocabulary
+from tastetwin.progress import Progress, silent
+from tastetwin.runs import FOLDERS, FileEntry, Manifest, Run, begin, finish, read_manifest
+from tastetwin.schema import RESULT, TWINS, USER
+from tastetwin.store import Store
+from tastetwin.tables import put_table, read_files
+
+_PAYLOAD = RESULT.field("payload").type
+_TWIN = _PAYLOAD.field("twins").type.value_type
+
+
+def deliver_run(
+    store: Store, run: Run, config: Config, *, again: bool = False, progress: Progress = silent
+) -> Manifest:
+    """Make the ``result`` table of a run; nothing is published yet.
+
+    Args:
+        store: holds everything.
+        run: evaluated.
+        config: no setting is used yet.
+        again: make it once more even if it is finished.
+        progress: told users written.
+
+    Raises:
+        GateRefused: when the evaluation's verdict is against publishing.
+    """
+    evaluation = read_manifest(store, "evaluate", run.generation("evaluate"))
+    verdict_of(evaluation).require(f"run {run.run_id}")
+    features = read_manifest(store, "features", run.generation("features"))
+    analysis = read_manifest(store, "analyze", run.generation("analyze"))
+    inputs = {"features": features.digest(), "analysis": analysis.digest()}
+    generation, finished = begin(store, "deliver", run.logical_date, inputs, again=again)
+    if finished is not None:
+        return finished
+    folder = f"{FOLDERS['deliver']}/{generation}"
+    store.remove(folder)
+    vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
+    histories = {path.rsplit("/", 1)[-1]: path for path in features.paths("history")}
+    written: list[FileEntry] = []
+    users = 0
+    for path in analysis.paths("twins"):
+        name = path.rsplit("/", 1)[-1]
+        rows = _results(store, path, histories[name], vocabulary, run.logical_date)
+        written.append(put_table(store, f"{folder}/result/{name}", rows))
+        users += rows.num_rows
+        progress(users, None)
+    parents = {"analyze": analysis.generation, "evaluate": evaluation.generation}
+    facts = {"counts": {"results": users}, "buckets": analysis.facts["buckets"]}
+    return finish(store, Manifest("deliver", generation, run.logical_date, parents, {}, {"result": written}, facts))
+
+
+def _results(store: Store, twins_path: str, history_path: str, vocabulary: Vocabulary, day: str) -> pa.Table:
+    """The result rows of one bucket; users ascending."""
+    twins = read_files(store, [twins_path], TWINS).sort_by([(USER, "ascending"), ("rank", "ascending")])
+    ids = pc.unique(twins.column(USER))
+    counts = pc.value_counts(twins.column(USER)).field("counts").to_numpy()
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+    lists = pa.ListArray.from_arrays(offsets, _structs(twins.select(["twin_idno", "score", "percentile"]), _TWIN))
+    history = read_files(store, [history_path], HISTORY)
+    history = history.take(pc.index_in(ids, value_set=history.column(USER))).combine_chunks()
+    home = home_regions(from_arrow(history), vocabulary)
+    names = pa.array([*vocabulary.region_codes, None], pa.string())
+    columns = {
+        "logical_date": pa.array([day] * len(ids)),
+        "favors": history.column("favors"),
+        "places": pc.list_value_length(history.column("places")).cast(pa.int32()),
+        "home_region": names.take(pa.array(np.where(home < 0, len(names) - 1, home))),
+        "twins": lists,
+    }
+    return pa.table([ids, _structs(pa.table(columns), _PAYLOAD)], schema=RESULT)
+
+
+def _structs(table: pa.Table, kind: pa.StructType) -> pa.StructArray:
+    arrays = [table.column(kind.field(at).name).combine_chunks() for at in range(kind.num_fields)]
+    return pa.StructArray.from_arrays(arrays, fields=list(kind))

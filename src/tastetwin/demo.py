@@ -1,0 +1,76 @@
+"""The demo: a synthetic town, the whole daily job on it, and what came out, on one screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tastetwin import console
+from tastetwin.analysis.lookup import TwinLists
+from tastetwin.config import load
+from tastetwin.evaluation.records import Evaluation, MethodScore
+from tastetwin.evaluation.stage import read_evaluation, report_path
+from tastetwin.pipeline import run_day
+from tastetwin.runs import Run, read_manifest
+from tastetwin.sources.synthetic import TownConfig, write_town
+from tastetwin.store import Store
+
+
+def run_demo(folder: Path, users: int, seed: int) -> Run:
+    """Write the town (once), run the job, show twins, evaluation and the report's path."""
+    config = TownConfig(users=users, seed=seed)
+    town = folder / f"town-{users}-{seed}"
+    if not town.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        report = write_town(config, town)
+        console.err.print(f"town: {report.events:,} events of {users:,} people, {report.bytes / 1e6:.1f} MB, in {town}")
+    store = Store.create(folder / f"store-{users}-{seed}")
+    reporter = console.reporter()
+    try:
+        run = run_day(store, str(town), config.until, load(), reporter=reporter)
+    finally:
+        reporter.stop()
+    _show_twins(store, run)
+    _show_evaluation(read_evaluation(store, read_manifest(store, "evaluate", run.generation("evaluate"))))
+    _show_next(store, run)
+    return run
+
+
+def _show_twins(store: Store, run: Run) -> None:
+    lists = TwinLists(store, run)
+    user = lists.some_users(1)[0]
+    about = lists.about(user)
+    rows = [
+        (twin.rank, twin.twin_idno, f"{twin.score:.3f}", f"{twin.percentile:.2f}", twin.evidence.sentence)
+        for twin in lists.twins(user, 10)
+    ]
+    title = f"\nThe ten closest twins of user {user} ({about.places} places, home area {about.home_region})"
+    console.print_table(title, ["rank", "twin", "score", "percentile", "why"], rows)
+
+
+def _show_evaluation(evaluation: Evaluation) -> None:
+    best: dict[str, MethodScore] = {}
+    for score in evaluation.scores:
+        known = best.get(score.method)
+        if score.task == "disjoint" and (known is None or score.mrr.value > known.mrr.value):
+            best[score.method] = score
+    ranked = sorted(best.values(), key=lambda score: -score.mrr.value)
+    rows = [
+        (
+            score.method,
+            f"{score.mrr.value:.3f}",
+            f"{score.mrr.low:.3f} .. {score.mrr.high:.3f}",
+            f"{score.recall_10.value:.2f}",
+        )
+        for score in ranked
+    ]
+    title = (
+        f"\nCan one half of a person's places find the other half? {len(evaluation.users)} people out of training, "
+        "no place in common"
+    )
+    console.print_table(title, ["method", "MRR", "95 % interval", "recall@10"], rows)
+
+
+def _show_next(store: Store, run: Run) -> None:
+    console.out.print(f"\nReport (open it in a browser): {store.path(report_path(run.run_id))}", markup=False)
+    user = TwinLists(store, run).some_users(1)[0]
+    console.out.print(f"Next: tastetwin similar {user} --store {store.root}", markup=False)

@@ -1,0 +1,218 @@
+"""The baselines every model is compared with: each turns training users into two matrices of vectors, ~a and ~b.
+
+All are fitted on the training users alone; what is tuned is tuned on a validation part of them, over the grid below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from tastetwin.config import EvaluateConfig
+from tastetwin.evaluation.metrics import reciprocal, true_twin_ranks
+from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs
+from tastetwin.features.histories import Histories, Vocabulary
+from tastetwin.features.holdout import choose_holdout
+from tastetwin.model.linear import (
+    Fused,
+    Ials,
+    category_matrix,
+    fit_full,
+    fit_fused,
+    fit_ials,
+    fit_svd,
+    histories_matrix,
+    region_matrix,
+)
+
+Vectors = Any
+"""Dense float32 or scipy sparse [n, d], rows of unit length (or zero)."""
+Pair = tuple[Vectors, Vectors]
+
+IALS_SIZES: Final = (16, 64)
+IALS_ALPHAS: Final = (10.0, 30.0)
+IALS_REGULARISATION: Final = 0.5
+"""The grid of the daily form: 4 points, fitted on at most `TUNING_USERS` users each."""
+TUNING_USERS: Final = 3_000
+TUNING_HELD_OUT: Final = 300
+TUNING_ITERATIONS: Final = 6
+POPULARITY_BINS: Final = 10
+REGION_NOISE: Final = 0.01
+"""Length of the random part that breaks ties within a region."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a baseline may look at; intermediate results that several share are computed once."""
+
+    train: Histories
+    vocabulary: Vocabulary
+    a: Histories
+    b: Histories
+    config: EvaluateConfig
+    seed: int
+
+    @cached_property
+    def matrix(self) -> sp.csr_matrix:
+        """[n_train, n_rows] binary."""
+        return histories_matrix(self.train, self.vocabulary.n_rows)
+
+    @cached_property
+    def halves(self) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        """[n, n_rows] binary, of ~a and of ~b."""
+        rows = self.vocabulary.n_rows
+        return histories_matrix(self.a, rows), histories_matrix(self.b, rows)
+
+    @cached_property
+    def visitors(self) -> npt.NDArray[np.float64]:
+        """[n_rows] training users of each place."""
+        return np.asarray(self.matrix.sum(axis=0), np.float64).ravel()
+
+    @cached_property
+    def fused(self) -> Fused:
+        """Fused linear, which full linear contains."""
+        return fit_fused(self.matrix, self.seed)
+
+    def fold_in(self, model: Any) -> Pair:
+        """Both halves through a fitted linear model."""
+        return model.fold_in(self.halves[0]), model.fold_in(self.halves[1])
+
+
+Baseline = Callable[[Material], Pair]
+
+
+def random_in_region(material: Material) -> Pair:
+    """Home region and nothing else; ties within a region are broken at random."""
+    generator = np.random.default_rng(material.seed)
+    regions = [unit_rows(half @ region_matrix(material.vocabulary)) for half in material.halves]
+    noise = [_random_unit(r.shape[0], generator) * REGION_NOISE for r in regions]
+    return (
+        unit_rows(sp.hstack([regions[0], sp.csr_matrix(noise[0])])),
+        unit_rows(sp.hstack([regions[1], sp.csr_matrix(noise[1])])),
+    )
+
+
+def popularity_matched(material: Material) -> Pair:
+    """How much a user is drawn to popular places: the histogram of their places over deciles of popularity."""
+    seen = material.visitors[material.visitors > 0]
+    edges = np.unique(np.quantile(seen, np.linspace(0, 1, POPULARITY_BINS + 1)[1:-1])) if len(seen) else np.zeros(0)
+    bins = np.searchsorted(edges, material.visitors, side="right")
+    rows = np.arange(len(bins))
+    kinds = sp.csr_matrix((np.ones(len(bins), np.float32), (rows, bins)), shape=(len(bins), len(edges) + 1))
+    a, b = material.halves
+    return unit_rows(a @ kinds), unit_rows(b @ kinds)
+
+
+def tfidf_overlap(material: Material) -> Pair:
+    """TF-IDF cosine over places (Spärck Jones 1972): worth nothing on disjoint halves, which is why it is here."""
+    idf = np.log((1 + material.train.n_users) / (1 + material.visitors)) + 1
+    weights = sp.diags_array(idf.astype(np.float32))
+    a, b = material.halves
+    return unit_rows(a @ weights), unit_rows(b @ weights)
+
+
+def category_by_region(material: Material) -> Pair:
+    """TF-IDF histogram over category x region cells: a home area and a favorite kind of place, without any learning."""
+    cells = category_region_cells(material.vocabulary)
+    users = np.asarray(((material.matrix @ cells) > 0).sum(axis=0), np.float64).ravel()
+    weights = sp.diags_array((np.log((1 + material.train.n_users) / (1 + users)) + 1).astype(np.float32))
+    a, b = material.halves
+    return unit_rows(a @ cells @ weights), unit_rows(b @ cells @ weights)
+
+
+def svd(size: int) -> Baseline:
+    """Truncated SVD of TF-IDF of the given size."""
+    return lambda material: material.fold_in(fit_svd(material.matrix, size, material.seed))
+
+
+def tuned_ials(material: Material) -> Pair:
+    """Implicit ALS with fold-in, size and alpha chosen on a validation part of the training users."""
+    return material.fold_in(tune_ials(material))
+
+
+def fused_linear(material: Material) -> Pair:
+    """iALS of three sizes and SVD of two, side by side."""
+    return material.fold_in(material.fused)
+
+
+def full_linear(material: Material) -> Pair:
+    """Fused linear with category and region histograms: the one to beat."""
+    return material.fold_in(fit_full(material.matrix, material.vocabulary, material.fused, material.seed))
+
+
+BASELINES: Final[dict[str, Baseline]] = {
+    "random in region": random_in_region,
+    "popularity": popularity_matched,
+    "TF-IDF overlap": tfidf_overlap,
+    "category x region": category_by_region,
+    "SVD-64": svd(64),
+    "SVD-128": svd(128),
+    "iALS (tuned)": tuned_ials,
+    "fused linear": fused_linear,
+    "full linear": full_linear,
+}
+"""Name to function, from the simplest to the strongest: the order of the report."""
+
+
+def tune_ials(material: Material) -> Ials:
+    """The grid's best iALS by disjoint twin MRR with CSLS on validation users, fitted again on all training users."""
+    users, validation = _validation_split(material)
+    matrix = histories_matrix(users, material.vocabulary.n_rows)
+    halves = [histories_matrix(half, material.vocabulary.n_rows) for half in (validation.a, validation.b)]
+
+    def quality(size: int, alpha: float) -> float:
+        model = fit_ials(matrix, size, alpha, IALS_REGULARISATION, TUNING_ITERATIONS, material.seed)
+        ranks = true_twin_ranks(model.fold_in(halves[0]), model.fold_in(halves[1]), csls_neighbours=10)
+        return float(reciprocal(ranks).mean())
+
+    grid = [(size, alpha) for size in IALS_SIZES for alpha in IALS_ALPHAS]
+    best = grid[0] if validation.n_users < 2 else max(grid, key=lambda point: quality(*point))
+    return fit_ials(material.matrix, best[0], best[1], IALS_REGULARISATION, seed=material.seed)
+
+
+def category_region_cells(vocabulary: Vocabulary) -> sp.csr_matrix:
+    """float32 [n_rows, n_cells] of category x region; a missing category, or region, counts as one of its own."""
+    categories = category_matrix(vocabulary)
+    bare = np.asarray(categories.sum(axis=1)).ravel() == 0
+    categories = sp.hstack([categories, sp.csr_matrix(bare[:, None].astype(np.float32))]).tocoo()
+    regions = vocabulary.regions[categories.row].astype(np.int64) + 1
+    cells, columns = np.unique(
+        categories.col.astype(np.int64) * (len(vocabulary.region_codes) + 1) + regions, return_inverse=True
+    )
+    return sp.csr_matrix((categories.data, (categories.row, columns)), shape=(vocabulary.n_rows, len(cells)))
+
+
+def region_histograms(users: Histories, vocabulary: Vocabulary) -> npt.NDArray[np.float32]:
+    """[n_users, n_regions] unit rows: where a user's places are; zero where no region is known."""
+    histograms = unit_rows(histories_matrix(users, vocabulary.n_rows) @ region_matrix(vocabulary))
+    return np.asarray(histograms.toarray(), np.float32)
+
+
+def unit_rows(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    """Sparse rows at unit length; a row of zeros stays zero."""
+    norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+    return (sp.diags_array((1 / np.where(norms > 0, norms, 1)).astype(np.float32)) @ matrix).tocsr()
+
+
+def _random_unit(n: int, generator: np.random.Generator, size: int = 16) -> npt.NDArray[np.float32]:
+    noise = generator.standard_normal((n, size))
+    return np.asarray(noise / np.linalg.norm(noise, axis=1, keepdims=True), np.float32)
+
+
+def _validation_split(material: Material) -> tuple[Histories, PseudoUsers]:
+    """A sample of the training users without a tenth of its eligible ones, and those cut in two."""
+    everyone = material.train
+    generator = np.random.default_rng(material.seed)
+    size = min(TUNING_USERS, everyone.n_users)
+    users = everyone.select(np.sort(generator.choice(everyone.n_users, size, replace=False)).astype(np.int64))
+    split = material.config.model_copy(update={"holdout_share": 0.2, "max_holdout": TUNING_HELD_OUT})
+    seed = material.seed + 1
+    holdout = choose_holdout(users, split, seed)
+    pairs = disjoint_pairs(users, holdout, material.vocabulary, split, seed)
+    return users.select(np.flatnonzero(~holdout).astype(np.int64)), pairs

@@ -1,0 +1,101 @@
+"""Small inline SVG drawings for the report: no script, no font, no request; colours come from the page's CSS variables.
+
+Bars carry no text, so that they may be stretched; charts with text keep their proportions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from tastetwin.evaluation.metrics import Interval
+
+WIDTH, HEIGHT = 400.0, 250.0
+LEFT, RIGHT, TOP, BOTTOM = 40.0, 20.0, 12.0, 34.0
+
+
+def interval_bar(interval: Interval, most: float, colour: str) -> Markup:
+    """A horizontal bar from 0 to the value with a whisker for the interval; ``most`` is the right edge."""
+    scale = 100 / max(most, 1e-9)
+    value, low, high = (max(0.0, min(100.0, x * scale)) for x in (interval.value, interval.low, interval.high))
+    return Markup(
+        '<svg class="bar" viewBox="0 0 100 14" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect x="0" y="2" width="{value:.2f}" height="10" rx=".6" fill="var(--{colour})"/>'
+        f'<path d="M{low:.2f} 7H{high:.2f}M{low:.2f} 4V10M{high:.2f} 4V10" class="whisker"/></svg>'
+    )
+
+
+def share_bar(share: float, colour: str) -> Markup:
+    """A horizontal bar filled up to ``share`` of its length."""
+    width = 100 * max(0.0, min(1.0, share))
+    return Markup(
+        '<svg class="bar thin" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect width="100" height="8" fill="var(--track)"/>'
+        f'<rect width="{width:.2f}" height="8" fill="var(--{colour})"/></svg>'
+    )
+
+
+def lorenz_chart(shares: Sequence[float]) -> Markup:
+    """The Lorenz curve of exposure: cumulative share of slots over users, the least shown first."""
+    n = max(1, len(shares) - 1)
+    points = [(_x(i / n), _y(share)) for i, share in enumerate(shares)]
+    curve = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    corner = f"{_x(1):.1f},{_y(0):.1f}"
+    body = (
+        f'<polygon points="{_x(0):.1f},{_y(0):.1f} {curve} {corner}" fill="var(--model)" opacity=".16"/>'
+        f'<polyline points="{curve}" class="line" stroke="var(--model)"/>'
+        f'<line x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}" class="guide"/>'
+        f'<text x="{_x(0.47):.0f}" y="{_y(0.56):.0f}" class="note" text-anchor="end">everyone shown alike</text>'
+    )
+    return _chart(body, _percent_ticks(), _percent_ticks(), "users, least shown first", "Lorenz curve of exposure")
+
+
+def score_chart(edges: Sequence[float], twins: Sequence[float], strangers: Sequence[float]) -> Markup:
+    """Two overlaid histograms: cosines of twins in the model's colour, those of strangers in the other."""
+    low, high = edges[0], edges[-1]
+    most = max([*twins, *strangers, 1e-9])
+    body = _area(strangers, most, "other") + _area(twins, most, "model")
+    ticks = [(i / 4, f"{low + (high - low) * i / 4:.2f}") for i in range(5)]
+    return _chart(body, ticks, [], "cosine of two taste vectors", "Scores of twins and strangers")
+
+
+def _area(shares: Sequence[float], most: float, colour: str) -> str:
+    n = len(shares)
+    steps = [f"{_x(x / n):.1f},{_y(share / most * 0.94):.1f}" for i, share in enumerate(shares) for x in (i, i + 1)]
+    outline = " ".join(steps)
+    closed = f"{_x(0):.1f},{_y(0):.1f} {outline} {_x(1):.1f},{_y(0):.1f}"
+    return (
+        f'<polygon points="{closed}" fill="var(--{colour})" opacity=".3"/>'
+        f'<polyline points="{outline}" class="line thin" stroke="var(--{colour})"/>'
+    )
+
+
+def _chart(
+    body: str, x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]], x_label: str, title: str
+) -> Markup:
+    across = "".join(
+        f'<text x="{_x(at):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{label}</text>'
+        for at, label in x_ticks
+    )
+    up = "".join(
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{_y(at):.1f}" y2="{_y(at):.1f}" class="grid"/>'
+        f'<text x="{LEFT - 6}" y="{_y(at) + 4:.1f}" text-anchor="end">{label}</text>'
+        for at, label in y_ticks
+    )
+    axis = f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{_y(0)}" y2="{_y(0)}" class="axis"/>'
+    label = f'<text x="{_x(0.5):.0f}" y="{HEIGHT - 3}" text-anchor="middle" class="note">{x_label}</text>'
+    head = f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{title}">'
+    return Markup(f"{head}{up}{body}{axis}{across}{label}</svg>")
+
+
+def _percent_ticks() -> list[tuple[float, str]]:
+    return [(i / 4, f"{25 * i} %") for i in range(5)]
+
+
+def _x(at: float) -> float:
+    return LEFT + at * (WIDTH - LEFT - RIGHT)
+
+
+def _y(at: float) -> float:
+    return HEIGHT - BOTTOM - at * (HEIGHT - TOP - BOTTOM)

@@ -1,0 +1,196 @@
+"""evaluate: measure the run against baselines and the published run, ask the gate, write the report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tastetwin import __version__
+from tastetwin.analysis.encode import open_encoder
+from tastetwin.analysis.lookup import TwinLists
+from tastetwin.analysis.stage import read_vectors
+from tastetwin.config import Config
+from tastetwin.evaluation.evaluate import HeldOut, evaluate
+from tastetwin.evaluation.gate import Finding, Verdict, judge
+from tastetwin.evaluation.health import EarlierLists, ServedUsers
+from tastetwin.evaluation.records import Evaluation, from_json, to_json
+from tastetwin.evaluation.report import Example, ExampleTwin, Funnel, ReportData, render
+from tastetwin.evaluation.tasks import disjoint_pairs
+from tastetwin.features.histories import Histories, Vocabulary
+from tastetwin.features.holdout import choose_holdout
+from tastetwin.features.home import home_regions
+from tastetwin.features.stage import read_histories
+from tastetwin.features.vocabulary import read_vocabulary
+from tastetwin.progress import Progress, silent
+from tastetwin.runs import FOLDERS, Manifest, Run, begin, entry_of, finish, published_or_none, read_manifest
+from tastetwin.schema import TWINS, USER
+from tastetwin.store import Store
+from tastetwin.tables import read_table
+
+EVALUATION = "evaluation.json"
+
+
+def evaluate_run(
+    store: Store, run: Run, config: Config, *, again: bool = False, progress: Progress = silent
+) -> Manifest:
+    """Evaluate what ``run`` made, against the published run where there is one.
+
+    Args:
+        store: holds everything.
+        run: its features, bundle and analysis are judged.
+        config: section ``evaluate`` is used.
+        again: make it once more even if it is finished.
+        progress: told methods done.
+    """
+    features = read_manifest(store, "features", run.generation("features"))
+    bundle = read_manifest(store, "train", run.generation("train"))
+    analysis = read_manifest(store, "analyze", run.generation("analyze"))
+    rival = published_or_none(store)
+    earlier = None if rival is None else read_manifest(store, "evaluate", rival.generation("evaluate"))
+    settings = {"evaluate": config.evaluate.model_dump(mode="json"), "min_favors": config.features.min_favors}
+    inputs = {"analysis": analysis.digest(), "published": earlier and earlier.digest(), **settings}
+    generation, finished = begin(store, "evaluate", run.logical_date, inputs, again=again)
+    if finished is not None:
+        return finished
+    lists = None if rival is None else _earlier_lists(store, rival)
+    done = iter(range(1, 1_000))
+    found = evaluate(
+        _held_out(store, features, bundle, config),
+        _served(store, features, analysis, config),
+        _twin_table(store, analysis, config.analyze.k),
+        config.evaluate,
+        earlier=lists,
+        on_method=lambda name: progress(next(done), None),
+    )
+    verdict = judge(found, None if earlier is None else read_evaluation(store, earlier), config.evaluate)
+    relative = f"{FOLDERS['evaluate']}/{generation}/{EVALUATION}"
+    store.write_bytes(relative, to_json(found))
+    facts = {"counts": {"held_out": len(found.users)}, "verdict": asdict(verdict)}
+    parents = {"features": features.generation, "train": bundle.generation, "analyze": analysis.generation}
+    tables = {"evaluation": [entry_of(store, relative)]}
+    return finish(store, Manifest("evaluate", generation, run.logical_date, parents, settings, tables, facts))
+
+
+def read_evaluation(store: Store, manifest: Manifest) -> Evaluation:
+    """What an evaluation found."""
+    path = manifest.paths("evaluation")[0]
+    with store.open_read(path) as handle:
+        return from_json(handle.read(), store.path(path))
+
+
+def _evaluation_of(store: Store, run: Run) -> Evaluation:
+    return read_evaluation(store, read_manifest(store, "evaluate", run.generation("evaluate")))
+
+
+def verdict_of(manifest: Manifest) -> Verdict:
+    """What the gate said."""
+    said = manifest.facts["verdict"]
+    return Verdict(said["publish"], said["first_run"], [Finding(**finding) for finding in said["findings"]])
+
+
+def _held_out(store: Store, features: Manifest, bundle: Manifest, config: Config) -> HeldOut:
+    histories, _ = read_histories(store, features, config.features.min_favors)
+    vocabulary = read_vocabulary(store, bundle.paths("vocabulary")[0])
+    mask = choose_holdout(histories, config.evaluate, config.evaluate.seed)
+    pseudo = disjoint_pairs(histories, mask, vocabulary, config.evaluate, config.evaluate.seed)
+    encoder = open_encoder(store, bundle, config.analyze.batch_tokens)
+    trained_on = histories.select(np.flatnonzero(~mask))
+    return HeldOut(trained_on, vocabulary, pseudo, encoder.encode(pseudo.a), encoder.encode(pseudo.b))
+
+
+def _served(store: Store, features: Manifest, analysis: Manifest, config: Config) -> ServedUsers:
+    histories, vocabulary = _histories(store, features, config)
+    _, vectors = read_vectors(store, analysis.paths("vectors"))
+    return ServedUsers(histories, home_regions(histories, vocabulary), vocabulary.region_codes, vectors)
+
+
+def _histories(store: Store, features: Manifest, config: Config) -> tuple[Histories, Vocabulary]:
+    histories, _ = read_histories(store, features, config.features.min_favors)
+    return histories, read_vocabulary(store, features.paths("vocabulary")[0])
+
+
+def _twin_table(store: Store, analysis: Manifest, k: int) -> npt.NDArray[np.int32]:
+    """[n_users, k] positions among the users in ascending order of their ids; -1 for none, n_users for a stranger."""
+    ids, _ = read_vectors(store, analysis.paths("vectors"))
+    table = read_table(store, analysis, "twins", TWINS)
+    known = pa.array(ids, pa.string())
+    user, twin = (_positions(table.column(name), known) for name in (USER, "twin_idno"))
+    lists = np.full((len(ids), k), -1, np.int32)
+    lists[user, table.column("rank").to_numpy() - 1] = twin
+    return lists
+
+
+def _positions(values: pa.ChunkedArray, known: pa.Array) -> npt.NDArray[np.int32]:
+    found: npt.NDArray[np.int32] = pc.fill_null(pc.index_in(values, value_set=known), len(known)).to_numpy()
+    return found
+
+
+def _earlier_lists(store: Store, run: Run, depth: int = 10) -> EarlierLists:
+    """The first ranks of the published lists."""
+    analysis = read_manifest(store, "analyze", run.generation("analyze"))
+    ids, _ = read_vectors(store, analysis.paths("vectors"))
+    lists = _twin_table(store, analysis, analysis.settings["analyze"]["k"])[:, :depth]
+    names = np.append(ids, "")  # the last one answers for -1
+    return EarlierLists(ids, names[lists])
+
+
+def report_path(run_id: str) -> str:
+    """Where a run's report is, relative to the store's root."""
+    return f"reports/{run_id}.html"
+
+
+def write_report(store: Store, run: Run, config: Config) -> str:
+    """Render the report of an evaluated run; returns its path on the store's file system."""
+    manifest = read_manifest(store, "evaluate", run.generation("evaluate"))
+    rival = published_or_none(store)
+    counts = {name: count for record in run.stages.values() for name, count in record.counts.items()}
+    data = ReportData(
+        run_id=run.run_id,
+        logical_date=run.logical_date,
+        version=__version__,
+        evaluation=read_evaluation(store, manifest),
+        verdict=verdict_of(manifest),
+        funnel=_funnel(counts),
+        examples=_examples(store, run),
+        durations={stage: record.seconds for stage, record in run.stages.items()},
+        settings=config.model_dump(mode="json"),
+        published_run=None if rival is None else rival.run_id,
+        published=None if rival is None else _evaluation_of(store, rival),
+    )
+    store.write_bytes(report_path(run.run_id), render(data, config.evaluate).encode())
+    return store.path(report_path(run.run_id))
+
+
+def _funnel(counts: dict[str, int]) -> Funnel:
+    def under(prefix: str) -> dict[str, int]:
+        return {name.removeprefix(prefix): count for name, count in counts.items() if name.startswith(prefix)}
+
+    return Funnel(
+        lines_read=counts.get("lines_read", 0),
+        accepted=counts.get("accepted", 0),
+        quarantined=counts.get("quarantined", 0),
+        users=counts.get("users", 0),
+        eligible=counts.get("eligible", 0),
+        served=counts.get("users_served", 0),
+        quarantined_by_reason=under("quarantined."),
+        nulled_by_reason=under("nulled."),
+    )
+
+
+def _examples(store: Store, run: Run, users: int = 3, k: int = 10) -> list[Example]:
+    """The lists of a few users with ordinary histories, chosen by the hash of their ids."""
+    lists = TwinLists(store, run)
+    return [_example(lists, user, k) for user in lists.some_users(users)]
+
+
+def _example(lists: TwinLists, user: str, k: int) -> Example:
+    about = lists.about(user)
+    twins = [
+        ExampleTwin(twin.rank, twin.twin_idno, twin.score, twin.percentile, twin.evidence.sentence)
+        for twin in lists.twins(user, k)
+    ]
+    return Example(user, about.places, about.home_region, twins)

@@ -1,0 +1,1 @@
+"""features: ``user_favor``, ``place``, the vocabulary of places and the taste histories."""

@@ -1,0 +1,184 @@
+"""features: ``user_favor`` and ``place``, the vocabulary, and every user's taste history."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tastetwin.config import Config, FeaturesConfig
+from tastetwin.engine import Engine
+from tastetwin.features.histories import Histories, Vocabulary
+from tastetwin.features.taste import HISTORY, from_arrow, history_batches
+from tastetwin.features.user_favor import USER_FAVOR, favored_likes, favored_reviews, user_favor
+from tastetwin.features.vocabulary import (
+    PlaceRows,
+    assign_rows,
+    empty_vocabulary,
+    grow,
+    read_vocabulary,
+    write_vocabulary,
+)
+from tastetwin.mart.merge import LAYOUTS
+from tastetwin.progress import Progress, silent
+from tastetwin.runs import FOLDERS, FileEntry, Manifest, begin, finish
+from tastetwin.schema import CATEGORIES, LIKE_CONTENTS, PLACE, PLACES, REGION, REVIEW_PLACE, USER
+from tastetwin.store import Store
+from tastetwin.tables import Layout, put_table, read_files, read_table, write_frame
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+PLACE_ROWS: Final = pa.schema(
+    [
+        pa.field(PLACE, pa.string(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("visitors", pa.int64(), nullable=False),
+    ]
+)
+"""place_row: one row per place known or favored: the vocabulary row it is read as, and its distinct visitors."""
+
+
+def build_features(
+    engine: Engine,
+    store: Store,
+    mart: Manifest,
+    previous: Manifest | None,
+    config: Config,
+    *,
+    again: bool = False,
+    progress: Progress = silent,
+) -> Manifest:
+    """The features as of the mart's logical date.
+
+    Args:
+        engine: where the work runs.
+        store: holds everything.
+        mart: cleansed events up to the logical date.
+        previous: the features of the latest earlier day, whose vocabulary rows keep their places.
+        config: section ``features`` is used.
+        again: make it once more even if it is finished.
+        progress: told users done.
+    """
+    day = mart.logical_date
+    settings = {"features": config.features.model_dump(mode="json")}
+    inputs = {"mart": mart.digest(), "vocabulary": previous and previous.tables["vocabulary"][0].sha256, **settings}
+    generation, finished = begin(store, "features", day, inputs, again=again)
+    if finished is not None:
+        return finished
+    folder = f"{FOLDERS['features']}/{generation}"
+    store.remove(folder)
+    store.make_folder(folder)
+    tables = {
+        "user_favor": write_user_favor(engine, store, mart, config.features, f"{folder}/user_favor"),
+        "place": _write_places(engine, store, mart, f"{folder}/place"),
+    }
+    favors = engine.read(store, [entry.path for entry in tables["user_favor"]], USER_FAVOR)
+    old = read_vocabulary(store, previous.paths("vocabulary")[0]) if previous else empty_vocabulary()
+    places = read_files(store, [entry.path for entry in tables["place"]], PLACES).sort_by(PLACE)
+    tables |= _write_vocabulary(store, favors, places, old, config.features.min_visitors, folder)
+    tables["history"] = _write_history(engine, store, favors, tables["place_row"][0].path, f"{folder}/history")
+    counts = _count(engine, store, [entry.path for entry in tables["history"]], config.features)
+    facts = {"counts": counts, "buckets": engine.partitions}
+    progress(counts["users"], counts["users"])
+    parents = {"mart": mart.generation} | ({} if previous is None else {"previous": previous.generation})
+    return finish(store, Manifest("features", generation, day, parents, settings, tables, facts))
+
+
+def _mart_table(engine: Engine, store: Store, mart: Manifest, kind: Any) -> DataFrame:
+    return engine.read(store, mart.paths(kind), LAYOUTS[kind].schema)
+
+
+def write_user_favor(
+    engine: Engine, store: Store, mart: Manifest, config: FeaturesConfig, folder: str
+) -> list[FileEntry]:
+    """``user_favor`` of a mart, in buckets by user."""
+    places = _mart_table(engine, store, mart, "places")
+    reviews = favored_reviews(_mart_table(engine, store, mart, "reviews"), places, config)
+    likes = favored_likes(_mart_table(engine, store, mart, "likes"), places, config)
+    return write_frame(engine, user_favor(reviews, likes), store, folder, Layout(USER_FAVOR, (USER,)))
+
+
+def _write_places(engine: Engine, store: Store, mart: Manifest, folder: str) -> list[FileEntry]:
+    return write_frame(engine, _mart_table(engine, store, mart, "places"), store, folder, Layout(PLACES, (PLACE,)))
+
+
+def _write_vocabulary(
+    store: Store, favors: DataFrame, places: pa.Table, old: Vocabulary, min_visitors: int, folder: str
+) -> dict[str, list[FileEntry]]:
+    """``vocabulary`` and ``place_row`` of the day."""
+    visitors = _visitors(favors)
+    vocabulary = grow(old, places, visitors, min_visitors)
+    assigned = assign_rows(vocabulary, unlisted_too(places, visitors.column(PLACE)))
+    at = pc.index_in(assigned.place_ids, value_set=visitors.column(PLACE))
+    counts = pc.fill_null(visitors.column("visitors").take(at), 0).cast(pa.int64())
+    rows = pa.table([assigned.place_ids, pa.array(assigned.rows), counts], schema=PLACE_ROWS)
+    return {
+        "vocabulary": [write_vocabulary(store, f"{folder}/vocabulary.parquet", vocabulary)],
+        "place_row": [put_table(store, f"{folder}/place_row.parquet", rows)],
+    }
+
+
+def _visitors(favors: DataFrame) -> pa.Table:
+    """Columns place_id, visitors (distinct users): one row per favored place, ascending."""
+    from pyspark.sql import functions as F
+
+    events = F.concat(
+        F.transform("review_list", lambda event: event[REVIEW_PLACE]),
+        F.transform("like_list", lambda event: event[LIKE_CONTENTS]),
+    )
+    visited = favors.select(F.explode(F.array_distinct(events)).alias(PLACE))
+    counted = visited.groupBy(PLACE).agg(F.count(F.lit(1)).alias("visitors")).orderBy(PLACE).toArrow()
+    return counted.cast(pa.schema([(PLACE, pa.string()), ("visitors", pa.int64())])).combine_chunks()
+
+
+def unlisted_too(places: pa.Table, favored: pa.ChunkedArray | pa.Array) -> pa.Table:
+    """Id, categories and region of the places and, after them, of favored ones that the source does not describe."""
+    listed = places.select([PLACE, CATEGORIES, REGION])
+    absent = favored.filter(pc.invert(pc.is_in(favored, value_set=places.column(PLACE))))
+    nothing = [pa.nulls(len(absent), listed.schema.field(name).type) for name in (CATEGORIES, REGION)]
+    return pa.concat_tables([listed, pa.table([absent, *nothing], schema=listed.schema)]).combine_chunks()
+
+
+def _write_history(engine: Engine, store: Store, favors: DataFrame, place_rows: str, folder: str) -> list[FileEntry]:
+    work = functools.partial(_history_job, root=store.url(""), relative=place_rows)
+    return write_frame(engine, engine.map_arrow(favors, work, HISTORY), store, folder, Layout(HISTORY, (USER,)))
+
+
+def _history_job(batches: Iterator[pa.RecordBatch], *, root: str, relative: str) -> Iterator[pa.RecordBatch]:
+    return history_batches(batches, _cached_rows(root, relative))
+
+
+@functools.lru_cache(maxsize=2)
+def _cached_rows(root: str, relative: str) -> PlaceRows:
+    return read_place_rows(Store(root), relative)[0]
+
+
+def _count(engine: Engine, store: Store, history: list[str], config: FeaturesConfig) -> dict[str, int]:
+    from pyspark.sql import functions as F
+
+    eligible = (F.size("places") >= config.min_favors).cast("bigint")
+    totals = engine.read(store, history, HISTORY).agg(F.count(F.lit(1)), F.sum("favors"), F.sum(eligible)).collect()[0]
+    return dict(zip(("users", "favors", "eligible"), (int(value or 0) for value in totals), strict=True))
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_place_rows(store: Store, relative: str) -> tuple[PlaceRows, npt.NDArray[np.int64]]:
+    """Which row each place is read as, and [n_places] its distinct visitors."""
+    table = read_files(store, [relative], PLACE_ROWS)
+    return PlaceRows(table.column(PLACE), table.column("row").to_numpy()), table.column("visitors").to_numpy()
+
+
+def read_histories(store: Store, features: Manifest, min_favors: int) -> tuple[Histories, npt.NDArray[np.int32]]:
+    """All eligible users' histories, user ids ascending, and [n_users] their favor counts."""
+    table = read_table(store, features, "history", HISTORY)
+    table = table.filter(pc.greater_equal(pc.list_value_length(table.column("places")), min_favors))
+    table = table.sort_by(USER).combine_chunks()
+    return from_arrow(table), table.column("favors").to_numpy()

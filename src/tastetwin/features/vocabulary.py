@@ -1,0 +1,214 @@
+"""The vocabulary of places: grows from day to day, never moves a row, and knows where a stranger belongs.
+
+A place with at least ``min_visitors`` distinct users gets a row of its own and keeps it. Any other place is read as
+its *fallback group*, the most specific of category x region, category, region that has a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tastetwin.features.histories import FIRST_PLACE_ROW, Vocabulary
+from tastetwin.runs import FileEntry
+from tastetwin.schema import CATEGORIES, PLACE, REGION
+from tastetwin.store import Store
+from tastetwin.tables import put_table
+
+NO_ROW: Final = np.int32(-1)
+GROUP_MARK: Final = "~"
+
+_METADATA: Final = b"tastetwin.codes"
+_SCHEMA: Final = pa.schema(
+    [
+        pa.field("place_id", pa.string()),
+        pa.field("is_group", pa.bool_()),
+        pa.field("categories", pa.list_(pa.int32())),
+        pa.field("region", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PlaceRows:
+    """Which vocabulary row each known place id is read as; the only way from a place id to a row."""
+
+    place_ids: pa.StringArray | pa.ChunkedArray
+    """[n_places] the source's ids, distinct."""
+    rows: npt.NDArray[np.int32]
+    """[n_places] vocabulary rows; ``NO_ROW`` where nothing is known of the place."""
+
+    def of(self, place_ids: pa.Array) -> npt.NDArray[np.int32]:
+        """[n] rows of the given ids; ``NO_ROW`` for ids never heard of."""
+        found = pc.index_in(place_ids, value_set=self.place_ids)
+        known = np.append(self.rows, NO_ROW)
+        return known[pc.fill_null(found, len(self.rows)).to_numpy(zero_copy_only=False)]
+
+
+def empty_vocabulary() -> Vocabulary:
+    """Only the reserved rows."""
+    return Vocabulary(
+        place_ids=np.array([""] * FIRST_PLACE_ROW, dtype=object),
+        is_group=np.zeros(FIRST_PLACE_ROW, dtype=bool),
+        category_offsets=np.zeros(FIRST_PLACE_ROW + 1, dtype=np.int64),
+        categories=np.empty(0, dtype=np.int32),
+        regions=np.full(FIRST_PLACE_ROW, -1, dtype=np.int32),
+        category_codes=np.empty(0, dtype=np.int64),
+        region_codes=np.empty(0, dtype=object),
+    )
+
+
+def grow(previous: Vocabulary, places: pa.Table, visitors: pa.Table, min_visitors: int) -> Vocabulary:
+    """Yesterday's vocabulary with today's new rows behind it.
+
+    Args:
+        previous: rows that keep their place.
+        places: columns ``place_id``, ``place_category_code_list``, ``place_dongcode``; one row per place.
+        visitors: columns ``place_id``, ``visitors`` (distinct users with a favor); one row per place.
+        min_visitors: from how many visitors on a place gets its own row.
+    """
+    seen = _described(visitors.column(PLACE).combine_chunks(), places)
+    old_ids = pa.array(previous.place_ids, pa.string())
+    enough = pc.greater_equal(visitors.column("visitors"), min_visitors)
+    own = _new(seen.column(PLACE).filter(enough), old_ids)
+    groups = _new(pa.chunked_array([_group_keys(seen, c, r) for c, r in _LEVELS]).drop_null(), old_ids)
+    described = _described(own, places)
+    described_groups = _group_table(groups)
+    category_codes = _extend(previous.category_codes, seen.column(CATEGORIES).combine_chunks().flatten())
+    region_codes = _extend(previous.region_codes, seen.column(REGION))
+    added = pa.concat_tables([described_groups, described])
+    lists = added.column(CATEGORIES).combine_chunks()
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    offsets = previous.category_offsets[-1] + np.cumsum(lengths, dtype=np.int64)
+    flat = lists.flatten()
+    return Vocabulary(
+        place_ids=np.concatenate([previous.place_ids, np.array(added.column(PLACE).to_pylist(), dtype=object)]),
+        is_group=np.concatenate([previous.is_group, np.arange(len(added)) < len(groups)]),
+        category_offsets=np.concatenate([previous.category_offsets, offsets]),
+        categories=np.concatenate([previous.categories, _index(flat, pa.array(category_codes, pa.int64()))]),
+        regions=np.concatenate([previous.regions, _index(added.column(REGION), pa.array(region_codes, pa.string()))]),
+        category_codes=category_codes,
+        region_codes=region_codes,
+    )
+
+
+def assign_rows(vocabulary: Vocabulary, places: pa.Table) -> PlaceRows:
+    """Read every given place as its own row, else as its most specific fallback group, else as nothing."""
+    known = pa.array(vocabulary.place_ids, pa.string())
+    ids = places.column(PLACE).combine_chunks()
+    found = pc.index_in(ids, value_set=known)
+    for with_category, with_region in _LEVELS:
+        keys = _group_keys(places, with_category, with_region)
+        found = pc.coalesce(found, pc.index_in(keys, value_set=known, skip_nulls=True))
+    return PlaceRows(ids, pc.fill_null(found, int(NO_ROW)).to_numpy(zero_copy_only=False).astype(np.int32))
+
+
+def known_rows(vocabulary: Vocabulary) -> PlaceRows:
+    """The places that have a row of their own."""
+    single = np.flatnonzero(~vocabulary.is_group)[FIRST_PLACE_ROW:]
+    return PlaceRows(pa.array(vocabulary.place_ids[single], pa.string()), single.astype(np.int32))
+
+
+_LEVELS: Final = ((True, True), (True, False), (False, True))
+"""Fallback levels, the most specific first: (uses the category, uses the region)."""
+
+
+def _group_keys(places: pa.Table, with_category: bool, with_region: bool) -> pa.Array:
+    """``~category/region`` per place; null where a part that the level needs is unknown."""
+    blank = pa.nulls(len(places), pa.string()).fill_null("")
+    first = pc.list_element(_padded(places.column(CATEGORIES).combine_chunks()), 0).cast(pa.string())
+    category = first if with_category else blank
+    region = places.column(REGION).combine_chunks() if with_region else blank
+    joined = pc.binary_join_element_wise(category, region, "/")
+    return pc.binary_join_element_wise(pa.nulls(len(places), pa.string()).fill_null(GROUP_MARK), joined, "")
+
+
+def _padded(lists: pa.ListArray) -> pa.ListArray:
+    """Empty and null lists become [null], so that every list has a first element."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0)
+    return pc.if_else(pc.equal(lengths, 0), pa.array([[None]], lists.type)[0], lists)
+
+
+def _group_table(keys: pa.Array) -> pa.Table:
+    """The category and region that a group's key names."""
+    parts = pc.split_pattern(pc.utf8_slice_codeunits(keys, 1), "/", max_splits=1)
+    category, region = (_blank_to_null(pc.list_element(parts, place)) for place in (0, 1))
+    lists = pa.array([[] if code is None else [int(code)] for code in category.to_pylist()], pa.list_(pa.int64()))
+    return pa.table({PLACE: keys, CATEGORIES: lists, REGION: region})
+
+
+def _blank_to_null(texts: pa.Array) -> pa.Array:
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+
+
+def _described(place_ids: pa.Array, places: pa.Table) -> pa.Table:
+    """Categories and region of the given places, in their order; null where the source says nothing of them."""
+    at = pc.index_in(place_ids, value_set=places.column(PLACE).combine_chunks())
+    return pa.table(
+        {
+            PLACE: place_ids,
+            CATEGORIES: places.column(CATEGORIES).combine_chunks().cast(pa.list_(pa.int64())).take(at),
+            REGION: places.column(REGION).combine_chunks().cast(pa.string()).take(at),
+        }
+    )
+
+
+def _new(found: pa.ChunkedArray | pa.Array, old: pa.Array) -> pa.Array:
+    """Distinct values that are not old, ascending."""
+    distinct = pc.unique(found)
+    fresh = distinct.filter(pc.invert(pc.is_in(distinct, value_set=old)))
+    return fresh.take(pc.array_sort_indices(fresh))
+
+
+def _extend(codes: npt.NDArray[np.object_ | np.int64], found: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.generic]:
+    values = found.drop_null()
+    fresh = _new(values, pa.array(codes, values.type))
+    return np.concatenate([codes, np.array(fresh.to_pylist(), dtype=codes.dtype)])
+
+
+def _index(values: pa.ChunkedArray | pa.Array, codes: pa.Array) -> npt.NDArray[np.int32]:
+    found = pc.fill_null(pc.index_in(values, value_set=codes, skip_nulls=True), -1)
+    return found.to_numpy(zero_copy_only=False).astype(np.int32) if isinstance(found, pa.Array) else found.to_numpy()
+
+
+def write_vocabulary(store: Store, relative: str, vocabulary: Vocabulary) -> FileEntry:
+    """One Parquet file; the codes of category and region indices travel in its metadata."""
+    codes = {
+        "categories": vocabulary.category_codes.tolist(),
+        "regions": [str(code) for code in vocabulary.region_codes],
+    }
+    table = pa.table(
+        [
+            pa.array(vocabulary.place_ids, pa.string()),
+            pa.array(vocabulary.is_group),
+            pa.ListArray.from_arrays(
+                pa.array(vocabulary.category_offsets, pa.int32()), pa.array(vocabulary.categories)
+            ),
+            pa.array(vocabulary.regions),
+        ],
+        schema=_SCHEMA.with_metadata({_METADATA: orjson.dumps(codes)}),
+    )
+    return put_table(store, relative, table)
+
+
+def read_vocabulary(store: Store, relative: str) -> Vocabulary:
+    """What ``write_vocabulary`` wrote."""
+    table = pq.read_table(store.path(relative), filesystem=store.arrow)
+    codes = orjson.loads(table.schema.metadata[_METADATA])
+    lists = table.column("categories").combine_chunks()
+    return Vocabulary(
+        place_ids=np.array(table.column("place_id").to_pylist(), dtype=object),
+        is_group=table.column("is_group").to_numpy(),
+        category_offsets=lists.offsets.to_numpy().astype(np.int64),
+        categories=lists.values.to_numpy(),
+        regions=table.column("region").to_numpy(),
+        category_codes=np.array(codes["categories"], dtype=np.int64),
+        region_codes=np.array(codes["regions"], dtype=object),
+    )

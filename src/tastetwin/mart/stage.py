@@ -1,0 +1,101 @@
+"""mart: the lake's raw lines of one day become typed, cleansed tables, one stated grain each, plus the quarantine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import date
+from typing import Any
+
+from tastetwin.config import Config
+from tastetwin.engine import Engine
+from tastetwin.errors import InputError
+from tastetwin.mart.gate import GateRules, Split, plan_splits
+from tastetwin.mart.merge import merge
+from tastetwin.mart.staging import stage_lines
+from tastetwin.progress import Progress, silent
+from tastetwin.runs import FOLDERS, FileEntry, Manifest, begin, entry_of, finish
+from tastetwin.schema import KINDS, Kind
+from tastetwin.store import Store
+
+
+def build_mart(
+    engine: Engine,
+    store: Store,
+    lake: Manifest,
+    previous: Manifest | None,
+    config: Config,
+    *,
+    again: bool = False,
+    progress: Progress = silent,
+) -> Manifest:
+    """The mart as of the lake's logical date.
+
+    Args:
+        engine: where the work runs.
+        store: holds everything.
+        lake: the day's raw files.
+        previous: the mart of the latest earlier day, whose rows are carried on.
+        config: sections ``mart`` and ``collect`` are used.
+        again: make it once more even if it is finished.
+        progress: told lines read so far.
+
+    Raises:
+        InputError: QUARANTINE-SHARE when more lines were refused than ``mart.max_quarantine_share`` allows.
+        AssertionError: never for bad data; when accepted and refused lines do not add up to the lines read.
+    """
+    day = lake.logical_date
+    settings = {"mart": config.mart.model_dump(mode="json"), "collect": config.collect.model_dump(mode="json")}
+    inputs = {"lake": lake.digest(), "previous": previous and previous.digest(), **settings}
+    generation, finished = begin(store, "mart", day, inputs, again=again)
+    if finished is not None:
+        return finished
+    folder = f"{FOLDERS['mart']}/{generation}"
+    store.remove(folder)
+    rules = GateRules.of(config.mart, config.collect, date.fromisoformat(day))
+    counts = stage_lines(engine, store, _splits(store, lake, config), rules, f"{folder}/staging", progress)
+    facts = _account(counts, config.mart.max_quarantine_share, lake)
+    tables: dict[str, list[FileEntry]] = {}
+    for kind in KINDS:
+        staged = store.files(f"{folder}/staging/{kind}")
+        tables |= merge(engine, store, kind, staged, previous, day, folder)
+    tables["quarantine"] = _keep_quarantine(store, folder)
+    store.remove(f"{folder}/staging")
+    parents = {"collect": lake.generation} | ({} if previous is None else {"previous": previous.generation})
+    return finish(store, Manifest("mart", generation, day, parents, settings, tables, facts))
+
+
+def _splits(store: Store, lake: Manifest, config: Config) -> list[Split]:
+    return [
+        split
+        for kind in KINDS
+        for entry in lake.tables.get(kind, [])
+        for split in plan_splits(kind, entry.path, entry.bytes, config.mart.split_bytes)
+    ]
+
+
+def _account(counts: dict[Kind, Counter[str]], limit: float, lake: Manifest) -> dict[str, Any]:
+    total: Counter[str] = sum(counts.values(), Counter())
+    lines, accepted, refused = total["lines_read"], total["accepted"], total["quarantined"]
+    if accepted + refused != lines:
+        raise AssertionError(f"accepted {accepted} + quarantined {refused} != lines read {lines}")
+    if refused > limit * lines:
+        worst = ", ".join(f"{reason} {n}" for reason, n in total.most_common() if reason.startswith("quarantined."))
+        raise InputError(
+            "QUARANTINE-SHARE",
+            place=f"lake/{lake.generation}",
+            value=f"{refused} of {lines} lines refused ({worst})",
+            rule=f"at most {limit:.0%} may be refused (mart.max_quarantine_share)",
+            fix="look at the source, or raise the limit if this share is expected",
+        )
+    return {"counts": dict(sorted(total.items())), "kinds": {k: dict(sorted(c.items())) for k, c in counts.items()}}
+
+
+def _keep_quarantine(store: Store, folder: str) -> list[FileEntry]:
+    """Move the workers' quarantine files out of staging."""
+    kept = []
+    for path in store.files(f"{folder}/staging/quarantine"):
+        target = f"{folder}/quarantine/{path.rsplit('/', 1)[-1]}"
+        store.make_folder(f"{folder}/quarantine")
+        store.fs.mv(store.path(path), store.path(target))
+        kept.append(entry_of(store, target))
+    return kept

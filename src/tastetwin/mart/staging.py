@@ -1,0 +1,98 @@
+"""Raw lines to typed rows: every split of the lake through the line gate, in parallel on the engine.
+
+Workers write what they accept and what they refuse into files named after the split, so a task that the engine tries
+twice leaves the same bytes; only counts travel back.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Final
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tastetwin.engine import Engine
+from tastetwin.mart.gate import GateRules, Split, gate_split
+from tastetwin.progress import Progress
+from tastetwin.schema import MART, QUARANTINE, Kind
+from tastetwin.store import Store
+
+_TASKS: Final = pa.schema([pa.field("number", pa.int64()), pa.field("split", pa.string())])
+_COUNTS: Final = pa.schema([pa.field("number", pa.int64()), pa.field("counts", pa.string())])
+
+
+def stage_lines(
+    engine: Engine, store: Store, splits: list[Split], rules: GateRules, folder: str, progress: Progress
+) -> dict[Kind, Counter[str]]:
+    """Gate all splits into ``folder/<kind>/`` and ``folder/quarantine/``; returns the counts of each kind.
+
+    Args:
+        engine: where the tasks run, one per split.
+        store: holds the lake; its URL must open on the workers too.
+        splits: what to read.
+        rules: the cleansing rules.
+        folder: relative to the store's root.
+        progress: told lines read so far.
+    """
+    if not splits:
+        return {}
+    for name in (*sorted({split.kind for split in splits}), "quarantine"):
+        store.make_folder(f"{folder}/{name}")
+    tasks = pa.table(
+        [pa.array(range(len(splits))), pa.array([orjson.dumps(split).decode() for split in splits])], schema=_TASKS
+    )
+    work = functools.partial(_gate_tasks, root=store.url(""), folder=folder, rules=rules)
+    frame = engine.table(tasks).repartition(len(splits), "number")
+    counts: dict[Kind, Counter[str]] = {}
+    lines = 0
+    for row in engine.map_arrow(frame, work, _COUNTS).toLocalIterator():
+        counts.setdefault(splits[row.number].kind, Counter()).update(orjson.loads(row.counts))
+        lines = sum(count["lines_read"] for count in counts.values())
+        progress(lines, None)
+    return counts
+
+
+def _gate_tasks(
+    batches: Iterator[pa.RecordBatch], *, root: str, folder: str, rules: GateRules
+) -> Iterator[pa.RecordBatch]:
+    """The worker's side: rows of ``_TASKS`` in, one row of ``_COUNTS`` per split out."""
+    store = Store(root)
+    for batch in batches:
+        for number, split in zip(batch["number"].to_pylist(), batch["split"].to_pylist(), strict=True):
+            counts = _gate_one(store, Split(**orjson.loads(split)), rules, folder, f"{number:06d}.parquet")
+            yield pa.record_batch([pa.array([number]), pa.array([orjson.dumps(counts).decode()])], schema=_COUNTS)
+
+
+def _gate_one(store: Store, split: Split, rules: GateRules, folder: str, name: str) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    with ExitStack() as files:
+        accepted = _Part(store, f"{folder}/{split.kind}/{name}", MART[split.kind], files)
+        refused = _Part(store, f"{folder}/quarantine/{name}", QUARANTINE, files)
+        for batch in gate_split(split, rules, store.open_read):
+            accepted.write(batch.accepted)
+            refused.write(batch.quarantined)
+            counts.update(batch.counts)
+    return counts
+
+
+class _Part:
+    """A Parquet file that comes into being with its first row."""
+
+    def __init__(self, store: Store, relative: str, schema: pa.Schema, files: ExitStack) -> None:
+        self._open = functools.partial(
+            pq.ParquetWriter, store.path(relative), schema, filesystem=store.arrow, compression="zstd"
+        )
+        self._files = files
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        if batch.num_rows == 0:
+            return
+        if self._writer is None:
+            self._writer = self._files.enter_context(self._open())
+        self._writer.write_batch(batch)

@@ -1,0 +1,87 @@
+"""Taste histories as padded arrays for the encoder: numpy only, shared by training and by analysis.
+
+Every padded batch is trimmed to its own longest history, so batches of similar lengths waste little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tastetwin.features.histories import PAD_ROW, UNKNOWN_DAY, Histories
+
+UNKNOWN_AGE = np.float32(-1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the encoder reads; each [n_users, longest], favors oldest first, padded on the right."""
+
+    places: npt.NDArray[np.int64]
+    """Vocabulary rows; ``PAD_ROW`` after the end."""
+    visits: npt.NDArray[np.float32]
+    """Favors on the place, >= 1; 0 after the end."""
+    ratings: npt.NDArray[np.float32]
+    """Mean rating minus the user's own mean; 0 where unknown."""
+    ages: npt.NDArray[np.float32]
+    """Days before the user's latest favor; -1 where unknown."""
+
+    def inputs(self) -> dict[str, npt.NDArray[np.generic]]:
+        """By the names of the exported model's inputs."""
+        return {"places": self.places, "visits": self.visits, "ratings": self.ratings, "ages": self.ages}
+
+
+def pad(histories: Histories, users: npt.NDArray[np.int64], max_length: int) -> Batch:
+    """The histories of ``users`` (positions), each cut to its ``max_length`` most recent places."""
+    starts, ends = histories.offsets[users], histories.offsets[users + 1]
+    lengths = np.minimum(ends - starts, max_length)
+    slots = np.arange(max(1, int(lengths.max(initial=0))))
+    inside = slots < lengths[:, None]
+    favors = np.where(inside, (ends - lengths)[:, None] + slots, 0)
+    if len(histories.places) == 0:
+        return _empty_batch(inside.shape)
+    return Batch(
+        np.where(inside, histories.places[favors], PAD_ROW).astype(np.int64),
+        np.where(inside, histories.visits[favors], 0).astype(np.float32),
+        np.where(inside, np.nan_to_num(histories.ratings[favors]), 0).astype(np.float32),
+        _ages(np.where(inside, histories.days[favors], UNKNOWN_DAY)),
+    )
+
+
+def _empty_batch(shape: tuple[int, ...]) -> Batch:
+    zeros = np.zeros(shape, np.float32)
+    return Batch(np.full(shape, PAD_ROW, np.int64), zeros, zeros, zeros + UNKNOWN_AGE)
+
+
+def _ages(days: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+    """[n, length] days since 1970 -> days before the row's latest; unknown stays unknown."""
+    known = days != UNKNOWN_DAY
+    latest = np.where(known, days, UNKNOWN_DAY).max(axis=1, keepdims=True).astype(np.int64)
+    return np.where(known, latest - days, UNKNOWN_AGE).astype(np.float32)
+
+
+def length_buckets(lengths: npt.NDArray[np.int64], tokens: int, max_length: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Positions of users in groups of similar length, each at most ``tokens`` cells when padded (or one user)."""
+    cut = np.minimum(lengths, max_length)
+    order = np.argsort(cut, kind="stable")
+    while len(order):
+        cells = np.maximum(cut[order], 1) * np.arange(1, len(order) + 1)
+        size = max(1, int(np.searchsorted(cells, tokens, side="right")))
+        yield order[:size]
+        order = order[size:]
+
+
+def cut_catalogue(
+    histories: Histories, users: npt.NDArray[np.int64], side: npt.NDArray[np.bool_]
+) -> tuple[Histories, Histories]:
+    """Two views of each user: the places with ``side[row]`` true and the others, ages and order kept."""
+    chosen = histories.select(users)
+    return _only(chosen, side[chosen.places]), _only(chosen, ~side[chosen.places])
+
+
+def _only(histories: Histories, wanted: npt.NDArray[np.bool_]) -> Histories:
+    before = np.concatenate([[0], np.cumsum(wanted)])
+    return histories.keep(np.flatnonzero(wanted), before[histories.offsets].astype(np.int64), histories.user_ids)

@@ -1,0 +1,163 @@
+"""Checkpoints of a training in progress: written aside, fsynced, renamed; tensors in safetensors, the rest in JSON.
+
+A resumed training continues bit for bit: randomness is drawn from (seed, step), so weights, optimiser state and the
+number of steps done are all there is to keep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tastetwin.errors import StoreError
+from tastetwin.features.histories import Histories, Vocabulary
+
+TENSORS: Final = "checkpoint-{step}.safetensors"
+POINTER: Final = "checkpoint.json"
+_MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")
+
+
+class Progressing(Protocol):
+    """A record of training that a checkpoint carries along."""
+
+    losses: list[float]
+    skipped_steps: int
+    rollbacks: int
+
+
+def fingerprint(histories: Histories, vocabulary: Vocabulary) -> str:
+    """Hex digest of everything training reads, so that a checkpoint is never continued on other data."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (histories.offsets, histories.places, histories.visits, histories.ratings, histories.days):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    for array in (vocabulary.category_offsets, vocabulary.categories, vocabulary.regions):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(str(vocabulary.n_rows).encode())
+    return digest.hexdigest()
+
+
+@dataclass
+class TrainingState:
+    """What changes while training, and how it is saved."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    record: Progressing
+    identity: dict[str, Any]
+    """Data fingerprint and config: must be equal on resumption."""
+
+    def save(self, folder: Path, step: int) -> None:
+        """Make ``step`` the checkpoint of ``folder``; killed at any moment, the folder holds the old or the new one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        name = TENSORS.format(step=step)
+        aside = folder / f"{name}.aside"
+        save_file(self._tensors(), aside)
+        _publish(aside, folder / name)
+        content = {
+            "step": step,
+            "tensors": name,
+            "identity": self.identity,
+            "losses": self.record.losses,
+            "skipped_steps": self.record.skipped_steps,
+            "rollbacks": self.record.rollbacks,
+        }
+        pointer = folder / f"{POINTER}.aside"
+        pointer.write_text(json.dumps(content))
+        _publish(pointer, folder / POINTER)
+        for old in folder.glob(TENSORS.format(step="*") + "*"):
+            if old.name != name:
+                old.unlink()
+
+    def resume(self, folder: Path) -> int:
+        """Load the checkpoint of ``folder``, if it has one; the number of steps done, 0 without.
+
+        Raises:
+            StoreError: OTHER-CHECKPOINT when it belongs to other data or another config, BAD-CHECKPOINT when damaged.
+        """
+        if not (folder / POINTER).exists():
+            return 0
+        content = self._read(folder)
+        if content["identity"] != self.identity:
+            raise StoreError(
+                "OTHER-CHECKPOINT",
+                place=str(folder),
+                value=_difference(content["identity"], self.identity),
+                rule="a checkpoint continues with the data and config it was begun with",
+                fix="delete the folder to train afresh, or restore data and config",
+            )
+        self.record.losses[:] = content["losses"]
+        self.record.skipped_steps, self.record.rollbacks = content["skipped_steps"], content["rollbacks"]
+        self._load(folder, content)
+        return int(content["step"])
+
+    def roll_back(self, folder: Path) -> None:
+        """Weights and optimiser as in the last checkpoint, if there is one; the record goes on."""
+        self.record.rollbacks += 1
+        if (folder / POINTER).exists():
+            self._load(folder, self._read(folder))
+
+    def _read(self, folder: Path) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads((folder / POINTER).read_text())
+            if not isinstance(content["step"], int) or "/" in content["tensors"]:
+                raise ValueError("step or tensors")
+            return content
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise _damaged(folder, error) from error
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"model/{name}": value.detach().contiguous() for name, value in self.model.named_parameters()}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}/{name}"] = value.contiguous()
+        return tensors
+
+    def _load(self, folder: Path, content: dict[str, Any]) -> None:
+        try:
+            tensors = load_file(folder / content["tensors"])
+            with torch.no_grad():
+                for name, parameter in self.model.named_parameters():
+                    parameter.copy_(tensors[f"model/{name}"])
+                    state = {key: tensors[f"{key}/{name}"] for key in _MOMENTS if f"{key}/{name}" in tensors}
+                    if state:
+                        self.optimizer.state[parameter] = state
+        except (KeyError, RuntimeError, OSError, SafetensorError) as error:
+            raise _damaged(folder, error) from error
+
+
+def _publish(aside: Path, final: Path) -> None:
+    """The bytes reach the disk before the name does, and the name before we go on."""
+    with aside.open("rb") as handle:
+        os.fsync(handle.fileno())
+    aside.replace(final)
+    folder = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _difference(found: Any, wanted: dict[str, Any]) -> str:
+    if not isinstance(found, dict):
+        return "unreadable identity"
+    return ", ".join(sorted(key for key in wanted if found.get(key) != wanted[key])) or "unknown keys"
+
+
+def _damaged(folder: Path, error: Exception) -> StoreError:
+    return StoreError(
+        "BAD-CHECKPOINT",
+        place=str(folder),
+        value=f"{type(error).__name__}: {error}",
+        rule="a checkpoint written by this version",
+        fix="delete the folder to train afresh",
+    )

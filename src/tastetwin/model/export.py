@@ -1,0 +1,66 @@
+"""The trained encoder as one ONNX file, tables included, and its weights as safetensors.
+
+The tables of a vocabulary of more than about a million places exceed the 2 GB that one protobuf may hold; such a model
+needs ONNX's external data, which this version does not write.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import save_file
+
+from tastetwin.errors import StoreError
+from tastetwin.features.histories import FIRST_PLACE_ROW
+from tastetwin.model.encoder import Encoder
+
+OPSET: Final = 18
+OUTPUT: Final = "vector"
+MAX_BYTES: Final = 2_000_000_000
+
+
+def export_onnx(encoder: Encoder, path: Path) -> None:
+    """Write ``path``: inputs ``places`` int64, ``visits``, ``ratings``, ``ages`` float32, each [n, length].
+
+    Output ``vector`` float32 [n, dim]. Raises ``StoreError`` MODEL-TOO-LARGE when one file cannot hold the tables.
+    """
+    size = sum(value.numel() * value.element_size() for value in encoder.state_dict().values())
+    if size > MAX_BYTES:
+        raise StoreError(
+            "MODEL-TOO-LARGE",
+            place=str(path),
+            value=f"{size} bytes",
+            rule=f"an ONNX file holds at most {MAX_BYTES} bytes",
+            fix="raise features.min_visitors, so that fewer places have a row of their own",
+        )
+    encoder.eval()
+    places = torch.tensor([[0, 0, 0], [1, 0, 0]]) + torch.tensor([[1, 1, 1], [1, 0, 0]])
+    places = places * min(FIRST_PLACE_ROW, len(encoder.views.bags) - 1)
+    floats = torch.where(places > 0, 1.0, 0.0)
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
+    shapes = {name: {0: batch, 1: length} for name in ("places", "visits", "ratings", "ages")}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            encoder,
+            (places, floats, floats * 0, floats * 0),
+            path,
+            input_names=list(shapes),
+            output_names=[OUTPUT],
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes=shapes,
+            external_data=False,
+            verbose=False,
+        )
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def export_weights(encoder: Encoder, path: Path) -> None:
+    """Write every tensor of the encoder, tables included, under its name in the module."""
+    save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, path)

@@ -1,0 +1,107 @@
+"""train: fit the encoder on everybody but the held-out users; the result is a model bundle."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tastetwin.config import Config
+from tastetwin.errors import MissingExtra
+from tastetwin.features.histories import Histories, Vocabulary
+from tastetwin.features.holdout import choose_holdout
+from tastetwin.features.stage import read_histories
+from tastetwin.features.vocabulary import read_vocabulary, write_vocabulary
+from tastetwin.model.files import MODEL, RECORD, VOCABULARY, WEIGHTS
+from tastetwin.progress import Progress, silent
+from tastetwin.runs import FOLDERS, FileEntry, Manifest, begin, entry_of, finish
+from tastetwin.store import Store
+
+if TYPE_CHECKING:
+    from tastetwin.model.train import Trained
+
+
+def train_bundle(
+    store: Store, features: Manifest, config: Config, *, again: bool = False, progress: Progress = silent
+) -> Manifest:
+    """A bundle fitted on the users of ``features``, held-out users left aside.
+
+    Interrupted training goes on from its last checkpoint, kept beside the bundle until that is finished.
+
+    Args:
+        store: holds everything.
+        features: the day's histories and vocabulary.
+        config: sections ``train``, ``evaluate`` (who is held out) and ``features.min_favors`` are used.
+        again: make it once more even if it is finished.
+        progress: told steps done.
+
+    Raises:
+        InputError: TRAIN-NO-USERS when nobody has enough favors.
+        MissingExtra: without the 'train' extra.
+    """
+    holdout = config.evaluate.model_dump(mode="json", include={"holdout_share", "max_holdout", "min_places", "seed"})
+    settings = {
+        "train": config.train.model_dump(mode="json"),
+        "holdout": holdout,
+        "min_favors": config.features.min_favors,
+    }
+    inputs = {"features": features.digest(), **settings}
+    generation, finished = begin(store, "train", features.logical_date, inputs, again=again)
+    if finished is not None:
+        return finished
+    histories, _ = read_histories(store, features, config.features.min_favors)
+    vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
+    mask = choose_holdout(histories, config.evaluate, config.evaluate.seed)
+    folder = f"{FOLDERS['train']}/{generation}"
+    kept = f"checkpoints/{generation}"
+    with tempfile.TemporaryDirectory(prefix="tastetwin-") as aside:
+        checkpoints = Path(store.make_folder(kept) if store.is_local else aside)
+        trained = _fit(histories, vocabulary, config, mask, checkpoints, progress)
+        tables = _write(store, trained, vocabulary, folder, Path(aside))
+    counts = {"training_users": trained.record.training_users, "held_out": int(mask.sum())}
+    facts = {"counts": counts, "validation_mrr": trained.record.validation_mrr}
+    parents = {"features": features.generation}
+    manifest = finish(store, Manifest("train", generation, features.logical_date, parents, settings, tables, facts))
+    store.remove(kept)
+    return manifest
+
+
+def _fit(
+    histories: Histories,
+    vocabulary: Vocabulary,
+    config: Config,
+    holdout: npt.NDArray[np.bool_],
+    checkpoints: Path,
+    progress: Progress,
+) -> Trained:
+    try:
+        from tastetwin.model.train import train
+    except ImportError as error:
+        raise MissingExtra.of(error.name or "torch", "train") from error
+    users = np.flatnonzero(holdout)
+    return train(histories, vocabulary, config.train, users, checkpoints, lambda step, of, loss: progress(step, of))
+
+
+def _write(
+    store: Store, trained: Trained, vocabulary: Vocabulary, folder: str, aside: Path
+) -> dict[str, list[FileEntry]]:
+    """The files of the bundle, made on this machine and copied to the store."""
+    from tastetwin.model.export import export_onnx, export_weights
+
+    export_onnx(trained.encoder, aside / MODEL)
+    export_weights(trained.encoder, aside / WEIGHTS)
+    for name in (MODEL, WEIGHTS):
+        with (aside / name).open("rb") as source, store.open_write(f"{folder}/{name}") as target:
+            shutil.copyfileobj(source, target, 4 << 20)
+    store.write_json(f"{folder}/{RECORD}", asdict(trained.record))
+    return {
+        "model": [entry_of(store, f"{folder}/{MODEL}")],
+        "weights": [entry_of(store, f"{folder}/{WEIGHTS}")],
+        "record": [entry_of(store, f"{folder}/{RECORD}")],
+        "vocabulary": [write_vocabulary(store, f"{folder}/{VOCABULARY}", vocabulary)],
+    }

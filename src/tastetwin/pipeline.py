@@ -1,0 +1,255 @@
+"""The daily job: which stage follows which, what each gets, and what a run remembers of it.
+
+Stages are plain functions of earlier generations; this file only orders them. Nothing here computes.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import date
+from typing import Final, Protocol
+
+from tastetwin.config import Config
+from tastetwin.engine import Engine, connect
+from tastetwin.errors import GateRefused, TasteTwinError
+from tastetwin.progress import Progress, silent
+from tastetwin.runs import (
+    STAGES,
+    Manifest,
+    Run,
+    RunStatus,
+    Stage,
+    StageRecord,
+    is_finished,
+    latest_run,
+    list_runs,
+    new_run,
+    read_manifest,
+    record_stage,
+    write_run,
+)
+from tastetwin.store import Store
+
+
+class Reporter(Protocol):
+    """Hears what the job is doing."""
+
+    def started(self, stage: Stage) -> Progress:
+        """A stage begins; the returned function hears how far it is."""
+
+    def finished(self, stage: Stage, record: StageRecord) -> None:
+        """A stage ended well."""
+
+
+class Quiet:
+    """A reporter that tells nobody."""
+
+    def started(self, stage: Stage) -> Progress:
+        """See ``Reporter``."""
+        return silent
+
+    def finished(self, stage: Stage, record: StageRecord) -> None:
+        """See ``Reporter``."""
+
+
+class Job:
+    """One run in progress."""
+
+    def __init__(self, store: Store, config: Config, run: Run, *, again: bool, reporter: Reporter) -> None:
+        self.store = store
+        self.config = config
+        self.run = run
+        self.again = again
+        self.reporter = reporter
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """Connected at first use."""
+        return connect(self.config.engine.remote, self.config.engine.partitions)
+
+    def manifest(self, stage: Stage) -> Manifest:
+        """What a stage of this run made."""
+        return read_manifest(self.store, stage, self.run.generation(stage))
+
+    def earlier(self, stage: Stage) -> Manifest | None:
+        """What that stage made for the latest earlier logical date, if it is still kept."""
+        day = self.run.logical_date
+        known = [run for run in list_runs(self.store) if run.logical_date < day and stage in run.stages]
+        for run in sorted(known, key=lambda run: (run.logical_date, run.started_at), reverse=True):
+            if is_finished(self.store, stage, run.stages[stage].generation):
+                return read_manifest(self.store, stage, run.stages[stage].generation)
+        return None
+
+    def do(self, stage: Stage, work: Callable[[Progress], Manifest]) -> None:
+        """Carry out a stage and note it in the run's record."""
+        began = time.monotonic()
+        manifest = work(self.reporter.started(stage))
+        seconds = round(time.monotonic() - began, 3)
+        record = StageRecord(manifest.generation, seconds, manifest.facts.get("counts", {}))
+        self.run = record_stage(self.store, self.run, stage, record)
+        self.reporter.finished(stage, record)
+
+
+def collect(job: Job, source: str) -> None:
+    """Land the source's raw events of the day in the lake."""
+    from tastetwin.sources.collect import collect as land
+
+    day = date.fromisoformat(job.run.logical_date)
+    settings = job.config.collect
+    job.do("collect", lambda tell: land(job.store, source, day, again=job.again, config=settings, progress=tell))
+
+
+def mart(job: Job) -> None:
+    """Clean the lake's lines into the data mart."""
+    from tastetwin.mart.stage import build_mart
+
+    lake, earlier = job.manifest("collect"), job.earlier("mart")
+    job.do(
+        "mart",
+        lambda tell: build_mart(job.engine, job.store, lake, earlier, job.config, again=job.again, progress=tell),
+    )
+
+
+def features(job: Job) -> None:
+    """Build user_favor, place, the vocabulary and the taste histories."""
+    from tastetwin.features.stage import build_features
+
+    cleansed, earlier = job.manifest("mart"), job.earlier("features")
+    job.do(
+        "features",
+        lambda tell: build_features(
+            job.engine, job.store, cleansed, earlier, job.config, again=job.again, progress=tell
+        ),
+    )
+
+
+def train(job: Job) -> None:
+    """Fit the encoder and write the bundle."""
+    from tastetwin.model.stage import train_bundle
+
+    made = job.manifest("features")
+    job.do("train", lambda tell: train_bundle(job.store, made, job.config, again=job.again, progress=tell))
+
+
+def analyze(job: Job) -> None:
+    """Encode all users and make every user's twin list."""
+    from tastetwin.analysis.stage import analyze_users
+
+    made, bundle = job.manifest("features"), job.manifest("train")
+    job.do(
+        "analyze",
+        lambda tell: analyze_users(job.engine, job.store, made, bundle, job.config, again=job.again, progress=tell),
+    )
+
+
+def evaluate(job: Job) -> None:
+    """Measure the run, ask the gate, write the report."""
+    from tastetwin.evaluation.stage import evaluate_run, write_report
+
+    job.do("evaluate", lambda tell: evaluate_run(job.store, job.run, job.config, again=job.again, progress=tell))
+    write_report(job.store, job.run, job.config)
+
+
+def deliver(job: Job) -> None:
+    """Publish the lists, if the gate agrees.
+
+    Raises:
+        GateRefused: when it does not; what is published stays.
+    """
+    from tastetwin.delivery.publish import publish_run
+    from tastetwin.delivery.stage import deliver_run
+
+    job.do("deliver", lambda tell: deliver_run(job.store, job.run, job.config, again=job.again, progress=tell))
+    job.run = write_run(job.store, replace(job.run, status="delivered"))
+    publish_run(job.store, job.run, job.config)
+
+
+STEPS: Final[dict[Stage, Callable[[Job], None]]] = {
+    "mart": mart,
+    "features": features,
+    "train": train,
+    "analyze": analyze,
+    "evaluate": evaluate,
+    "deliver": deliver,
+}
+"""Every stage but ``collect``, which alone needs a source."""
+
+
+def run_day(
+    store: Store, source: str, day: date, config: Config, *, again: bool = False, reporter: Reporter | None = None
+) -> Run:
+    """The whole daily job for one logical date, in a run of its own.
+
+    Stages whose inputs have not changed find their finished work, so a run after a crash goes on where that stopped.
+
+    Raises:
+        TasteTwinError: from any stage; the run's record keeps it, what is published stays.
+    """
+    with store.writing():
+        job = Job(store, config, new_run(store, day), again=again, reporter=reporter or Quiet())
+        with _recorded(job):
+            collect(job, source)
+            for step in STEPS.values():
+                step(job)
+        return job.run
+
+
+def run_stage(
+    store: Store,
+    stage: Stage,
+    day: date | None,
+    config: Config,
+    *,
+    source: str | None = None,
+    again: bool = False,
+    reporter: Reporter | None = None,
+) -> Run:
+    """One stage by itself: ``collect`` begins a run for ``day``, any other goes on with the newest run (of ``day``)."""
+    with store.writing():
+        run = _begin(store, stage, day)
+        job = Job(store, config, run, again=again, reporter=reporter or Quiet())
+        with _recorded(job):
+            if stage == "collect":
+                assert source is not None
+                collect(job, source)
+            else:
+                STEPS[stage](job)
+        return job.run
+
+
+def _begin(store: Store, stage: Stage, day: date | None) -> Run:
+    if stage == "collect":
+        assert day is not None
+        return new_run(store, day)
+    run = latest_run(store, day)
+    if run.status != "delivered":
+        return run
+    # A delivered run is what readers see; going back in it means a new run with the same beginnings.
+    before = set(STAGES[: STAGES.index(stage)])
+    kept = {str(name): record for name, record in run.stages.items() if name in before}
+    return write_run(store, replace(new_run(store, date.fromisoformat(run.logical_date)), stages=kept))
+
+
+@contextmanager
+def _recorded(job: Job) -> Iterator[None]:
+    """Keep in the run's record how it ended when it ends badly."""
+    try:
+        yield
+    except GateRefused as error:
+        _close(job, "refused", error)
+        raise
+    except (KeyboardInterrupt, SystemExit) as error:
+        _close(job, "interrupted", error)
+        raise
+    except Exception as error:
+        _close(job, "failed", error)
+        raise
+
+
+def _close(job: Job, status: RunStatus, error: BaseException) -> None:
+    said = str(error) if isinstance(error, TasteTwinError) else f"{type(error).__name__}: {error}"
+    write_run(job.store, replace(job.run, status=status, error=said))

@@ -1,0 +1,371 @@
+"""Runs, generations, manifests and the one pointer.
+
+A *generation* is the immutable output of one stage: a folder whose ``manifest.json`` is written last, so a folder
+without one does not exist for any reader. Its id is the logical date plus a fingerprint of everything that went in
+(the parents' contents, the settings, the code version): the same inputs lead to the same id, which is how a re-run
+finds finished work and how a crashed run goes on. A *run* is one pass over the stages for a logical date, kept as
+``runs/<run id>.json``. *Publishing* is one atomic replacement of ``published.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, date, datetime
+from typing import Any, Final, Literal
+
+import orjson
+
+from tastetwin import __version__
+from tastetwin.errors import StoreError, UsageError
+from tastetwin.store import Store
+
+Stage = Literal["collect", "mart", "features", "train", "analyze", "evaluate", "deliver"]
+STAGES: Final[tuple[Stage, ...]] = ("collect", "mart", "features", "train", "analyze", "evaluate", "deliver")
+FOLDERS: Final[dict[Stage, str]] = {
+    "collect": "lake",
+    "mart": "mart",
+    "features": "features",
+    "train": "bundles",
+    "analyze": "analysis",
+    "evaluate": "evaluation",
+    "deliver": "results",
+}
+POINTER: Final = "published.json"
+MANIFEST: Final = "manifest.json"
+
+RunStatus = Literal["running", "failed", "interrupted", "refused", "delivered"]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a generation; ``path`` is relative to the store's root."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a generation holds and what it was made from. Holds no clock time: the same inputs give the same bytes."""
+
+    stage: Stage
+    generation: str
+    logical_date: str
+    parents: dict[str, str]
+    """Stage (or role) -> generation id."""
+    settings: dict[str, Any]
+    tables: dict[str, list[FileEntry]]
+    """Table -> its files; a table may keep files of an earlier generation."""
+    facts: dict[str, Any]
+    """Counts and notes that the stage states about its output; small JSON."""
+    code_version: str = __version__
+    format: int = 1
+
+    @property
+    def folder(self) -> str:
+        """The generation's folder, relative to the store's root."""
+        return f"{FOLDERS[self.stage]}/{self.generation}"
+
+    def digest(self) -> str:
+        """Fingerprint of the contents (not of how they came about)."""
+        return fingerprint(sorted((table, entry.sha256) for table, files in self.tables.items() for entry in files))
+
+    def paths(self, table: str) -> list[str]:
+        """Files of a table, all of its partitions (``table/partition``), relative to the store's root."""
+        return [entry.path for key in sorted(self.tables) if key.split("/")[0] == table for entry in self.tables[key]]
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What a run remembers of one stage."""
+
+    generation: str
+    seconds: float
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pass over the stages for one logical date."""
+
+    run_id: str
+    logical_date: str
+    status: RunStatus
+    started_at: str
+    stages: dict[str, StageRecord] = field(default_factory=dict)
+    error: str | None = None
+    findings: list[str] = field(default_factory=list)
+
+    def generation(self, stage: Stage) -> str:
+        """The generation a stage of this run made.
+
+        Raises:
+            UsageError: STAGE-MISSING when the stage has not run yet.
+        """
+        if stage not in self.stages:
+            raise UsageError(
+                "STAGE-MISSING",
+                place=f"run {self.run_id}",
+                value=f"no '{stage}' yet",
+                rule="stages run in order: " + ", ".join(STAGES),
+                fix=f"tastetwin {stage} --store ... --date {self.logical_date}",
+            )
+        return self.stages[stage].generation
+
+
+@dataclass(frozen=True)
+class Published:
+    """The pointer: which run readers see, and which they saw before (latest last)."""
+
+    run_id: str
+    published_at: str
+    previous: list[str]
+
+
+def fingerprint(value: Any) -> str:
+    """Hex SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def parse_date(text: str) -> date:
+    """A logical date.
+
+    Raises:
+        UsageError: BAD-DATE when it is no ISO date; FUTURE-DATE when that day has not begun anywhere on earth.
+    """
+    try:
+        day = date.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError("BAD-DATE", place="--date", value=text, rule="an ISO date", fix="e.g. 2026-11-22") from error
+    if (day - datetime.now(UTC).date()).days > 1:
+        raise UsageError(
+            "FUTURE-DATE", place="--date", value=text, rule="a logical date is over or running", fix="give a past day"
+        )
+    return day
+
+
+# -- generations ----------------------------------------------------------------------------------------------------
+
+
+def generation_id(day: str, stage: Stage, inputs: dict[str, Any]) -> str:
+    """``<date>-<12 hex>`` over the stage, its inputs and the code version."""
+    return f"{day}-{fingerprint([stage, day, inputs, __version__])[:12]}"
+
+
+def begin(store: Store, stage: Stage, day: str, inputs: dict[str, Any], *, again: bool) -> tuple[str, Manifest | None]:
+    """The generation id for these inputs and, where that work is already finished, its manifest.
+
+    With ``again`` finished work is left as it is and made once more under a numbered id (``...-2``).
+    """
+    base = generation_id(day, stage, inputs)
+    if not is_finished(store, stage, base):
+        return base, None
+    if not again:
+        return base, read_manifest(store, stage, base)
+    number = 2
+    while is_finished(store, stage, f"{base}-{number}"):
+        number += 1
+    return f"{base}-{number}", None
+
+
+def read_manifest(store: Store, stage: Stage, generation: str) -> Manifest:
+    """A finished generation's manifest.
+
+    Raises:
+        StoreError: NO-GENERATION when it is absent or unfinished; DAMAGED when it cannot be read.
+    """
+    relative = f"{FOLDERS[stage]}/{generation}/{MANIFEST}"
+    if not store.exists(relative):
+        raise StoreError(
+            "NO-GENERATION",
+            place=store.path(relative),
+            value=generation,
+            rule="the generation is finished and still kept",
+            fix=f"run '{stage}' again for that date",
+        )
+    raw = store.read_json(relative)
+    try:
+        tables = {name: [FileEntry(**entry) for entry in entries] for name, entries in raw.pop("tables").items()}
+        return Manifest(tables=tables, **raw)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise store.damaged(relative, str(error)) from error
+
+
+def is_finished(store: Store, stage: Stage, generation: str) -> bool:
+    """Whether that generation exists for readers."""
+    return store.exists(f"{FOLDERS[stage]}/{generation}/{MANIFEST}")
+
+
+def entry_of(store: Store, relative: str) -> FileEntry:
+    """Size and hash of a file just written."""
+    return FileEntry(relative, store.size(relative), store.sha256(relative))
+
+
+def finish(store: Store, manifest: Manifest) -> Manifest:
+    """Make a generation exist: all of its files durable first, the manifest last."""
+    store.sync(manifest.folder)
+    store.write_json(f"{manifest.folder}/{MANIFEST}", asdict(manifest))
+    return manifest
+
+
+def verify(store: Store, manifest: Manifest, tables: Iterable[str] | None = None) -> None:
+    """Compare files with the manifest's hashes.
+
+    Raises:
+        StoreError: DAMAGED for the first file that differs or is absent.
+    """
+    for table in manifest.tables if tables is None else tables:
+        for entry in manifest.tables[table]:
+            found = store.sha256(entry.path) if store.exists(entry.path) else "absent"
+            if found != entry.sha256:
+                raise store.damaged(entry.path, f"sha256 {found}, manifest says {entry.sha256}")
+
+
+# -- runs -----------------------------------------------------------------------------------------------------------
+
+_RUN_ID = re.compile(r"\d{4}-\d{2}-\d{2}\.(\d+)")
+
+
+def list_runs(store: Store) -> list[Run]:
+    """Every run, oldest first."""
+    ids = [name.removesuffix(".json") for name in store.names("runs") if name.endswith(".json")]
+    runs = [read_run(store, run_id) for run_id in ids if _RUN_ID.fullmatch(run_id)]
+    return sorted(runs, key=lambda run: (run.started_at, run.logical_date, _sequence(run.run_id)))
+
+
+def _sequence(run_id: str) -> int:
+    return int(run_id.rsplit(".", 1)[1])
+
+
+def read_run(store: Store, run_id: str) -> Run:
+    """One run.
+
+    Raises:
+        UsageError: UNKNOWN-RUN when there is none of that id.
+        StoreError: DAMAGED when its record cannot be read.
+    """
+    relative = f"runs/{run_id}.json"
+    if not _RUN_ID.fullmatch(run_id) or not store.exists(relative):
+        raise UsageError(
+            "UNKNOWN-RUN", place=store.root, value=run_id, rule="a run id of this store", fix="see: tastetwin runs"
+        )
+    raw = store.read_json(relative)
+    try:
+        stages = {name: StageRecord(**record) for name, record in raw.pop("stages").items()}
+        return Run(stages=stages, **raw)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise store.damaged(relative, str(error)) from error
+
+
+def write_run(store: Store, run: Run) -> Run:
+    """Keep a run's record."""
+    store.write_json(f"runs/{run.run_id}.json", asdict(run))
+    return run
+
+
+def new_run(store: Store, day: date) -> Run:
+    """Begin a run: ids count up within a logical date (``2026-11-22.1``)."""
+    taken = [run_id for name in store.names("runs") if (run_id := name.removesuffix(".json")).startswith(f"{day}.")]
+    number = 1 + max((_sequence(run_id) for run_id in taken if _RUN_ID.fullmatch(run_id)), default=0)
+    started = datetime.now(UTC).isoformat(timespec="microseconds")
+    return write_run(store, Run(f"{day}.{number}", day.isoformat(), "running", started))
+
+
+def latest_run(store: Store, day: date | None = None) -> Run:
+    """The newest run (of a logical date).
+
+    Raises:
+        UsageError: NO-RUN when there is none.
+    """
+    runs = [run for run in list_runs(store) if day is None or run.logical_date == day.isoformat()]
+    if not runs:
+        raise UsageError(
+            "NO-RUN",
+            place=store.root,
+            value=f"no run of {day}" if day else "no run yet",
+            rule="a run begins with 'collect'",
+            fix="tastetwin collect --source DIR --store " + store.root,
+        )
+    return runs[-1]
+
+
+def record_stage(store: Store, run: Run, stage: Stage, record: StageRecord) -> Run:
+    """Note a finished stage; what later stages had made from older input no longer belongs to the run."""
+    later = set(STAGES[STAGES.index(stage) :])
+    kept = {name: known for name, known in run.stages.items() if name not in later}
+    return write_run(store, replace(run, status="running", error=None, stages={**kept, stage: record}))
+
+
+# -- the pointer ----------------------------------------------------------------------------------------------------
+
+
+def published(store: Store) -> Published | None:
+    """What readers see now; None before the first publication.
+
+    Raises:
+        StoreError: DAMAGED when the pointer cannot be read.
+    """
+    if not store.exists(POINTER):
+        return None
+    try:
+        return Published(**store.read_json(POINTER))
+    except TypeError as error:
+        raise store.damaged(POINTER, str(error)) from error
+
+
+def published_run(store: Store) -> Run:
+    """The run readers see.
+
+    Raises:
+        UsageError: NOT-PUBLISHED when nothing is published yet.
+    """
+    pointer = published(store)
+    if pointer is None:
+        raise UsageError(
+            "NOT-PUBLISHED",
+            place=store.root,
+            value="no published run",
+            rule="a run is published by 'deliver'",
+            fix="tastetwin run --source DIR --store " + store.root,
+        )
+    return read_run(store, pointer.run_id)
+
+
+def published_or_none(store: Store) -> Run | None:
+    """The run readers see, or None before the first publication."""
+    return published_run(store) if published(store) is not None else None
+
+
+def publish(store: Store, run_id: str) -> Published:
+    """Point readers at a run; publishing what is already published changes nothing."""
+    now = published(store)
+    if now is not None and now.run_id == run_id:
+        return now
+    before = [] if now is None else [*(past for past in now.previous if past != run_id), now.run_id]
+    return _point(store, Published(run_id, datetime.now(UTC).isoformat(timespec="seconds"), before[-50:]))
+
+
+def rollback(store: Store, usable: Callable[[str], bool]) -> Published:
+    """Point readers at the latest earlier run that is still ``usable``.
+
+    Raises:
+        UsageError: NO-PREVIOUS when there is none.
+    """
+    now = published(store)
+    previous = [] if now is None else now.previous
+    for place in range(len(previous) - 1, -1, -1):
+        if usable(previous[place]):
+            at = datetime.now(UTC).isoformat(timespec="seconds")
+            return _point(store, Published(previous[place], at, previous[:place]))
+    raise UsageError(
+        "NO-PREVIOUS", place=store.root, value="nothing to go back to", rule="an earlier published run is still kept"
+    )
+
+
+def _point(store: Store, pointer: Published) -> Published:
+    store.write_json(POINTER, asdict(pointer))
+    return pointer

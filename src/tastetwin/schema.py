@@ -1,0 +1,124 @@
+"""The names of columns and the schemas of tables, once.
+
+Field names of the source are kept where the source's users know them. Each table says its grain: "one row per ...".
+Times are UTC, in microseconds, without a zone tag (so that both engines and DuckDB read the same instant).
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import pyarrow as pa
+
+Kind = Literal["reviews", "likes", "places"]
+KINDS: Final[tuple[Kind, ...]] = ("reviews", "likes", "places")
+
+USER: Final = "user_idno"
+PLACE: Final = "place_id"
+REVIEW_ID: Final = "review_id"
+RATING: Final = "review_rating"
+VISITED: Final = "review_visited_date"
+REVIEW_PLACE: Final = "review_place_id"
+LIKED_AT: Final = "like_regymdt"
+LIKE_DISPLAY: Final = "like_displayid"
+LIKE_CONTENTS: Final = "like_contentsid"
+CATEGORIES: Final = "place_category_code_list"
+REGION: Final = "place_dongcode"
+NAME: Final = "place_name"
+LAT: Final = "place_lat"
+LON: Final = "place_lon"
+LANDED: Final = "landed_date"
+
+TIME: Final = pa.timestamp("us")
+
+REVIEWS: Final = pa.schema(
+    [
+        pa.field(REVIEW_ID, pa.string()),
+        pa.field(USER, pa.string(), nullable=False),
+        pa.field(RATING, pa.float64()),
+        pa.field(VISITED, TIME),
+        pa.field(REVIEW_PLACE, pa.string(), nullable=False),
+    ]
+)
+"""mart.reviews: one row per user and ``review_id`` (without one: per user, place, time and rating)."""
+
+LIKES: Final = pa.schema(
+    [
+        pa.field(USER, pa.string(), nullable=False),
+        pa.field(LIKED_AT, TIME),
+        pa.field(LIKE_DISPLAY, pa.string()),
+        pa.field(LIKE_CONTENTS, pa.string(), nullable=False),
+    ]
+)
+"""mart.likes: one row per like (user, display id, contents id, time)."""
+
+PLACES: Final = pa.schema(
+    [
+        pa.field(PLACE, pa.string(), nullable=False),
+        pa.field(CATEGORIES, pa.list_(pa.int64())),
+        pa.field(REGION, pa.string()),
+        pa.field(NAME, pa.string()),
+        pa.field(LAT, pa.float64()),
+        pa.field(LON, pa.float64()),
+    ]
+)
+"""mart.places: one row per place."""
+
+QUARANTINE: Final = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("length", pa.int64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("excerpt", pa.string(), nullable=False),
+    ]
+)
+"""mart.quarantine: one row per refused line: which file, where in its uncompressed bytes, why."""
+
+MART: Final[dict[Kind, pa.Schema]] = {"reviews": REVIEWS, "likes": LIKES, "places": PLACES}
+
+TWINS: Final = pa.schema(
+    [
+        pa.field(USER, pa.string(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("twin_idno", pa.string(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("percentile", pa.float32(), nullable=False),
+    ]
+)
+"""twins: one row per user and rank, rank 1 the closest; higher score means closer."""
+
+VECTORS: Final = pa.schema([pa.field(USER, pa.string(), nullable=False), pa.field("vector", pa.list_(pa.float32()))])
+"""vectors: one row per user; vectors have unit length."""
+
+RESULT: Final = pa.schema(
+    [
+        pa.field("idno", pa.string(), nullable=False),
+        pa.field(
+            "payload",
+            pa.struct(
+                [
+                    pa.field("logical_date", pa.string()),
+                    pa.field("favors", pa.int32()),
+                    pa.field("places", pa.int32()),
+                    pa.field("home_region", pa.string()),
+                    pa.field(
+                        "twins",
+                        pa.list_(
+                            pa.struct(
+                                [
+                                    pa.field("twin_idno", pa.string()),
+                                    pa.field("score", pa.float32()),
+                                    pa.field("percentile", pa.float32()),
+                                ]
+                            )
+                        ),
+                    ),
+                ]
+            ),
+        ),
+    ]
+)
+"""result: one row per user served."""

@@ -1,0 +1,365 @@
+"""The root folder or URL under which everything lives, and the few durable file operations the rest is built on.
+
+A local path gets POSIX durability: write aside, fsync the file, rename, fsync the folder. Any fsspec URL (``s3://``,
+``gs://``, ``hdfs://``, ``memory://``) works too; there an atomic replacement is one whole-object put (object stores) or
+a rename (HDFS).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Final
+
+import fsspec
+import orjson
+import pyarrow.fs as pafs
+from fsspec.implementations.local import LocalFileSystem
+
+from tastetwin.errors import StoreError
+
+STORE_FORMAT: Final = 1
+MARKER: Final = "store.json"
+_CHUNK: Final = 4 << 20
+_NOT_CONTENT: Final = (".lock", "lost+found")
+"""What a folder may hold and still count as empty: our lock, and what a fresh ext4 volume comes with."""
+
+
+class Store:
+    """Paths below the root are relative, with forward slashes; nothing above the root is ever touched."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.fs, base = fsspec.core.url_to_fs(str(root))
+        self.root: str = base.rstrip("/") or "/"
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+
+    # -- opening ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, root: str | os.PathLike[str]) -> Store:
+        """An existing store.
+
+        Raises:
+            StoreError: NO-STORE where there is none; STORE-NEWER where a newer version wrote it.
+        """
+        store = cls(root)
+        if not store.exists(MARKER):
+            raise StoreError(
+                "NO-STORE",
+                place=str(root),
+                value=f"no {MARKER}",
+                rule="a store is made by the first 'collect' or 'run'",
+                fix="check --store, or run: tastetwin run --source DIR --store " + str(root),
+            )
+        store._check_format()
+        return store
+
+    @classmethod
+    def create(cls, root: str | os.PathLike[str]) -> Store:
+        """The store at ``root``, made if it is not there yet.
+
+        Raises:
+            StoreError: NOT-A-STORE where the folder holds something else; STORE-NEWER as in ``open``.
+        """
+        store = cls(root)
+        if store.exists(MARKER):
+            store._check_format()
+            return store
+        if any(name not in _NOT_CONTENT and not is_aside(name) for name in store.names("")):
+            raise StoreError(
+                "NOT-A-STORE",
+                place=str(root),
+                value=f"not empty and no {MARKER}",
+                rule="a new store needs an empty or absent folder",
+                fix="give --store another folder",
+            )
+        store.write_json(MARKER, {"format": STORE_FORMAT, "tool": "tastetwin"})
+        return store
+
+    def _check_format(self) -> None:
+        found = self.read_json(MARKER).get("format")
+        if not isinstance(found, int) or found > STORE_FORMAT:
+            raise StoreError(
+                "STORE-NEWER",
+                place=self.path(MARKER),
+                value=f"format {found}",
+                rule=f"this version reads formats up to {STORE_FORMAT}",
+                fix="upgrade tastetwin",
+            )
+
+    # -- paths --------------------------------------------------------------------------------------------------
+
+    def path(self, relative: str) -> str:
+        """The path of ``relative`` on the store's file system."""
+        return f"{self.root}/{relative}" if relative else self.root
+
+    def url(self, relative: str) -> str:
+        """The same with its scheme: what an engine, on this machine or another, can open."""
+        return self.path(relative) if self.is_local else str(self.fs.unstrip_protocol(self.path(relative)))
+
+    @property
+    def arrow(self) -> pafs.FileSystem:
+        """The store's file system for pyarrow; takes paths from ``path``."""
+        return pafs.LocalFileSystem() if self.is_local else pafs.PyFileSystem(pafs.FSSpecHandler(self.fs))
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def exists(self, relative: str) -> bool:
+        """Whether a file or folder is there."""
+        if not self.is_local:
+            return bool(self.fs.exists(self.path(relative)))
+        # fsspec takes any error for absence; a disk that cannot answer must not make published data look absent.
+        try:
+            with self._coded(relative, "STORE-UNREADABLE"):
+                Path(self.path(relative)).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def names(self, relative: str) -> list[str]:
+        """Names (not paths) in a folder, ascending; empty where there is no such folder."""
+        try:
+            with self._coded(relative, "STORE-UNREADABLE"):
+                found = self.fs.ls(self.path(relative), detail=False, refresh=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
+
+    def files(self, relative: str) -> list[str]:
+        """All files below a folder, relative to the root, ascending; empty where there is no such folder."""
+        prefix = len(self.root.rstrip("/")) + 1
+        with self._coded(relative, "STORE-UNREADABLE"):
+            found = _walk(self.path(relative)) if self.is_local else self.fs.find(self.path(relative))
+        return sorted(str(path)[prefix:] for path in found)
+
+    def size(self, relative: str) -> int:
+        """Bytes of a file."""
+        return int(self.fs.size(self.path(relative)))
+
+    def open_read(self, relative: str) -> IO[bytes]:
+        """A file for reading, as stored."""
+        handle: IO[bytes] = self.fs.open(self.path(relative), "rb")
+        return handle
+
+    def read_json(self, relative: str) -> dict[str, Any]:
+        """A JSON object.
+
+        Raises:
+            StoreError: DAMAGED where the file is absent or is not a JSON object; STORE-UNREADABLE.
+        """
+        try:
+            with self._coded(relative, "STORE-UNREADABLE"):
+                value = orjson.loads(self.fs.cat_file(self.path(relative)))
+        except (FileNotFoundError, NotADirectoryError, orjson.JSONDecodeError) as error:
+            raise self.damaged(relative, str(error)) from error
+        if not isinstance(value, dict):
+            raise self.damaged(relative, "not a JSON object")
+        return value
+
+    def sha256(self, relative: str) -> str:
+        """Hex digest of a file's bytes."""
+        digest = hashlib.sha256()
+        with self.open_read(relative) as handle:
+            while chunk := handle.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def damaged(self, relative: str, value: str) -> StoreError:
+        """The error for a file that is not what its manifest or format says."""
+        return StoreError(
+            "DAMAGED",
+            place=self.path(relative),
+            value=value,
+            rule="published files never change",
+            fix="restore the file, or run the day again with --force",
+        )
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def write_bytes(self, relative: str, data: bytes) -> None:
+        """Replace a small file: afterwards a reader sees the old or the new bytes, never a part.
+
+        Raises:
+            StoreError: DISK-FULL or STORE-UNWRITABLE; the old bytes stand.
+        """
+        if self.is_local:
+            with self.open_write(relative) as handle:
+                handle.write(data)
+            return
+        with self._coded(relative):
+            self._replace_remote(self.path(relative), data)
+
+    @contextmanager
+    def open_write(self, relative: str) -> Iterator[IO[bytes]]:
+        """A file written piece by piece: it appears, whole and durable, when the block ends well, and else not at all.
+
+        Raises:
+            StoreError: DISK-FULL or STORE-UNWRITABLE for any OSError in the block.
+        """
+        with self._coded(relative):
+            if self.is_local:
+                with _written_aside(Path(self.path(relative))) as handle:
+                    yield handle
+            else:
+                with self._written_aside_remote(self.path(relative)) as handle:
+                    yield handle
+
+    @contextmanager
+    def _written_aside_remote(self, path: str) -> Iterator[IO[bytes]]:
+        # Closing a half-written remote file commits it on several file systems, so the name must be another one.
+        folder, _, name = path.rpartition("/")
+        aside = f"{folder}/.{name}.{os.getpid()}.tmp"
+        self.fs.makedirs(folder, exist_ok=True)
+        try:
+            with self.fs.open(aside, "wb") as handle:
+                yield handle
+            self.fs.mv(aside, path)
+        except BaseException:
+            with suppress(OSError):
+                self.fs.rm(aside)
+            raise
+
+    @contextmanager
+    def _coded(self, relative: str, code: str = "STORE-UNWRITABLE") -> Iterator[None]:
+        """Give an OSError its code; absence, which callers have an answer for, passes."""
+        try:
+            yield
+        except OSError as error:
+            if code == "STORE-UNREADABLE" and isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                raise
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise StoreError(
+                "DISK-FULL" if full else code,
+                place=self.path(relative),
+                value=error.strerror or type(error).__name__,
+                rule="the store has room" if full else "the store can be read and written; published data is untouched",
+                fix="free some space and run the same command again" if full else "check the path and its permissions",
+            ) from error
+
+    def _replace_remote(self, path: str, data: bytes) -> None:
+        protocols = (self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol
+        if "hdfs" not in protocols:
+            self.fs.pipe_file(path, data)
+            return
+        self.fs.pipe_file(path + ".tmp", data)
+        self.fs.mv(path + ".tmp", path)
+
+    def write_json(self, relative: str, value: dict[str, Any]) -> None:
+        """``write_bytes`` of an object with sorted keys: the same value gives the same bytes."""
+        options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+        self.write_bytes(relative, orjson.dumps(value, option=options))
+
+    def make_folder(self, relative: str) -> str:
+        """Make a folder and return its path on the store's file system."""
+        with self._coded(relative):
+            if self.is_local:
+                _make_durable_folder(Path(self.path(relative)))
+            else:
+                self.fs.makedirs(self.path(relative), exist_ok=True)
+        return self.path(relative)
+
+    def remove(self, relative: str) -> None:
+        """Remove a file or a whole folder; absent is fine."""
+        with self._coded(relative), suppress(FileNotFoundError):
+            self.fs.rm(self.path(relative), recursive=True)
+
+    def sync(self, relative: str) -> None:
+        """Make all below, and the way there from the root, durable; a no-op where a finished put already is."""
+        if not self.is_local:
+            return
+        folder = Path(self.path(relative))
+        with self._coded(relative):
+            for base, names in _folders(folder):
+                for name in names:
+                    _fsync(base / name)
+                _fsync(base)
+            for parent in folder.parents:
+                if not parent.is_relative_to(self.root):
+                    break
+                _fsync(parent)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the store for one writer (advisory; local stores only, a cluster's scheduler sees to it elsewhere).
+
+        Raises:
+            StoreError: STORE-BUSY while another process writes.
+        """
+        if not self.is_local:
+            yield
+            return
+        with self._coded(".lock"):
+            lock = Path(self.make_folder("")).joinpath(".lock").open("w")
+        with lock as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StoreError(
+                    "STORE-BUSY",
+                    place=self.root,
+                    value="another process is writing",
+                    rule="one writer at a time",
+                    fix="wait for it to end",
+                ) from error
+            yield
+
+
+def is_aside(name: str) -> bool:
+    """Whether a file name is that of an unfinished write, left by a process that was killed."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+@contextmanager
+def _written_aside(target: Path) -> Iterator[IO[bytes]]:
+    _make_durable_folder(target.parent)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        aside.replace(target)
+    except BaseException:
+        # What went wrong is told by the first error; a second one on the way out must not hide it.
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+    _fsync(target.parent)
+
+
+def _folders(top: str | Path) -> Iterator[tuple[Path, list[str]]]:
+    """``os.walk`` that raises: a folder it cannot list must not pass for an empty one."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for base, _, names in os.walk(top, onerror=fail):
+        yield Path(base), names
+
+
+def _walk(top: str) -> list[str]:
+    try:
+        return [f"{base}/{name}" for base, names in _folders(top) for name in names]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _make_durable_folder(folder: Path) -> None:
+    """Make a folder and those above it; an fsync of a folder keeps its entries, not its own entry in its parent."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        _fsync(made.parent)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,141 @@
+"""Parquet tables of a generation: who writes them, how, and how one user's rows are found again.
+
+A table is cut into buckets by a hash of its key, one file each, rows sorted within. Workers write with PyArrow on
+either engine, so that the same rows give the same bytes wherever they were made, and no engine's writer decides about
+order or names.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tastetwin.engine import Engine
+from tastetwin.runs import FileEntry, Manifest
+from tastetwin.store import Store
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+_BUCKET: Final = "_bucket"
+_WRITTEN: Final = pa.schema([pa.field("entry", pa.string())])
+_ROW_GROUP: Final = 1 << 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the rows of a table lie in its files."""
+
+    schema: pa.Schema
+    sort: tuple[str, ...]
+    """The order within a file, nulls first; the first column is the one that rows are bucketed by."""
+    key: tuple[str, ...] = ()
+    """Rows with the same key, no part of it null, are one row, and so are rows with every column equal: the last by
+    ``sort`` stays. A prefix of ``sort``; empty = rows are distinct already."""
+
+
+def write_frame(engine: Engine, frame: DataFrame, store: Store, folder: str, layout: Layout) -> list[FileEntry]:
+    """Write a DataFrame as ``folder/bucket-<n>.parquet``; returns the files that hold rows, by name.
+
+    Args:
+        engine: its ``partitions`` is the number of buckets.
+        frame: columns by the names of the layout's schema.
+        store: where to.
+        folder: relative to the store's root.
+        layout: types, order and what makes two rows one.
+    """
+    from pyspark.sql import functions as F
+
+    bucket = F.pmod(F.crc32(F.col(layout.sort[0])), F.lit(engine.partitions)).cast("int").alias(_BUCKET)
+    placed = frame.select(bucket, *layout.schema.names).repartition(engine.partitions, _BUCKET)
+    work = functools.partial(_write_buckets, root=store.url(""), folder=folder, layout=layout)
+    written = engine.map_arrow(placed, work, _WRITTEN).collect()
+    entries = [FileEntry(**orjson.loads(row["entry"])) for row in written]
+    return sorted(entries, key=lambda entry: entry.path)
+
+
+def _write_buckets(
+    batches: Iterator[pa.RecordBatch], *, root: str, folder: str, layout: Layout
+) -> Iterator[pa.RecordBatch]:
+    """The worker's side: the rows of some buckets in, one file entry per bucket out."""
+    found = list(batches)
+    if not found:
+        return
+    rows = pa.Table.from_batches(found)
+    del found
+    store = Store(root)
+    for bucket in sorted(pc.unique(rows.column(_BUCKET)).to_pylist()):
+        mine = rows.filter(pc.equal(rows.column(_BUCKET), bucket)).select(layout.schema.names).cast(layout.schema)
+        entry = put_table(store, f"{folder}/{bucket_name(bucket)}", lay_out(mine, layout))
+        yield pa.record_batch([pa.array([orjson.dumps(asdict(entry)).decode()])], schema=_WRITTEN)
+
+
+def lay_out(rows: pa.Table, layout: Layout) -> pa.Table:
+    """Rows in the layout's order, one per key."""
+    comparable = [_comparable(rows.column(name)) for name in layout.sort]
+    names = [str(place) for place in range(len(comparable))]
+    keys = [(name, "ascending", "at_start") for name in names]
+    order = pc.sort_indices(pa.table(comparable, names=names), sort_keys=keys)
+    if layout.key and len(order) > 1:
+        in_order = [column.take(order) for column in comparable]
+        order = order.filter(pc.invert(_repeats(in_order, len(layout.key))))
+    return rows.take(order)
+
+
+def _comparable(column: pa.ChunkedArray) -> pa.Array:
+    """The column itself, or one string per list."""
+    array = column.combine_chunks()
+    return pc.binary_join(array.cast(pa.list_(pa.string())), ",") if pa.types.is_list(array.type) else array
+
+
+def _repeats(columns: Sequence[pa.Array], key: int) -> pa.BooleanArray:
+    """[n] whether the next row has the same key (the first ``key`` columns, none null) or is equal throughout."""
+    pairs = [(column.slice(0, len(column) - 1), column.slice(1)) for column in columns]
+    same_key = functools.reduce(pc.and_, (pc.fill_null(pc.equal(*pair), False) for pair in pairs[:key]))
+    equal = functools.reduce(pc.and_, (_equal(*pair) for pair in pairs))
+    return pa.concat_arrays([pc.or_(same_key, equal), pa.array([False])])
+
+
+def _equal(left: pa.Array, right: pa.Array) -> pa.BooleanArray:
+    return pc.or_(pc.fill_null(pc.equal(left, right), False), pc.and_(pc.is_null(left), pc.is_null(right)))
+
+
+def bucket_name(bucket: int) -> str:
+    """The file name of a bucket."""
+    return f"bucket-{bucket:05d}.parquet"
+
+
+def bucket_of(key: str, buckets: int) -> int:
+    """The bucket that holds a key: CRC-32 of its UTF-8 bytes, modulo the number of buckets."""
+    return zlib.crc32(key.encode()) % buckets
+
+
+def put_table(store: Store, relative: str, table: pa.Table) -> FileEntry:
+    """Write one Parquet file, whole or not at all."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", row_group_size=_ROW_GROUP)
+    data = sink.getvalue().to_pybytes()
+    store.write_bytes(relative, data)
+    return FileEntry(relative, len(data), hashlib.sha256(data).hexdigest())
+
+
+def read_files(store: Store, paths: Sequence[str], schema: pa.Schema, filters: Any = None) -> pa.Table:
+    """Parquet files on the driver, in the given schema; ``filters`` as in ``pyarrow.parquet.read_table``."""
+    if not paths:
+        return schema.empty_table()
+    read = functools.partial(pq.read_table, filesystem=store.arrow, columns=schema.names, filters=filters)
+    return pa.concat_tables([read(store.path(path)).cast(schema) for path in paths]).combine_chunks()
+
+
+def read_table(store: Store, manifest: Manifest, table: str, schema: pa.Schema) -> pa.Table:
+    """A generation's whole table on the driver."""
+    return read_files(store, manifest.paths(table), schema)

@@ -1,0 +1,109 @@
+"""What is said about two users, and what is never said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tastetwin.analysis.evidence import OVERALL, EvidenceRules, Explainer, Visitors, count_visitors
+from tastetwin.features.histories import Histories, Vocabulary
+
+NOODLES, CAFE, CLINIC = 100, 200, 300
+
+
+def vocabulary() -> Vocabulary:
+    """Rows: 2 a (noodles, r1), 3 b (cafe, r1), 4 c (noodles + cafe, r2), 5 d (clinic, r2), 6 e (none), 7 a group."""
+    categories = [[], [], [0], [1], [0, 1], [2], [], [1]]
+    return Vocabulary(
+        np.array(["", "", "a", "b", "c", "d", "e", "~200/r1"], dtype=object),
+        np.array([False] * 7 + [True]),
+        np.concatenate([[0], np.cumsum([len(c) for c in categories])]).astype(np.int64),
+        np.array([c for row in categories for c in row], np.int32),
+        np.array([-1, -1, 0, 0, 1, 1, -1, 0], np.int32),
+        np.array([NOODLES, CAFE, CLINIC]),
+        np.array(["r1", "r2"], dtype=object),
+    )
+
+
+def explainer(places: dict[int, int], groups: int = 1000, rules: EvidenceRules | None = None) -> Explainer:
+    counts = np.zeros(8, np.int64)
+    for row, count in places.items():
+        counts[row] = count
+    visitors = Visitors(10_000, counts, np.full(3, groups), np.full(2, groups))
+    return Explainer(vocabulary(), visitors, rules, names={"a": "Noodle House"})
+
+
+def rows(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+def test_shared_places_are_listed_rarest_first() -> None:
+    """A place that 20 favor says more than one that 2,000 do; weight is log(users / visitors)."""
+    found = explainer({2: 2000, 3: 20, 4: 500}).explain(rows(2, 3, 4), rows(4, 3, 2))
+    assert [place.key for place in found.places] == ["b", "c", "a"]
+    assert found.places[0].weight == pytest.approx(np.log(10_000 / 20))
+    assert found.sentence == "Both favor b, c and Noodle House."
+
+
+def test_a_place_with_fewer_than_ten_visitors_is_never_named() -> None:
+    """Naming it would reveal a visit (PROMISES 6); at ten it may be."""
+    assert explainer({2: 9, 3: 9}).explain(rows(2, 3), rows(2, 3)).places == ()
+    assert [p.key for p in explainer({2: 10, 3: 9}).explain(rows(2, 3), rows(2, 3)).places] == ["a"]
+
+
+def test_without_places_to_name_categories_and_area_are() -> None:
+    """Everywhere below ten visitors: fall back."""
+    found = explainer({2: 1, 3: 2}).explain(rows(2), rows(2))
+    assert found.places == ()
+    assert found.sentence == f"Both favor places of category {NOODLES} in area r1."
+
+
+def test_categories_weigh_the_overlap_of_shares_by_rarity() -> None:
+    """Mine: noodles 1/2, cafe 1/2; theirs: noodles 1, so the overlap is 1/2 of noodles and nothing else."""
+    found = explainer({}).explain(rows(2, 3), rows(2))
+    assert [c.key for c in found.categories] == [str(NOODLES)]
+    assert found.categories[0].weight == pytest.approx(0.5 * np.log(10))
+
+
+def test_rare_categories_and_areas_are_not_named_either() -> None:
+    """With nine visitors in the whole category or area the fallback would betray them just as well."""
+    found = explainer({2: 9}, groups=9).explain(rows(2), rows(2))
+    assert (found.places, found.categories, found.regions, found.sentence) == ((), (), (), OVERALL)
+
+
+def test_sensitive_categories_and_their_places_are_never_named() -> None:
+    """However many favor the clinic."""
+    rules = EvidenceRules(sensitive_categories=frozenset({CLINIC}))
+    found = explainer({5: 5000}, rules=rules).explain(rows(5), rows(5))
+    assert found.places == () and found.categories == ()
+    assert found.sentence == "Both favor places in area r2."
+
+
+def test_nothing_shared_is_said_plainly() -> None:
+    """Twins by the model alone; a fallback group is not a place to name."""
+    assert explainer({2: 100, 5: 100}).explain(rows(2), rows(5)).sentence == OVERALL
+    assert explainer({7: 100}).explain(rows(7), rows(7)).places == ()
+    assert explainer({}).explain(rows(), rows()).sentence == OVERALL
+
+
+def test_no_more_than_asked_for_is_named() -> None:
+    """Lists stay short."""
+    found = explainer({2: 50, 3: 50, 4: 50}, rules=EvidenceRules(most=2)).explain(rows(2, 3, 4), rows(2, 3, 4))
+    assert [place.key for place in found.places] == ["a", "b"]
+
+
+def test_visitors_are_distinct_users() -> None:
+    """Two noodle places of one user are one visitor of noodles. Users: {a, c}, {c}, {e}, {}."""
+    known = Histories(
+        np.array(["1", "2", "3", "4"], dtype=object),
+        np.array([0, 2, 3, 4, 4]),
+        np.array([2, 4, 4, 6], np.int32),
+        np.ones(4, np.float32),
+        np.ones(4, np.float32),
+        np.zeros(4, np.int32),
+    )
+    visitors = count_visitors(known, vocabulary())
+    assert visitors.n_users == 4
+    assert visitors.places.tolist() == [0, 0, 1, 0, 2, 0, 1, 0]
+    assert visitors.categories.tolist() == [2, 2, 0]
+    assert visitors.regions.tolist() == [1, 2]

@@ -1,0 +1,233 @@
+"""The gate: every spoilt run is stopped, equal retrains are not, and a newcomer always sees a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from planted import CONFIG, ModelRun, evaluated, model_run, nearest, noisy, unit, world
+
+from tastetwin.errors import GateRefused, StoreError
+from tastetwin.evaluation.evaluate import split_name
+from tastetwin.evaluation.gate import judge, ratio_to_published
+from tastetwin.evaluation.records import Evaluation, from_json, to_json
+
+
+@cache
+def published() -> Evaluation:
+    """Yesterday's run."""
+    return evaluated(model_run(seed=0))
+
+
+def _codes(evaluation: Evaluation, before: Evaluation | None) -> dict[str, str]:
+    return {f.code: f.severity for f in judge(evaluation, before, CONFIG).findings}
+
+
+def _nan_row(run: ModelRun) -> ModelRun:
+    vectors = run.vectors.copy()
+    vectors[3] = np.nan
+    return replace(run, vectors=vectors)
+
+
+def _nan_half(run: ModelRun) -> ModelRun:
+    a = run.a.copy()
+    a[3, 2] = np.inf
+    return replace(run, a=a)
+
+
+def _point(run: ModelRun) -> ModelRun:
+    vectors = unit(np.ones_like(run.vectors) + 1e-3 * run.vectors)
+    return replace(run, vectors=vectors, twins=nearest(vectors))
+
+
+def _line(run: ModelRun) -> ModelRun:
+    vectors = unit(np.outer(run.vectors[:, 0], np.ones(8)) + 1e-6)
+    return replace(run, vectors=vectors, twins=nearest(vectors))
+
+
+def _not_unit(run: ModelRun) -> ModelRun:
+    return replace(run, vectors=run.vectors * 3)
+
+
+def _empty(run: ModelRun) -> ModelRun:
+    return replace(run, twins=np.full_like(run.twins, -1))
+
+
+def _constant(run: ModelRun) -> ModelRun:
+    everybody = np.tile(np.arange(run.twins.shape[1], dtype=np.int32), (len(run.twins), 1))
+    selves = everybody == np.arange(len(everybody))[:, None]
+    return replace(run, twins=np.where(selves, 499, everybody).astype(np.int32))
+
+
+def _out_of_range(run: ModelRun) -> ModelRun:
+    return replace(run, twins=run.twins + 100)
+
+
+def _self(run: ModelRun) -> ModelRun:
+    twins = run.twins.copy()
+    twins[:, 0] = np.arange(len(twins))
+    return replace(run, twins=twins)
+
+
+def _repeats(run: ModelRun) -> ModelRun:
+    twins = run.twins.copy()
+    twins[:, 1] = twins[:, 0]
+    return replace(run, twins=twins)
+
+
+def _swapped_index(run: ModelRun) -> ModelRun:
+    return replace(run, twins=nearest(noisy(run.vectors, 1e3, seed=8)))
+
+
+BROKEN: dict[Callable[[ModelRun], ModelRun], str] = {
+    _nan_row: "VECTORS-NOT-FINITE",
+    _nan_half: "VECTORS-NOT-FINITE",
+    _point: "VECTORS-COLLAPSED",
+    _line: "VECTORS-LOW-RANK",
+    _not_unit: "VECTORS-NOT-UNIT",
+    _empty: "LISTS-EMPTY",
+    _constant: "LISTS-CONSTANT",
+    _out_of_range: "LISTS-OUT-OF-RANGE",
+    _self: "LISTS-SHOW-SELF",
+    _repeats: "LISTS-REPEAT",
+    _swapped_index: "LISTS-NOT-NEAREST",
+}
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize(("spoil", "code"), BROKEN.items())
+@pytest.mark.parametrize("first", [True, False])
+def test_a_broken_run_is_stopped_even_when_nothing_is_published(
+    spoil: Callable[[ModelRun], ModelRun], code: str, first: bool
+) -> None:
+    """No list at all is better than these lists."""
+    evaluation = evaluated(spoil(model_run(seed=1)))
+    verdict = judge(evaluation, None if first else published(), CONFIG)
+    assert not verdict.publish
+    assert verdict.findings[0].severity == "broken"
+    assert code in {f.code for f in verdict.findings}
+
+
+def _random_weights(run: ModelRun) -> Evaluation:
+    vectors = noisy(run.vectors, 1e3, seed=2)
+    return evaluated(ModelRun(noisy(run.a, 1e3, 3), noisy(run.b, 1e3, 4), vectors, nearest(vectors)))
+
+
+def _shuffled_ids(run: ModelRun) -> Evaluation:
+    order = np.random.default_rng(0).permutation(len(run.vectors))
+    shuffled = run.vectors[order]
+    halves = np.random.default_rng(1).permutation(len(run.a))
+    return evaluated(ModelRun(run.a[halves], run.b, shuffled, nearest(shuffled)))
+
+
+def _clearly_worse(run: ModelRun) -> Evaluation:
+    return evaluated(model_run(seed=3, noise=1.2))
+
+
+def _halved_data(run: ModelRun) -> Evaluation:
+    half = world(users=250)
+    return evaluated(model_run(seed=4, planted=half), half)
+
+
+def _few_served(run: ModelRun) -> Evaluation:
+    twins = run.twins.copy()
+    twins[: int(0.6 * len(twins))] = -1
+    return evaluated(replace(run, twins=twins))
+
+
+WORSE: dict[Callable[[ModelRun], Evaluation], str] = {
+    _random_weights: "WORSE-THAN-PUBLISHED",
+    _shuffled_ids: "LISTS-UNRELATED",
+    _clearly_worse: "WORSE-THAN-PUBLISHED",
+    _halved_data: "FEWER-USERS",
+    _few_served: "FEW-SERVED",
+}
+
+
+@pytest.mark.parametrize(("spoil", "code"), WORSE.items())
+def test_a_worse_run_does_not_replace_a_published_one(spoil: Callable[[ModelRun], Evaluation], code: str) -> None:
+    """PROMISES 8: what is published stays."""
+    verdict = judge(spoil(model_run(seed=1)), published(), CONFIG)
+    assert not verdict.publish
+    assert code in {f.code for f in verdict.findings if f.severity == "refuse"}
+    with pytest.raises(GateRefused, match=r"GATE-REFUSED.*run 7") as refused:
+        verdict.require("run 7")
+    assert refused.value.exit_code == 5
+
+
+@pytest.mark.parametrize("spoil", [_random_weights, _clearly_worse, _few_served])
+def test_a_first_run_is_published_with_warnings(spoil: Callable[[ModelRun], Evaluation]) -> None:
+    """A newcomer sees a result, and what is wrong with it."""
+    verdict = judge(spoil(model_run(seed=1)), None, CONFIG)
+    assert verdict.publish and verdict.first_run
+    assert all(f.severity == "warn" for f in verdict.findings)
+    verdict.require("run 1")
+
+
+def test_a_model_below_the_baselines_is_refused_or_warned_about() -> None:
+    """Below what a histogram of regions and categories gives, an encoder is not worth serving."""
+    weak = evaluated(model_run(seed=1, noise=50.0), baselines=("category x region",))
+    assert _codes(weak, None)["WORSE-THAN-BASELINE"] == "warn"
+    assert _codes(weak, weak)["WORSE-THAN-BASELINE"] == "refuse"
+    good = evaluated(model_run(seed=1), baselines=("category x region",))
+    assert "WORSE-THAN-BASELINE" not in _codes(good, good)
+
+
+def test_equal_retrains_are_blocked_at_most_once_in_twenty() -> None:
+    """A gate that stops good days by chance will be switched off."""
+    blocked = sum(not judge(evaluated(model_run(seed=seed)), published(), CONFIG).publish for seed in range(100, 140))
+    assert blocked <= 2
+
+
+def test_a_good_run_has_no_finding() -> None:
+    """Silence is the normal state."""
+    assert judge(evaluated(model_run(seed=9)), published(), CONFIG).findings == []
+
+
+def test_runs_of_another_split_are_not_compared() -> None:
+    """Ratios over other users would be noise dressed as a measurement."""
+    other = replace(published(), split="seed=99")
+    verdict = judge(evaluated(model_run(seed=9)), other, CONFIG)
+    assert verdict.publish and [f.code for f in verdict.findings] == ["NOT-COMPARABLE"]
+    assert ratio_to_published(published(), other, CONFIG) is None
+    assert split_name(CONFIG) != split_name(CONFIG.model_copy(update={"seed": 2}))
+
+
+def test_runs_are_paired_by_user_not_by_position() -> None:
+    """The order and the set of held-out users change from day to day."""
+    now = evaluated(model_run(seed=9))
+    flipped = replace(
+        published(),
+        users=published().users[::-1],
+        scores=[replace(s, ranks=s.ranks[::-1]) for s in published().scores],
+    )
+    assert ratio_to_published(now, flipped, CONFIG) == ratio_to_published(now, published(), CONFIG)
+
+
+def test_an_evaluation_survives_json_and_names_nobody() -> None:
+    """The next run reads it back to compare user by user; the ids themselves must not be in it."""
+    data = to_json(published())
+    assert from_json(data, "here") == published()
+    assert to_json(evaluated(model_run(seed=0))) == data
+    assert b"user0" not in data
+    with pytest.raises(StoreError, match="EVALUATION-UNREADABLE: here"):
+        from_json(b'{"split": 3}', "here")
+
+
+def test_without_held_out_users_there_is_still_a_verdict() -> None:
+    """Ten users, nobody eligible: the lists are judged, quality is reported as unmeasured."""
+    planted = world()
+    nobody = planted.pseudo.a.select(np.zeros(0, np.int64))
+    empty = replace(
+        planted,
+        pseudo=replace(
+            planted.pseudo, a=nobody, b=nobody, activity=np.zeros(0, np.int64), regions=np.zeros(0, np.int32)
+        ),
+    )
+    run = replace(model_run(seed=1), a=np.zeros((0, 8), np.float32), b=np.zeros((0, 8), np.float32))
+    verdict = judge(evaluated(run, empty), None, CONFIG)
+    assert verdict.publish
+    assert [f.code for f in verdict.findings] == ["FEW-HELD-OUT"]

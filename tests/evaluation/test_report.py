@@ -1,0 +1,139 @@
+"""The report: one file, no request, nothing from outside runs in it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from planted import CONFIG, evaluated, model_run
+
+from tastetwin.evaluation.gate import judge
+from tastetwin.evaluation.report import Example, ExampleTwin, Funnel, ReportData, render
+
+HOSTILE = "<script>alert('x')</script>\"'><img src=http://evil.example/a.png onerror=alert(1)>&{{7*7}}"
+
+
+def _data(text: str = "u1") -> ReportData:
+    evaluation = evaluated(model_run(seed=0), baselines=("popularity", "category x region"))
+    before = evaluated(model_run(seed=1, noise=0.3))
+    return ReportData(
+        run_id=text,
+        logical_date="2026-01-31",
+        version="0.1.0",
+        evaluation=evaluation,
+        verdict=judge(evaluation, before, CONFIG),
+        funnel=Funnel(1000, 990, 10, 500, 480, 470, {text: 7}, {"RATING-ABSURD": 3}),
+        examples=[Example(text, 12, text, [ExampleTwin(1, text, 0.91, 99.8, text)])],
+        durations={"train": 12.5, text: 100.0},
+        settings={"train": {"note": text}},
+        published_run=text,
+        published=before,
+    )
+
+
+class _Elements(HTMLParser):
+    """Collects what a browser would build."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def _parse(page: str) -> _Elements:
+    elements = _Elements()
+    elements.feed(page)
+    return elements
+
+
+def test_hostile_text_stays_text_in_every_field() -> None:
+    """Ids, reasons and regions come from the source: anybody can choose them."""
+    page = render(_data(HOSTILE), CONFIG)
+    elements = _parse(page)
+    assert not {"script", "img", "iframe", "object", "link"} & set(elements.tags)
+    assert not [name for name, _ in elements.attributes if name.startswith("on")]
+    assert "&lt;script&gt;" in page and "{{7*7}}" in page
+    assert "http://evil" not in "".join(str(value) for _, value in elements.attributes)
+
+
+def test_the_page_asks_nobody_for_anything() -> None:
+    """It must open from disk, without network, and tell no third party that it was opened."""
+    page = render(_data(), CONFIG)
+    elements = _parse(page)
+    assert elements.open == []
+    assert not [a for a in elements.attributes if a[0] in ("src", "href", "srcset", "action")]
+    assert not re.search(r"url\(|@import", page)
+    assert "default-src 'none'" in page
+
+
+def test_the_page_shows_what_a_reader_came_for() -> None:
+    """Verdict, funnel, methods, comparison, examples, durations, configuration."""
+    data = _data()
+    page = render(data, CONFIG)
+    model = data.evaluation.model()
+    assert model is not None
+    for text in (
+        "Refused",
+        "WORSE-THAN-PUBLISHED",
+        f"{model.mrr.value:.3f}",
+        "category x region",
+        "RATING-ABSURD",
+        "Matched twin test",
+        "1 min 40 s",
+        "note: u1",
+        "published u1",
+    ):
+        assert text in page, text
+
+
+def test_a_first_run_without_held_out_users_still_has_a_report() -> None:
+    """The smallest town: no scores, no buckets, nothing published, no examples."""
+    data = _data()
+    bare = replace(data.evaluation, scores=[], buckets=[], users=[])
+    page = render(
+        replace(
+            data,
+            evaluation=bare,
+            verdict=judge(bare, None, CONFIG),
+            published=None,
+            published_run=None,
+            examples=[],
+            durations={},
+            funnel=Funnel(0, 0, 0, 0, 0, 0),
+        ),
+        CONFIG,
+    )
+    assert "first run" in page and "Fit to publish, with warnings" in page
+    assert _parse(page).open == []
+
+
+def test_the_same_data_gives_the_same_page() -> None:
+    """A re-run of a date gives the same bytes."""
+    assert render(_data(), CONFIG) == render(_data(), CONFIG)
+
+
+@pytest.mark.parametrize("module", ["gate", "health", "metrics", "records", "report", "tasks", "evaluate"])
+def test_evaluation_never_imports_the_model_or_the_engine(module: str) -> None:
+    """Vectors are passed in, so that the stage runs where torch, onnxruntime and the engine are not."""
+    import subprocess
+    import sys
+
+    heavy = "torch onnxruntime pyspark pysail faiss matplotlib pandas"
+    code = f"import sys, tastetwin.evaluation.{module}; sys.exit(any(m in sys.modules for m in '{heavy}'.split()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

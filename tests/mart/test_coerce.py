@@ -1,0 +1,108 @@
+"""The coercion table, value by value."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import date
+from typing import Any
+
+import pytest
+
+from tastetwin import schema
+from tastetwin.config import CollectConfig, MartConfig
+from tastetwin.errors import UsageError
+from tastetwin.mart.coerce import REQUIRED, TABLE, Unusable, codes, coerce_record, latitude, moment, rating
+from tastetwin.mart.rules import GateRules
+
+DAY = date(2020, 1, 1)
+
+
+def rules(zone: str = "UTC", **mart: Any) -> GateRules:
+    return GateRules.of(MartConfig(**mart), CollectConfig(source_timezone=zone), DAY)
+
+
+def micros(iso: str) -> int:
+    import numpy as np
+
+    return int(np.datetime64(iso, "us").astype(np.int64))
+
+
+@pytest.mark.parametrize("kind", schema.KINDS)
+def test_the_table_covers_each_column_of_the_mart_in_order(kind: schema.Kind) -> None:
+    """A row is a tuple in this order; a swapped pair would put one column's values under another's name."""
+    assert list(TABLE[kind]) == schema.MART[kind].names
+    assert set(REQUIRED[kind]) == {field.name for field in schema.MART[kind] if not field.nullable}
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("keep", 9.0), ("clip", 5.0)])
+def test_an_outlier_is_kept_or_clipped_by_rule(rule: str, expected: float) -> None:
+    """The rule is written in the configuration, and clipping is not silent."""
+    changes: list[tuple[str, str]] = []
+    assert rating("9", rules(rating_outlier=rule), changes) == expected
+    assert changes == ([("clipped", "out_of_range")] if rule == "clip" else [])
+
+
+def test_the_latest_time_hangs_on_the_logical_date_not_on_the_clock() -> None:
+    """A backfill of an old day must give what that day's run gave."""
+    assert moment("2020-01-03T00:00:00", rules(), []) == micros("2020-01-03")
+    with pytest.raises(Unusable, match="future"):
+        moment("2020-01-03T00:00:00.000001", rules(), [])
+    with pytest.raises(Unusable, match="too_early"):
+        moment("1999-12-31T23:59:59", rules(), [])
+
+
+@pytest.mark.parametrize(
+    ("written", "utc"),
+    [
+        ("2019-07-01T09:00:00", "2019-07-01T00:00:00"),
+        ("2019-07-01T09:00:00Z", "2019-07-01T09:00:00"),
+        ("2019-07-01T09:00:00-0130", "2019-07-01T10:30:00"),
+        ("2019-07-01", "2019-06-30T15:00:00"),
+    ],
+)
+def test_times_without_an_offset_are_in_the_source_zone(written: str, utc: str) -> None:
+    """Nine hours wrong would move a dinner to another day."""
+    assert moment(written, rules("Asia/Seoul"), []) == micros(utc)
+
+
+def test_of_two_equal_local_times_the_first_is_taken() -> None:
+    """Clocks went back on 2019-11-03 in New York: 01:30 was first in summer time, UTC-4."""
+    assert moment("2019-11-03T01:30:00", rules("America/New_York"), []) == micros("2019-11-03T05:30:00")
+
+
+def test_categories_keep_their_good_elements_and_count_the_bad() -> None:
+    """One odd code must not cost a place its others."""
+    changes: list[tuple[str, str]] = []
+    assert codes([3, "4", 5.0, None, True, "x", 10**30, [1]], rules(), changes) == [3, 4, 5]
+    assert [reason for _, reason in changes] == ["missing", "type", "unparsable", "out_of_range", "type"]
+    assert codes(7, rules(), []) == codes("7", rules(), []) == [7]
+    assert codes([], rules(), []) == []
+
+
+def test_a_coordinate_outside_the_globe_is_refused_and_minus_zero_is_zero() -> None:
+    """Bytes of the mart must not differ between ways of writing the same number."""
+    with pytest.raises(Unusable, match="out_of_range"):
+        latitude(90.1, rules(), [])
+    assert str(latitude("-0.0", rules(), [])) == "0.0"
+
+
+def test_a_refused_line_counts_no_nulled_values() -> None:
+    """Counts describe the rows that are there."""
+    counts: Counter[str] = Counter()
+    with pytest.raises(Exception, match="place_missing"):
+        coerce_record({"user_idno": "u", "review_rating": "bad"}, "reviews", rules(), counts)
+    assert not counts
+
+
+@pytest.mark.parametrize(
+    ("mart", "zone", "place"),
+    [
+        ({}, "Mars/Olympus", "collect.source_timezone"),
+        ({"earliest": "yesterday"}, "UTC", "mart.earliest"),
+        ({"rating_min": 6.0}, "UTC", "mart.rating_min"),
+    ],
+)
+def test_impossible_rules_name_their_setting(mart: dict[str, Any], zone: str, place: str) -> None:
+    """A typo in the configuration must not reach the workers."""
+    with pytest.raises(UsageError, match=place):
+        rules(zone, **mart)
