@@ -23,8 +23,9 @@ import torch
 from tastetwin.config import EvaluateConfig, TrainConfig
 from tastetwin.evaluation.baselines import Material, Pair, full_linear, fused_linear, region_histograms, svd, tuned_ials
 from tastetwin.evaluation.metrics import bootstrap_mean, reciprocal, true_twin_ranks, true_twin_ranks_among
-from tastetwin.evaluation.tasks import PseudoUsers, choose_holdout, disjoint_pairs, matched_candidates
+from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs, matched_candidates
 from tastetwin.features.histories import FIRST_PLACE_ROW, UNKNOWN_DAY, Histories, Vocabulary
+from tastetwin.features.holdout import choose_holdout
 from tastetwin.model.batches import length_buckets, pad
 from tastetwin.model.encoder import Encoder
 from tastetwin.model.train import tensors, train
@@ -92,7 +93,7 @@ def describe(folder: Path, places: npt.NDArray[np.str_]) -> Vocabulary:
 
 def encode(encoder: Encoder, histories: Histories, max_length: int) -> npt.NDArray[np.float32]:
     """[n_users, dim] vectors by torch."""
-    vectors = np.zeros((histories.n_users, encoder.projection.shape[1]), np.float32)
+    vectors = np.zeros((histories.n_users, int(encoder.projection.shape[1])), np.float32)
     with torch.no_grad():
         for users in length_buckets(histories.lengths(), 16_384, max_length):
             vectors[users] = encoder(*tensors(pad(histories, users, max_length))).numpy()
@@ -104,7 +105,10 @@ def report(name: str, pair: Pair, pseudo: PseudoUsers, candidates: npt.NDArray[n
     disjoint = bootstrap_mean(reciprocal(true_twin_ranks(*pair, CSLS)), 1000, 1)
     plain = reciprocal(true_twin_ranks(*pair)).mean()
     matched = reciprocal(true_twin_ranks_among(*pair, candidates, CSLS)).mean()
-    print(f"  {name:20s} {plain:.3f}   {disjoint}   {matched:.3f}", flush=True)
+    print(
+        f"  {name:20s} {plain:.3f}   {disjoint.value:.3f} [{disjoint.low:.3f}, {disjoint.high:.3f}]   {matched:.3f}",
+        flush=True,
+    )
 
 
 def run(folder: Path, evaluation: EvaluateConfig, config: TrainConfig) -> None:

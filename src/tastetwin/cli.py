@@ -386,6 +386,7 @@ def _say(value: dict[str, Any], as_json: bool) -> None:
 
 def _run_json(run: Run, published: str | None) -> dict[str, Any]:
     from tastetwin.delivery.sql import funnel
+    from tastetwin.runs import STAGES
 
     counts = funnel(run)
     headline = ("lines_read", "accepted", "quarantined", "users", "users_served")
@@ -397,7 +398,7 @@ def _run_json(run: Run, published: str | None) -> dict[str, Any]:
         "published": run.run_id == published,
         "started_at": run.started_at,
         "error": run.error,
-        "seconds": {stage: record.seconds for stage, record in run.stages.items()},
+        "seconds": {stage: run.stages[stage].seconds for stage in STAGES if stage in run.stages},
         "funnel": {**{name: counts.get(name) for name in headline}, "quarantined_by_reason": reasons},
         "counts": counts,
         "generations": {stage: record.generation for stage, record in run.stages.items()},

@@ -8,31 +8,42 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
 
+import orjson
 import pyarrow as pa
 
-from tastetwin.errors import MissingExtra, StoreError
+from tastetwin.errors import MissingExtra, StoreError, TasteTwinError
 from tastetwin.store import Store
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
+_TOLD: Final = pa.schema([pa.field("text", pa.string()), pa.field("problem", pa.string())])
+
+
 class Engine:
     """A Spark Connect session and the few things every stage does with it."""
 
-    def __init__(self, spark: SparkSession, partitions: int) -> None:
+    def __init__(self, spark: SparkSession, partitions: int, is_embedded: bool) -> None:
         self.spark = spark
         self.partitions = partitions
+        self.is_embedded = is_embedded
 
     def read(self, store: Store, paths: Sequence[str], schema: pa.Schema) -> DataFrame:
         """Parquet files of a store as a DataFrame; with no files, an empty one of that schema."""
         if not paths:
             return self.table(schema.empty_table())
-        return self.spark.read.parquet(*(store.url(path) for path in paths)).select(*schema.names)
+        return self.spark.read.parquet(*(self._literal(store.url(path)) for path in paths)).select(*schema.names)
+
+    def _literal(self, path: str) -> str:
+        """The path for the engine's reader, which takes it for a glob; Sail's knows no ``\\[``, Hadoop's no ``[[]``."""
+        return re.sub(r"([*?\[{])", r"[\1]" if self.is_embedded else r"\\\1", path)
 
     def table(self, table: pa.Table) -> DataFrame:
         """A small Arrow table as a DataFrame."""
@@ -41,6 +52,17 @@ class Engine:
         if table.num_rows == 0:
             return self.spark.createDataFrame([], from_arrow_schema(table.schema))
         return self.spark.createDataFrame(table)
+
+    def gather(self, frame: DataFrame, function: Callable[[Iterator[pa.RecordBatch]], Iterator[str]]) -> Iterator[str]:
+        """The texts that workers make of a frame's batches; an error of ours is raised here as it was raised there.
+
+        Engines wrap a worker's exception in one of their own, with a stack trace in place of the code and the fix.
+        """
+        for row in self.map_arrow(frame, functools.partial(_tell, function), _TOLD).toLocalIterator():
+            if row["problem"] is not None:
+                kind, problem = orjson.loads(row["problem"])
+                raise next(each for each in TasteTwinError.__subclasses__() if each.__name__ == kind)(**problem)
+            yield row["text"]
 
     def map_arrow(
         self,
@@ -54,6 +76,20 @@ class Engine:
         return frame.mapInArrow(function, from_arrow_schema(schema))
 
 
+def _tell(
+    function: Callable[[Iterator[pa.RecordBatch]], Iterator[str]], batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """The worker's side of ``Engine.gather``."""
+    try:
+        for text in function(batches):
+            yield pa.record_batch([pa.array([text]), pa.nulls(1, pa.string())], schema=_TOLD)
+    except TasteTwinError as error:
+        problem = orjson.dumps([type(error).__name__, asdict(error.problem)]).decode()
+        yield pa.record_batch([pa.nulls(1, pa.string()), pa.array([problem])], schema=_TOLD)
+        for _ in batches:  # an engine may take unread input for a broken worker
+            pass
+
+
 def connect(remote: str | None, partitions: int) -> Engine:
     """A session on the given Spark Connect server, or on Sail inside this process.
 
@@ -61,14 +97,14 @@ def connect(remote: str | None, partitions: int) -> Engine:
         MissingExtra: without the 'spark' extra.
         StoreError: ENGINE-UNREACHABLE when the server does not answer.
     """
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"pyspark\\..*")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"pyspark\..*")
     try:
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise MissingExtra.of("pyspark-client", "spark") from error
     address = remote or _embedded()
     try:
-        spark = SparkSession.builder.remote(address).getOrCreate()
+        spark = SparkSession.builder.remote(address).create()
         spark.conf.set("spark.sql.session.timeZone", "UTC")
     except Exception as error:
         raise StoreError(
@@ -78,7 +114,7 @@ def connect(remote: str | None, partitions: int) -> Engine:
             rule="a Spark Connect server answers there",
             fix="start it, or leave engine.remote empty to run embedded",
         ) from error
-    return Engine(spark, partitions)
+    return Engine(spark, partitions, is_embedded=not remote)
 
 
 @functools.cache

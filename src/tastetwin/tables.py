@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _BUCKET: Final = "_bucket"
-_WRITTEN: Final = pa.schema([pa.field("entry", pa.string())])
 _ROW_GROUP: Final = 1 << 16
 
 
@@ -53,19 +52,33 @@ def write_frame(engine: Engine, frame: DataFrame, store: Store, folder: str, lay
         folder: relative to the store's root.
         layout: types, order and what makes two rows one.
     """
-    from pyspark.sql import functions as F
-
-    bucket = F.pmod(F.crc32(F.col(layout.sort[0])), F.lit(engine.partitions)).cast("int").alias(_BUCKET)
-    placed = frame.select(bucket, *layout.schema.names).repartition(engine.partitions, _BUCKET)
     work = functools.partial(_write_buckets, root=store.url(""), folder=folder, layout=layout)
-    written = engine.map_arrow(placed, work, _WRITTEN).collect()
-    entries = [FileEntry(**orjson.loads(row["entry"])) for row in written]
+    entries = [FileEntry(**orjson.loads(text)) for text in engine.gather(_placed(engine, frame, layout), work)]
     return sorted(entries, key=lambda entry: entry.path)
 
 
-def _write_buckets(
-    batches: Iterator[pa.RecordBatch], *, root: str, folder: str, layout: Layout
-) -> Iterator[pa.RecordBatch]:
+def one_per_key(engine: Engine, frame: DataFrame, layout: Layout) -> DataFrame:
+    """The rows that ``write_frame`` would keep."""
+    work = functools.partial(_keep_one_per_key, layout=layout)
+    return engine.map_arrow(_placed(engine, frame, layout), work, layout.schema)
+
+
+def _placed(engine: Engine, frame: DataFrame, layout: Layout) -> DataFrame:
+    """The frame with its buckets, rows of one bucket on one worker."""
+    from pyspark.sql import functions as F
+
+    bucket = F.pmod(F.crc32(F.col(layout.sort[0])), F.lit(engine.partitions)).cast("int").alias(_BUCKET)
+    return frame.select(bucket, *layout.schema.names).repartition(engine.partitions, _BUCKET)
+
+
+def _keep_one_per_key(batches: Iterator[pa.RecordBatch], *, layout: Layout) -> Iterator[pa.RecordBatch]:
+    found = list(batches)
+    if found:
+        rows = pa.Table.from_batches(found).select(layout.schema.names).cast(layout.schema)
+        yield from lay_out(rows, layout).to_batches(_ROW_GROUP)
+
+
+def _write_buckets(batches: Iterator[pa.RecordBatch], *, root: str, folder: str, layout: Layout) -> Iterator[str]:
     """The worker's side: the rows of some buckets in, one file entry per bucket out."""
     found = list(batches)
     if not found:
@@ -76,7 +89,7 @@ def _write_buckets(
     for bucket in sorted(pc.unique(rows.column(_BUCKET)).to_pylist()):
         mine = rows.filter(pc.equal(rows.column(_BUCKET), bucket)).select(layout.schema.names).cast(layout.schema)
         entry = put_table(store, f"{folder}/{bucket_name(bucket)}", lay_out(mine, layout))
-        yield pa.record_batch([pa.array([orjson.dumps(asdict(entry)).decode()])], schema=_WRITTEN)
+        yield orjson.dumps(asdict(entry)).decode()
 
 
 def lay_out(rows: pa.Table, layout: Layout) -> pa.Table:

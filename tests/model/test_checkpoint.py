@@ -43,6 +43,7 @@ def child(folder: Path, die_at: int) -> int:
     return subprocess.run([sys.executable, "-c", CHILD, str(folder), str(die_at)], cwd=root, check=False).returncode
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_unbroken_bit_for_bit(tmp_path: Path) -> None:
     """Kill -9 between two checkpoints, go on, compare every tensor: the promise, literally."""
     assert child(tmp_path / "unbroken", die_at=-1) == 0

@@ -33,7 +33,8 @@ def encoder(town: tuple[Histories, Vocabulary]) -> Encoder:
 
 def run(encoder: Encoder, histories: Histories, max_length: int = 100) -> np.ndarray:
     with torch.no_grad():
-        return encoder(*tensors(pad(histories, np.arange(histories.n_users), max_length))).numpy()
+        found: torch.Tensor = encoder(*tensors(pad(histories, np.arange(histories.n_users), max_length)))
+    return np.asarray(found)
 
 
 def test_views_in_the_graph_equal_the_linear_fold_in(town: tuple[Histories, Vocabulary]) -> None:

@@ -8,15 +8,17 @@ import torch
 import towns
 
 from tastetwin.config import TrainConfig
+from tastetwin.features.histories import Histories
 from tastetwin.model.batches import pad
 from tastetwin.model.train import Trained, tensors, train, twin_mrr
 
 CONFIG = TrainConfig(dim=32, layers=1, width=16, heads=2, epochs=2, batch_users=32, max_length=20, threads=1)
 
 
-def vectors(trained: Trained, town: towns.Histories) -> np.ndarray:
+def vectors(trained: Trained, town: Histories) -> np.ndarray:
     with torch.no_grad():
-        return trained.encoder(*tensors(pad(town, np.arange(town.n_users), 20))).numpy()
+        found: torch.Tensor = trained.encoder(*tensors(pad(town, np.arange(town.n_users), 20)))
+    return np.asarray(found)
 
 
 def test_planted_twins_are_found() -> None:

@@ -24,6 +24,8 @@ from tastetwin.schema import (
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
+_ROUNDING: Final = 1e-9
+"""The mean of equal ratings may come out above them, and its last bit depends on the order of the sum."""
 LIKE_COUNT: Final = "restaurant_like_displayid_count"
 
 _LIKE: Final = pa.struct(
@@ -62,7 +64,7 @@ def favored_reviews(reviews: DataFrame, places: DataFrame, config: FeaturesConfi
     if config.relative_to_user_mean:
         own = F.avg(RATING).over(Window.partitionBy(USER))
         marked = kept.withColumn("_own", own)
-        return marked.where(F.col(RATING).isNull() | (F.col(RATING) >= F.col("_own"))).drop("_own")
+        return marked.where(F.col(RATING).isNull() | (F.col(RATING) >= F.col("_own") - _ROUNDING)).drop("_own")
     if config.min_rating is None:
         return kept
     return kept.where(F.col(RATING).isNull() | (F.col(RATING) >= config.min_rating))

@@ -35,7 +35,7 @@ from tastetwin.schema import (
     Kind,
 )
 from tastetwin.store import Store
-from tastetwin.tables import Layout, write_frame
+from tastetwin.tables import Layout, one_per_key, write_frame
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -75,8 +75,10 @@ def merge(
     past = {} if previous is None else {key: files for key, files in previous.tables.items() if _kind(key) == kind}
     if not staged:
         return past
-    today = engine.read(store, staged, MART[kind])
+    today = _landed(engine.read(store, staged, MART[kind]), day)
     if past:
+        # First one row per key: a row that loses against one of its own day must not come back as news.
+        today = one_per_key(engine, today, layout)
         known = engine.read(store, [entry.path for files in past.values() for entry in files], layout.schema)
         today = _without_known(today, known, layout)
     written = _write(engine, store, today, kind, day, folder)
@@ -88,6 +90,12 @@ def merge(
 
 def _kind(key: str) -> str:
     return key.split("/")[0]
+
+
+def _landed(frame: DataFrame, day: str) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    return frame.withColumn(LANDED, F.lit(day))
 
 
 def _without_known(today: DataFrame, known: DataFrame, layout: Layout) -> DataFrame:
@@ -141,8 +149,5 @@ def _write(
     engine: Engine, store: Store, frame: DataFrame, kind: Kind, landed: str, folder: str
 ) -> dict[str, list[FileEntry]]:
     """One partition; {} when it has no rows."""
-    from pyspark.sql import functions as F
-
-    placed = frame.withColumn(LANDED, F.lit(landed))
-    files = write_frame(engine, placed, store, f"{folder}/{kind}/{landed}", LAYOUTS[kind])
+    files = write_frame(engine, frame, store, f"{folder}/{kind}/{landed}", LAYOUTS[kind])
     return {f"{kind}/{landed}": files} if files else {}

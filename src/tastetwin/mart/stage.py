@@ -51,6 +51,7 @@ def build_mart(
         return finished
     folder = f"{FOLDERS['mart']}/{generation}"
     store.remove(folder)
+    store.make_folder(folder)
     rules = GateRules.of(config.mart, config.collect, date.fromisoformat(day))
     counts = stage_lines(engine, store, _splits(store, lake, config), rules, f"{folder}/staging", progress)
     facts = _account(counts, config.mart.max_quarantine_share, lake)
@@ -87,7 +88,11 @@ def _account(counts: dict[Kind, Counter[str]], limit: float, lake: Manifest) -> 
             rule=f"at most {limit:.0%} may be refused (mart.max_quarantine_share)",
             fix="look at the source, or raise the limit if this share is expected",
         )
-    return {"counts": dict(sorted(total.items())), "kinds": {k: dict(sorted(c.items())) for k, c in counts.items()}}
+    always = {"lines_read": lines, "accepted": accepted, "quarantined": refused}
+    return {
+        "counts": dict(sorted({**total, **always}.items())),
+        "kinds": {k: dict(sorted(c.items())) for k, c in counts.items()},
+    }
 
 
 def _keep_quarantine(store: Store, folder: str) -> list[FileEntry]:

@@ -23,7 +23,6 @@ from tastetwin.schema import MART, QUARANTINE, Kind
 from tastetwin.store import Store
 
 _TASKS: Final = pa.schema([pa.field("number", pa.int64()), pa.field("split", pa.string())])
-_COUNTS: Final = pa.schema([pa.field("number", pa.int64()), pa.field("counts", pa.string())])
 
 
 def stage_lines(
@@ -50,22 +49,21 @@ def stage_lines(
     frame = engine.table(tasks).repartition(len(splits), "number")
     counts: dict[Kind, Counter[str]] = {}
     lines = 0
-    for row in engine.map_arrow(frame, work, _COUNTS).toLocalIterator():
-        counts.setdefault(splits[row.number].kind, Counter()).update(orjson.loads(row.counts))
+    for text in engine.gather(frame, work):
+        number, found = orjson.loads(text)
+        counts.setdefault(splits[number].kind, Counter()).update(found)
         lines = sum(count["lines_read"] for count in counts.values())
         progress(lines, None)
     return counts
 
 
-def _gate_tasks(
-    batches: Iterator[pa.RecordBatch], *, root: str, folder: str, rules: GateRules
-) -> Iterator[pa.RecordBatch]:
-    """The worker's side: rows of ``_TASKS`` in, one row of ``_COUNTS`` per split out."""
+def _gate_tasks(batches: Iterator[pa.RecordBatch], *, root: str, folder: str, rules: GateRules) -> Iterator[str]:
+    """The worker's side: rows of ``_TASKS`` in, [number, counts] as JSON per split out."""
     store = Store(root)
     for batch in batches:
         for number, split in zip(batch["number"].to_pylist(), batch["split"].to_pylist(), strict=True):
             counts = _gate_one(store, Split(**orjson.loads(split)), rules, folder, f"{number:06d}.parquet")
-            yield pa.record_batch([pa.array([number]), pa.array([orjson.dumps(counts).decode()])], schema=_COUNTS)
+            yield orjson.dumps([number, counts]).decode()
 
 
 def _gate_one(store: Store, split: Split, rules: GateRules, folder: str, name: str) -> Counter[str]:
@@ -81,12 +79,12 @@ def _gate_one(store: Store, split: Split, rules: GateRules, folder: str, name: s
 
 
 class _Part:
-    """A Parquet file that comes into being with its first row."""
+    """A Parquet file that comes into being with its first row, whole or not at all."""
 
     def __init__(self, store: Store, relative: str, schema: pa.Schema, files: ExitStack) -> None:
-        self._open = functools.partial(
-            pq.ParquetWriter, store.path(relative), schema, filesystem=store.arrow, compression="zstd"
-        )
+        self._store = store
+        self._relative = relative
+        self._schema = schema
         self._files = files
         self._writer: pq.ParquetWriter | None = None
 
@@ -94,5 +92,6 @@ class _Part:
         if batch.num_rows == 0:
             return
         if self._writer is None:
-            self._writer = self._files.enter_context(self._open())
+            sink = self._files.enter_context(self._store.open_write(self._relative))
+            self._writer = self._files.enter_context(pq.ParquetWriter(sink, self._schema, compression="zstd"))
         self._writer.write_batch(batch)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tastetwin.features.histories import PAD_ROW, Vocabulary
 from tastetwin.model.views import LinearTables, first_categories
 
-CG_STEPS: Final = 10
+CG_STEPS: Final = 6
 RESIDUAL_WIDTH: Final = 256
 RESIDUAL_DROPOUT: Final = 0.3
 RECENCY_BUCKETS: Final = 8
@@ -43,6 +43,9 @@ class Shape:
 class LinearViews(nn.Module):
     """Frozen tables of one linear fit; gives every view of a user at unit length, side by side."""
 
+    bags: Tensor
+    factors: Tensor
+
     def __init__(self, tables: LinearTables) -> None:
         super().__init__()
         self.register_buffer("bags", torch.from_numpy(tables.bags))
@@ -55,12 +58,17 @@ class LinearViews(nn.Module):
     def forward(self, places: Tensor, strengths: Tensor) -> Tensor:
         """[n, length] rows and strengths (0 for padding) -> [n, sum of sizes]; a view without input is zero."""
         sums = (strengths[:, None] @ self.bags[places])[:, 0]
-        views = [unit(part) for part in sums.split(list(self.bag_sizes), dim=1)]
-        factors = self.factors[places].split(list(self.factor_sizes), dim=2)
+        views = [unit(part) for part in _split(sums, self.bag_sizes)]
+        factors = _split(self.factors[places], self.factor_sizes)
         for number, block in enumerate(factors):
             solved = solve_whitened(block, self.alpha * strengths, strengths > 0)
             views.append(unit(solved @ getattr(self, f"unwhiten_{number}")))
         return torch.cat(views, dim=1)
+
+
+def _split(x: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """The views that lie side by side on the last axis."""
+    return x.split_with_sizes(list(sizes), dim=-1)
 
 
 def unit(x: Tensor) -> Tensor:
@@ -116,6 +124,10 @@ class Block(nn.Module):
 class SequenceView(nn.Module):
     """The transformer over a user's places; starts near the mean of their linear rows."""
 
+    categories: Tensor
+    regions: Tensor
+    scale: Tensor
+
     def __init__(self, shape: Shape, vocabulary: Vocabulary, tables: LinearTables) -> None:
         super().__init__()
         self.register_buffer("categories", torch.from_numpy(first_categories(vocabulary)) + 1)
@@ -134,18 +146,20 @@ class SequenceView(nn.Module):
 
     def _start(self) -> None:
         """Side features and residual branches start at or near zero, so that the start is the linear rows' mean."""
-        for embedding in (self.category, self.region, self.recency, self.rating, self.guess):
-            nn.init.normal_(embedding.weight, std=0.02)
-        for block in self.blocks:
-            nn.init.normal_(block.out.weight, std=0.02 / len(self.blocks))
-            nn.init.normal_(block.down.weight, std=0.02 / len(self.blocks))
+        embeddings = [part.weight for part in (self.category, self.region, self.recency)]
+        for weight in [*embeddings, self.rating.weight, self.guess.weight]:
+            nn.init.normal_(weight, std=0.02)
+        for name, weight in self.blocks.named_parameters():
+            if name.endswith(("out.weight", "down.weight")):
+                nn.init.normal_(weight, std=0.02 / len(self.blocks))
         nn.init.orthogonal_(self.place.weight)
         nn.init.normal_(self.hidden_place, std=0.02)
 
     def embed_places(self, bags: Tensor, places: Tensor) -> Tensor:
         """[..., length] rows and their linear rows -> [..., length, width], before visits are known."""
-        rows = self.place(bags * self.scale)
-        return rows + self.category(self.categories[places]) + self.region(self.regions[places])
+        rows: Tensor = self.place(bags * self.scale)
+        side: Tensor = self.category(self.categories[places]) + self.region(self.regions[places])
+        return rows + side
 
     def tokens(self, bags: Tensor, places: Tensor, ratings: Tensor, ages: Tensor, hidden: Tensor | None) -> Tensor:
         """[n, length, width] states after the blocks; ``hidden`` marks favors whose place must be guessed."""
@@ -159,7 +173,8 @@ class SequenceView(nn.Module):
         mask = (inside | ~inside.any(dim=1, keepdim=True))[:, None, None, :]
         for block in self.blocks:
             x = block(x, mask)
-        return self.norm(x)
+        states: Tensor = self.norm(x)
+        return states
 
     def forward(self, states: Tensor, strengths: Tensor) -> Tensor:
         """Mean of the states [n, length, width], weighted by strength -> unit [n, width]."""
@@ -192,6 +207,10 @@ def _column_scale(tables: LinearTables) -> Tensor:
 class Encoder(nn.Module):
     """The served model."""
 
+    view_of: Tensor
+    gates: Tensor
+    projection: Tensor
+
     def __init__(self, shape: Shape, vocabulary: Vocabulary, tables: LinearTables, starting_weights: Tensor) -> None:
         """``starting_weights`` [number of views]: the linear views' weights before training."""
         super().__init__()
@@ -214,7 +233,8 @@ class Encoder(nn.Module):
     def residual(self, linear: Tensor) -> Tensor:
         """What the MLP adds to a linear vector [n, width]."""
         scaled = F.dropout(linear * linear.shape[1] ** 0.5, RESIDUAL_DROPOUT, self.training)
-        return self.down(F.dropout(F.gelu(self.up(0.3 * scaled)), RESIDUAL_DROPOUT, self.training))
+        added: Tensor = self.down(F.dropout(F.gelu(self.up(0.3 * scaled)), RESIDUAL_DROPOUT, self.training))
+        return added
 
     def fuse(self, linear: Tensor, residual: Tensor, sequence: Tensor) -> Tensor:
         """Linear with its residual, and the sequence view beside it, at the chosen gates -> unit [n, full width]."""

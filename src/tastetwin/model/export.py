@@ -41,21 +41,20 @@ def export_onnx(encoder: Encoder, path: Path) -> None:
     places = torch.tensor([[0, 0, 0], [1, 0, 0]]) + torch.tensor([[1, 1, 1], [1, 0, 0]])
     places = places * min(FIRST_PLACE_ROW, len(encoder.views.bags) - 1)
     floats = torch.where(places > 0, 1.0, 0.0)
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
-    shapes = {name: {0: batch, 1: length} for name in ("places", "visits", "ratings", "ages")}
+    inputs = ("places", "visits", "ratings", "ages")
+    dynamic = {name: {0: "batch", 1: "length"} for name in inputs} | {OUTPUT: {0: "batch"}}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
+        # The tracing exporter: the graph has no branches, and the newer one takes 25 s where this takes half a second.
         torch.onnx.export(
             encoder,
             (places, floats, floats * 0, floats * 0),
             path,
-            input_names=list(shapes),
+            input_names=list(inputs),
             output_names=[OUTPUT],
             opset_version=OPSET,
-            dynamo=True,
-            dynamic_shapes=shapes,
-            external_data=False,
-            verbose=False,
+            dynamo=False,
+            dynamic_axes=dynamic,
         )
     with path.open("rb") as handle:
         os.fsync(handle.fileno())

@@ -28,6 +28,8 @@ _POWER_ITERATIONS: Final = 6
 _OVERSAMPLING: Final = 16
 _PAIR_BUDGET: Final = 100_000_000
 """Pairs of places counted for co-occurrence: about 2 GB and half a minute."""
+_CG_STEPS: Final = 3
+_TINY: Final = np.float32(1e-20)
 _SOLVE_FLOATS: Final = 1 << 22
 """Floats of gathered item factors held at a time while solving: 16 MB, about a core's share of the cache."""
 
@@ -158,11 +160,41 @@ def fit_ials(
     penalty = float(regularisation * (1 + alpha) * noise_edge(matrix))
     noise = np.random.default_rng(seed).standard_normal((matrix.shape[1], k))
     items = (noise / np.sqrt(k)).astype(np.float32)
+    users = np.zeros((matrix.shape[0], k), np.float32)
     transposed = matrix.T.tocsr()
     for _ in range(iterations):
-        users = _solve_side(matrix, items, alpha, _shared(items, penalty))
-        items = _solve_side(transposed, users, alpha, _shared(users, penalty))
+        users = _approach_side(matrix, items, alpha, _shared(items, penalty), users)
+        items = _approach_side(transposed, users, alpha, _shared(users, penalty), items)
     return Ials(items, alpha, _shared(items, penalty))
+
+
+def _approach_side(matrix: sp.csr_matrix, other: Floats, alpha: float, shared: Floats, start: Floats) -> Floats:
+    """A half-step of the fit: a few conjugate-gradient steps from ``start`` towards what ``_solve_side`` solves.
+
+    Takács, Pilászy & Tikk 2011: warm-started, the alternation loses nothing by it, and a row of n places costs n k
+    instead of n k^2 + k^3.
+    """
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    observed, weights = other[matrix.indices], alpha * matrix.data
+
+    def through(x: Floats) -> Floats:
+        fitted = np.einsum("ij,ij->i", observed, x[rows]) * weights
+        return np.asarray(x @ shared + _with_data(matrix, fitted) @ other, np.float32)
+
+    solution = start
+    residual = np.asarray(_with_data(matrix, 1 + weights) @ other, np.float32) - through(start)
+    direction, power = residual, (residual * residual).sum(axis=1, keepdims=True)
+    for _ in range(_CG_STEPS):
+        image = through(direction)
+        step = power / np.maximum((direction * image).sum(axis=1, keepdims=True), _TINY)
+        solution, residual = solution + step * direction, residual - step * image
+        fresh = (residual * residual).sum(axis=1, keepdims=True)
+        direction, power = residual + fresh / np.maximum(power, _TINY) * direction, fresh
+    return solution
+
+
+def _with_data(matrix: sp.csr_matrix, data: Floats) -> sp.csr_matrix:
+    return sp.csr_matrix((data, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def _shared(factors: Floats, penalty: float) -> Floats:

@@ -2,8 +2,8 @@
 
 The factors of a linear fit have seen both halves of every user they were fitted on, so nothing honest can be learned
 on top of them. Hence folds: a user's linear views come, in training, from a fit on the *other* folds, rotated onto the
-full fit. Two views of a user are cut by one random partition of the catalogue per batch, so that neither a positive nor a
-negative pair shares a place and only taste can tell them apart.
+full fit. Two views of a user are cut by one random partition of the catalogue per batch, so that neither a positive nor
+a negative pair shares a place and only taste can tell them apart.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tastetwin.model.linear import csls, fit_ials, strength_matrix
 from tastetwin.model.objectives import masked_place, two_view_contrast
 from tastetwin.model.views import LinearTables, align, fit_tables
 
-FOLDS: Final = 4
+FOLDS: Final = 3
 ALPHAS: Final = (10.0, 30.0, 100.0)
 MIN_VIEW: Final = 3
 """Places each half of a user needs to be a training pair."""

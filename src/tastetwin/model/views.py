@@ -52,7 +52,7 @@ class LinearTables:
     @property
     def width(self) -> int:
         """Length of all views side by side."""
-        return sum(self.bag_sizes) + sum(matrix.shape[1] for matrix in self.unwhiten)
+        return sum(self.bag_sizes) + sum(int(matrix.shape[1]) for matrix in self.unwhiten)
 
 
 def fit_tables(matrix: sp.csr_matrix, vocabulary: Vocabulary, alpha: float, seed: int) -> LinearTables:

@@ -1,0 +1,259 @@
+"""The command line: help, errors, exit codes and tables. What needs a finished run is in ``test_journey.py``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from typer.main import get_command
+
+from tastetwin import __version__, cli, console
+from tastetwin.cli import app
+from tastetwin.errors import EXIT_INTERRUPTED, GateRefused, InputError, MissingExtra, StoreError, UsageError
+from tastetwin.store import Store
+
+VERBS: Final = [name for name, verb in get_command(app).commands.items() if not hasattr(verb, "commands")]  # type: ignore[attr-defined]
+NEEDS_STORE: Final = ("mart", "features", "train", "analyze", "evaluate", "deliver", "runs", "rollback")
+EVENTS: Final = '{"user_idno": "1", "review_place_id": "a"}\n'
+
+
+class Result:
+    """What a command said and how it ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The JSON error on stdout."""
+        found: dict[str, Any] = json.loads(self.out)["error"]
+        return found
+
+
+class Shell:
+    """Runs commands in this process."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
+        self._patch, self._capture = patch, capture
+
+    def __call__(self, *arguments: str, columns: int = 80) -> Result:
+        self._patch.setenv("COLUMNS", str(columns))
+        self._patch.setattr(sys, "argv", ["tastetwin", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = self._capture.readouterr()
+        return Result(int(ended.value.code or 0), said.out, said.err)
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    monkeypatch.setattr("tastetwin.cli.signal.signal", lambda *_: None)
+    return Shell(monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_an_example_and_fits_the_terminal(shell: Shell, verb: str, columns: int) -> None:
+    """Most people copy the example; on a narrow terminal it must still be there, and nothing may stick out."""
+    shown = shell(verb, "--help", columns=columns)
+    assert shown.code == 0
+    assert f"Example: tastetwin {verb}" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= columns
+
+
+def test_the_version_is_the_package_s(shell: Shell) -> None:
+    """Bug reports begin with it."""
+    assert shell("--version").out.strip() == __version__
+
+
+@pytest.mark.parametrize(
+    "arguments", [["fly"], ["run"], ["similar", "1", "--store", "s", "-k", "0"], ["runs", "--jsn"]]
+)
+def test_a_request_that_cannot_be_read_exits_with_2(shell: Shell, arguments: list[str]) -> None:
+    """As every Unix command does; a scheduler must not try it again."""
+    assert shell(*arguments).code == 2
+
+
+@pytest.mark.parametrize("verb", NEEDS_STORE)
+def test_a_store_that_is_not_there_is_said_and_not_made(shell: Shell, verb: str, tmp_path: Path) -> None:
+    """A typo in --store must not leave an empty store behind that hides the next mistake."""
+    store = tmp_path / "nothing"
+    done = shell(verb, "--store", str(store))
+    assert done.code == StoreError.exit_code
+    assert "NO-STORE" in done.err and str(store) in done.err and "fix:" in done.err
+    assert not store.exists()
+
+
+def test_with_json_an_error_is_json_and_says_all_five_things(shell: Shell, tmp_path: Path) -> None:
+    """A program that calls us reads stdout; it must be able to tell errors apart without reading prose."""
+    done = shell("similar", "42", "--store", str(tmp_path / "no"), "--json")
+    assert set(done.error) == {"code", "place", "value", "rule", "fix", "exit_code"}
+    assert done.error["code"] == "NO-STORE" and done.error["exit_code"] == done.code == StoreError.exit_code
+
+
+def test_nothing_published_yet_is_said(shell: Shell, tmp_path: Path) -> None:
+    """The first thing that goes wrong for somebody who asks before running."""
+    Store.create(tmp_path / "store")
+    for arguments in (["similar", "42"], ["sql", "SELECT 1"], ["export", "twins", "--to", str(tmp_path / "t.csv")]):
+        done = shell(*arguments, "--store", str(tmp_path / "store"), "--json")
+        assert (done.code, done.error["code"]) == (UsageError.exit_code, "NOT-PUBLISHED")
+    assert not (tmp_path / "t.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("day", "code"), [("22.11.2026", "BAD-DATE"), ("2026-02-30", "BAD-DATE"), ("9999-01-01", "FUTURE-DATE")]
+)
+def test_a_bad_date_is_refused_before_anything_is_written(shell: Shell, tmp_path: Path, day: str, code: str) -> None:
+    """A wrong logical date would make every later day's merge wrong."""
+    store = tmp_path / "store"
+    done = shell("run", "--source", str(tmp_path), "--store", str(store), "--date", day, "--json")
+    assert (done.code, done.error["code"]) == (UsageError.exit_code, code)
+    assert not store.exists()
+
+
+def test_a_typo_in_the_settings_suggests_the_right_key(shell: Shell, tmp_path: Path) -> None:
+    """All wrong keys are told at once, with what was probably meant."""
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("train:\n  epoch: 3\nmrat:\n  rating_max: 10\n")
+    done = shell("run", "--source", ".", "--store", str(tmp_path / "s"), "--config", str(settings), "--json")
+    assert (done.code, done.error["code"]) == (UsageError.exit_code, "CONFIG-INVALID")
+    assert "'epochs'" in done.error["value"] and "'mart'" in done.error["value"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("", "SOURCE-EMPTY"), ("places.jsonl", "SOURCE-NO-EVENTS"), ("reviews.csv", "SOURCE-WRONG-TYPE")],
+)
+def test_a_source_without_events_exits_with_3(shell: Shell, tmp_path: Path, name: str, code: str) -> None:
+    """The data's fault, not the request's: whoever delivers the events has to act."""
+    source = tmp_path / "events"
+    source.mkdir()
+    if name:
+        (source / name).write_text("{}\n")
+    done = shell("collect", "--source", str(source), "--store", str(tmp_path / "store"), "--json")
+    assert (done.code, done.error["code"]) == (InputError.exit_code, code)
+
+
+def test_collect_lands_events_and_says_so_in_json(shell: Shell, tmp_path: Path) -> None:
+    """Stdout holds the JSON and nothing else; progress goes to stderr as plain lines."""
+    source = tmp_path / "events"
+    source.mkdir()
+    (source / "reviews.jsonl").write_text(EVENTS)
+    where = ["--store", str(tmp_path / "store"), "--json"]
+    done = shell("collect", "--source", str(source), "--date", "2026-11-22", *where)
+    assert done.code == 0 and json.loads(done.out)["run_id"] == "2026-11-22.1"
+    assert "collect: finished" in done.err and "\x1b" not in done.err
+    (listed,) = json.loads(shell("runs", *where).out)
+    assert listed["logical_date"] == "2026-11-22" and listed["seconds"].keys() == {"collect"}
+    late = shell("train", *where)
+    assert (late.code, late.error["code"]) == (UsageError.exit_code, "STAGE-MISSING")
+
+
+def raising(error: BaseException) -> Any:
+    """A stand-in for the command line that fails."""
+
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("A", place="p", rule="r"), 2),
+        (InputError("A", place="p", rule="r"), 3),
+        (StoreError("A", place="p", rule="r"), 4),
+        (GateRefused("A", place="p", rule="r"), 5),
+        (MissingExtra.of("pymongo", "mongodb"), 6),
+        (OSError(28, "No space left on device", "/disk"), 4),
+        (KeyboardInterrupt(), EXIT_INTERRUPTED),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else type(value).__name__,
+)
+def test_each_kind_of_failure_has_its_exit_code(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    """Documented in docs/reference/errors.md; schedulers and scripts decide by it."""
+    monkeypatch.setattr(cli, "app", raising(error))
+    done = shell("run")
+    assert done.code == code
+    assert done.err.strip() and "Traceback" not in done.err
+
+
+def test_a_missing_extra_says_what_to_install(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exact line, to be copied."""
+    monkeypatch.setattr(cli, "app", raising(MissingExtra.of("pymongo", "mongodb")))
+    assert "pip install 'tastetwin[mongodb]'" in shell("collect").err
+
+
+def test_a_reader_that_goes_away_is_no_crash() -> None:
+    """``tastetwin config show | head -1`` must not end in a traceback."""
+    command = f"{sys.executable} -m tastetwin config show --json | head -c 1"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, env=environment)
+    assert "Traceback" not in done.stderr
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+def table(capture: pytest.CaptureFixture[str], columns: list[str], rows: list[list[object]]) -> list[str]:
+    """The lines of a table."""
+    console.print_table("", columns, rows)
+    return [line.rstrip() for line in capture.readouterr().out.splitlines()]
+
+
+RUN: Final[list[object]] = ["2026-06-30.12", "interrupted", 123, 3_000_000, 2_950_000, 50_000, 100_000, None]
+HEADERS: Final = ["run", "status", "seconds", "lines", "accepted", "quarantined", "users", "served"]
+
+
+@pytest.mark.parametrize("columns", [20, 80, 120])
+def test_ids_and_numbers_are_never_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    """A run id is there to be copied into ``promote``; half of one on each line is none."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    header, row = table(capsys, HEADERS, [RUN])
+    assert header.split() == HEADERS
+    assert row.split() == ["2026-06-30.12", "interrupted", "123", "3,000,000", "2,950,000", "50,000", "100,000", "-"]
+
+
+def test_a_usual_list_of_runs_fits_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The width that a terminal opens with."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, table(capsys, HEADERS, [RUN]))) <= 80
+
+
+def test_long_text_is_folded_beside_numbers_on_the_right(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is cut off: all words are still there."""
+    monkeypatch.setenv("COLUMNS", "40")
+    why = "Both favor Blue Kitchen, Old House and Corner Diner."
+    lines = table(capsys, ["rank", "score", "why"], [[1, "0.5", why], [10, "-0.25", why]])
+    assert lines[0] == "rank  score  why"
+    assert lines[1].startswith("   1    0.5  Both favor")
+    assert " ".join(" ".join(lines[1:]).split()).count("Kitchen") == 2
+    assert max(map(len, lines)) <= 40
+
+
+def test_away_from_a_terminal_a_row_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``tastetwin sql ... | grep`` finds whole rows."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert len(table(capsys, ["a", "b"], [["x", "word " * 100], ["y", "word"]])) == 3
+
+
+def test_cells_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A place called ``[bold]`` is a place, not an instruction to the terminal."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert table(capsys, ["name"], [["[bold]x[/bold]"], [None]]) == ["name", "[bold]x[/bold]", "-"]
