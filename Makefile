@@ -34,7 +34,8 @@ check: .venv/.tools
 bench: .venv/.tools
 	@for each in $(BENCHMARKS); do echo "== $$each"; OMP_NUM_THREADS=1 $(BIN)/python $$each || exit 1; done
 
-BENCHMARKS := $(filter-out benchmarks/encode.py,$(sort $(wildcard benchmarks/*.py)))
+# The others ask for a bundle or a folder of events: see their --help.
+BENCHMARKS := $(filter-out benchmarks/encode.py benchmarks/quality.py,$(sort $(wildcard benchmarks/*.py)))
 
 python-ok:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there; install Python 3.11 or newer, or name one: make demo PYTHON=/path/to/python3" >&2; exit 1; }

@@ -53,6 +53,7 @@ class Shell:
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
     monkeypatch.setattr("tastetwin.cli.signal.signal", lambda *_: None)
+    monkeypatch.setattr("tastetwin.cli.os._exit", sys.exit)
     return Shell(monkeypatch, capsys)
 
 

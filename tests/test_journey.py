@@ -212,9 +212,9 @@ def test_the_same_day_again_finds_its_work_done(copied: Journey) -> None:
 
 def test_the_same_day_made_anew_gives_the_same_mart_and_feature_bytes(copied: Journey) -> None:
     for stage in ("mart", "features"):
-        run = run_stage(copied.store, stage, TOWN.until, QUICK, again=True)  # type: ignore[arg-type]
-        fresh = read_manifest(copied.store, stage, run.stages[stage].generation)  # type: ignore[arg-type]
-        first = read_manifest(copied.store, stage, copied.first.stages[stage].generation)  # type: ignore[arg-type]
+        run = run_stage(copied.store, stage, TOWN.until, QUICK, again=True)
+        fresh = read_manifest(copied.store, stage, run.stages[stage].generation)
+        first = read_manifest(copied.store, stage, copied.first.stages[stage].generation)
         assert fresh.generation != first.generation
         assert fresh.digest() == first.digest()
 

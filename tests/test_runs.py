@@ -39,7 +39,7 @@ def make(store: Store, generation: str, word: str = "x") -> Manifest:
 
 
 def record(generation: str = "g") -> StageRecord:
-    return StageRecord(generation, 1.5, False, {"lines_read": 3})
+    return StageRecord(generation, 1.5, {"lines_read": 3})
 
 
 def code_of(error: pytest.ExceptionInfo[TasteTwinError]) -> str:

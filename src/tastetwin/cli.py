@@ -7,9 +7,12 @@ Exit codes: 0 done; 1 unexpected; 2 the request; 3 the source's data; 4 the stor
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import signal
 import sys
+import traceback
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -424,30 +427,49 @@ def _say_run(store: str, run: Run, as_json: bool) -> None:
 
 def main() -> NoReturn:
     """Run a command; every failure becomes one clear message and a documented exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, functools.partial(_stop, stopped))
+    code = _exit_code(stopped)
+    if code in (EXIT_INTERRUPTED, 128 + signal.SIGTERM):
+        console.err.print("interrupted: what is published is untouched, the same command goes on from here")
+    # The embedded engine takes SIGINT and SIGTERM for itself; waiting for its threads to end could take for ever.
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _stop(stopped: list[int], number: int, frame: object) -> NoReturn:
+    """Leave by an exception, and remember why: the engine's client may turn it into one of its own."""
+    stopped.append(number)
+    raise SystemExit(128 + number)
+
+
+def _exit_code(stopped: list[int]) -> int:
     try:
         app()
     except TasteTwinError as error:
-        _fail(error)
-    except KeyboardInterrupt:
-        console.err.print("interrupted; published data is untouched, run the same command to go on")
-        _leave(EXIT_INTERRUPTED)
+        return _fail(error)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _leave(1)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _fail(StoreError("DISK-FULL", place=error.filename or "the store", rule="space is left", fix="free some space"))
-    _leave(0)
+        return 1
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if stopped:
+            return 128 + stopped[0]
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            place = str(error.filename or "the disk")
+            return _fail(StoreError("DISK-FULL", place=place, rule="space is left", fix="free some space"))
+        traceback.print_exc()
+        return 1
+    return 0
 
 
-def _fail(error: TasteTwinError) -> NoReturn:
+def _fail(error: TasteTwinError) -> int:
     if "--json" in sys.argv:
         console.print_json({"error": {**vars(error.problem), "exit_code": error.exit_code}})
     console.print_error(error)
-    _leave(error.exit_code)
-
-
-def _leave(code: int) -> NoReturn:
-    sys.exit(code)
+    return error.exit_code

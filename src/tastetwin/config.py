@@ -71,7 +71,7 @@ class TrainConfig(Section):
     """The encoder and how it is fitted."""
 
     dim: int = Field(192, ge=8, le=1024, description="length of the taste vector")
-    layers: int = Field(2, ge=1, le=24, description="transformer blocks")
+    layers: int = Field(1, ge=1, le=24, description="transformer blocks")
     width: int = Field(128, ge=16, le=1024, description="width of a transformer block")
     heads: int = Field(4, ge=1, le=32, description="attention heads")
     max_length: int = Field(100, ge=8, le=1024, description="favors read per user, the most recent ones")
@@ -95,7 +95,7 @@ class AnalyzeConfig(Section):
     recall: float = Field(0.99, gt=0, le=1, description="recall@k the approximate search must reach on a sample")
     csls_neighbours: int = Field(10, ge=0, le=1000, description="neighbours in the hubness correction; 0 = off")
     csls_bank: int = Field(20_000, ge=100, description="users in the hubness reference bank, at most")
-    batch_tokens: int = Field(16_384, ge=512, description="padded favors per encoder call")
+    batch_tokens: int = Field(2_048, ge=512, description="padded favors per encoder call")
     seed: int = Field(1, ge=0, description="of samples drawn in analysis")
 
 

@@ -9,9 +9,12 @@ import atexit
 import functools
 import os
 import re
+import socket
+import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
+_DEFAULT_PORT: Final = 15002
+_RETRIES: Final = 10
+_MAX_BACKOFF_MS: Final = 4_000
+_KNOCK_SECONDS: Final = 10.0
 _TOLD: Final = pa.schema([pa.field("text", pa.string()), pa.field("problem", pa.string())])
 
 
@@ -99,12 +106,21 @@ def connect(remote: str | None, partitions: int) -> Engine:
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"pyspark\..*")
     try:
+        import pyspark
+
+        # Without it the client looks for a Spark installation and exits when there is none (in `python -c`, say).
+        os.environ.setdefault("SPARK_HOME", str(Path(pyspark.__file__).parent))
         from pyspark.sql import SparkSession
+        from pyspark.sql.connect.client.retries import DefaultPolicy
     except ImportError as error:
         raise MissingExtra.of("pyspark-client", "spark") from error
     address = remote or _embedded()
     try:
+        _knock(address)
         spark = SparkSession.builder.remote(address).create()
+        patience = [DefaultPolicy(max_retries=_RETRIES, max_backoff=_MAX_BACKOFF_MS)]
+        # An embedded server that is gone (it takes ctrl-C for itself) does not come back.
+        spark.client.set_retry_policies(patience if remote else [])
         spark.conf.set("spark.sql.session.timeZone", "UTC")
     except Exception as error:
         raise StoreError(
@@ -115,6 +131,16 @@ def connect(remote: str | None, partitions: int) -> Engine:
             fix="start it, or leave engine.remote empty to run embedded",
         ) from error
     return Engine(spark, partitions, is_embedded=not remote)
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens: the client itself goes on trying for ten minutes.
+
+    Raises:
+        OSError, ValueError: nobody does, or the address is none.
+    """
+    url = urllib.parse.urlsplit(address)
+    socket.create_connection((url.hostname or "", url.port or _DEFAULT_PORT), timeout=_KNOCK_SECONDS).close()
 
 
 @functools.cache

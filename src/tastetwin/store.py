@@ -176,7 +176,7 @@ class Store:
             place=self.path(relative),
             value=value,
             rule="published files never change",
-            fix="restore the file, or run the day again with --force",
+            fix="restore the file, or run the day again with --again",
         )
 
     # -- writing ------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import faults
 import pytest
 
 from tastetwin import runs
@@ -20,6 +19,7 @@ from tastetwin.config import CollectConfig
 from tastetwin.errors import StoreError, UsageError
 from tastetwin.sources.collect import collect
 from tastetwin.store import Store, is_aside
+from tests.contracts import faults
 
 DAY = date(2026, 11, 22)
 FAULTS: dict[str, dict[str, Any]] = {
@@ -42,7 +42,7 @@ def publish_day(root: Path, word: str) -> None:
         if finished is None:
             _write_generation(store, generation, word)
         run = runs.new_run(store, DAY)
-        run = runs.record_stage(store, run, "mart", runs.StageRecord(generation, 0.0, finished is not None))
+        run = runs.record_stage(store, run, "mart", runs.StageRecord(generation, 0.0))
         runs.publish(store, run.run_id)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from planted import CONFIG, make_histories, world
 
 from tastetwin.evaluation.baselines import BASELINES, Material, category_region_cells, region_histograms
 from tastetwin.evaluation.metrics import dense, reciprocal, true_twin_ranks
+from tests.evaluation.planted import CONFIG, make_histories, world
 
 
 @pytest.fixture(scope="module")

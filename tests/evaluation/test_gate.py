@@ -8,12 +8,12 @@ from functools import cache
 
 import numpy as np
 import pytest
-from planted import CONFIG, ModelRun, evaluated, model_run, nearest, noisy, unit, world
 
 from tastetwin.errors import GateRefused, StoreError
 from tastetwin.evaluation.evaluate import split_name
 from tastetwin.evaluation.gate import judge, ratio_to_published
 from tastetwin.evaluation.records import Evaluation, from_json, to_json
+from tests.evaluation.planted import CONFIG, ModelRun, evaluated, model_run, nearest, noisy, unit, world
 
 
 @cache

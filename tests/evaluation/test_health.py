@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from planted import make_histories, model_run, nearest, unit, world
 
 from tastetwin.evaluation.health import (
     EarlierLists,
@@ -18,6 +17,7 @@ from tastetwin.evaluation.health import (
     stability,
     vector_health,
 )
+from tests.evaluation.planted import make_histories, model_run, nearest, unit, world
 
 CHAIN = np.array([[1, 2], [0, -1], [0, 1], [-1, -1]], np.int32)
 """0 shows 1 and 2, 1 shows 0, 2 shows 0 and 1, 3 has no list and is shown to nobody."""

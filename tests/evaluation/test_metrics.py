@@ -8,7 +8,6 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted import unit
 
 from tastetwin.evaluation import metrics
 from tastetwin.evaluation.metrics import (
@@ -22,6 +21,7 @@ from tastetwin.evaluation.metrics import (
     true_twin_ranks,
     true_twin_ranks_among,
 )
+from tests.evaluation.planted import unit
 
 A = np.eye(3, dtype=np.float32)
 B = np.array([[0.6, 0.8, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]], np.float32)

@@ -7,10 +7,10 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from planted import CONFIG, evaluated, model_run
 
 from tastetwin.evaluation.gate import judge
 from tastetwin.evaluation.report import Example, ExampleTwin, Funnel, ReportData, render
+from tests.evaluation.planted import CONFIG, evaluated, model_run
 
 HOSTILE = "<script>alert('x')</script>\"'><img src=http://evil.example/a.png onerror=alert(1)>&{{7*7}}"
 

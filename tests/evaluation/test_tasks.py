@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted import CONFIG, make_histories, make_vocabulary, world
 
 from tastetwin.evaluation.tasks import MATCHED_OTHERS, disjoint_pairs, matched_candidates
 from tastetwin.features.holdout import choose_holdout
 from tastetwin.features.home import home_regions
+from tests.evaluation.planted import CONFIG, make_histories, make_vocabulary, world
 
 
 def test_no_query_half_shares_a_place_with_any_candidate_half() -> None:

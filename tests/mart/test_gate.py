@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import zstandard
-from hostile import ACCEPTED, GOOD, REFUSED, TIME, line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +24,7 @@ from tastetwin.mart import fast
 from tastetwin.mart.gate import GateRules, Split, gate_split, plan_splits
 from tastetwin.mart.lines import open_path
 from tastetwin.schema import MART, QUARANTINE, Kind
+from tests.mart.hostile import ACCEPTED, GOOD, REFUSED, TIME, line
 
 Rows = Counter[str]
 

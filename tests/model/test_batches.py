@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import towns
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tastetwin.features.histories import PAD_ROW, UNKNOWN_DAY, Histories
 from tastetwin.model.batches import UNKNOWN_AGE, cut_catalogue, length_buckets, pad
+from tests.model import towns
 
 
 def two_users() -> Histories:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import towns
 from safetensors.torch import load_file
 
 from tastetwin.config import TrainConfig
 from tastetwin.errors import InputError, StoreError
 from tastetwin.model import train as training
+from tests.model import towns
 
 CONFIG = TrainConfig(
     dim=16, layers=1, width=16, heads=2, epochs=6, batch_users=16, max_length=16, checkpoint_steps=4, threads=1
@@ -24,8 +24,8 @@ import os, signal, sys
 from pathlib import Path
 from safetensors.torch import save_file
 from tastetwin.model.train import train
-import towns
-from test_checkpoint import CONFIG
+from tests.model import towns
+from tests.model.test_checkpoint import CONFIG
 
 die_at = int(sys.argv[2])
 def on_step(step, total, loss):
@@ -39,7 +39,7 @@ save_file({k: v.contiguous() for k, v in result.encoder.state_dict().items()}, f
 
 def child(folder: Path, die_at: int) -> int:
     folder.mkdir(exist_ok=True)
-    root = Path(__file__).parent
+    root = Path(__file__).parents[2]
     return subprocess.run([sys.executable, "-c", CHILD, str(folder), str(die_at)], cwd=root, check=False).returncode
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import towns
 
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.model import linear
@@ -14,6 +13,7 @@ from tastetwin.model.encoder import Encoder, LinearViews, Shape, recency_bucket,
 from tastetwin.model.objectives import masked_place, two_view_contrast
 from tastetwin.model.train import starting_weights, tensors
 from tastetwin.model.views import align, fit_tables
+from tests.model import towns
 
 SHAPE = Shape(dim=24, width=16, layers=2, heads=2, dropout=0.1)
 

@@ -8,7 +8,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-import towns
 from safetensors.torch import load_file
 
 from tastetwin.config import TrainConfig
@@ -16,6 +15,7 @@ from tastetwin.features.histories import FIRST_PLACE_ROW
 from tastetwin.model.encoder import Encoder
 from tastetwin.model.export import export_onnx, export_weights
 from tastetwin.model.train import train
+from tests.model import towns
 
 CONFIG = TrainConfig(dim=32, layers=2, width=16, heads=2, epochs=1, batch_users=32, max_length=20, threads=1)
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import scipy.sparse as sp
-import towns
 
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.model import linear
+from tests.model import towns
 
 
 def planted_blocks(groups: int, users: int, places: int, share: float, seed: int) -> sp.csr_matrix:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import towns
 
 from tastetwin.config import TrainConfig
 from tastetwin.features.histories import Histories
 from tastetwin.model.batches import pad
 from tastetwin.model.train import Trained, tensors, train, twin_mrr
+from tests.model import towns
 
 CONFIG = TrainConfig(dim=32, layers=1, width=16, heads=2, epochs=2, batch_users=32, max_length=20, threads=1)
 

@@ -16,7 +16,6 @@ import pymongo
 import pytest
 import zstandard
 from bson.raw_bson import RawBSONDocument
-from mongo_peer import Document, Peer, serving
 
 from tastetwin import runs
 from tastetwin.config import CollectConfig
@@ -26,6 +25,7 @@ from tastetwin.sources import mongodb
 from tastetwin.sources.collect import collect
 from tastetwin.sources.mongodb import Database, line
 from tastetwin.store import Store
+from tests.sources.mongo_peer import Document, Peer, serving
 
 DAY = date(2026, 11, 22)
 

@@ -80,7 +80,8 @@ def _means(group: npt.NDArray[np.int64], values: npt.NDArray[np.float32], n: int
     known = ~np.isnan(values)
     total = np.bincount(group[known], values[known], minlength=n)
     count = np.bincount(group[known], minlength=n)
-    return np.divide(total, count, out=np.full(n, np.nan), where=count > 0).astype(np.float32)
+    means: npt.NDArray[np.float64] = np.divide(total, count, out=np.full(n, np.nan), where=count > 0)
+    return means.astype(np.float32)
 
 
 def _collapse(

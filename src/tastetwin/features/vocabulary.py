@@ -7,7 +7,7 @@ its *fallback group*, the most specific of category x region, category, region t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +49,8 @@ class PlaceRows:
         """[n] rows of the given ids; ``NO_ROW`` for ids never heard of."""
         found = pc.index_in(place_ids, value_set=self.place_ids)
         known = np.append(self.rows, NO_ROW)
-        return known[pc.fill_null(found, len(self.rows)).to_numpy(zero_copy_only=False)]
+        at: npt.NDArray[np.int64] = pc.fill_null(found, len(self.rows)).to_numpy(zero_copy_only=False)
+        return known[at]
 
 
 def empty_vocabulary() -> Vocabulary:
@@ -167,7 +168,7 @@ def _new(found: pa.ChunkedArray | pa.Array, old: pa.Array) -> pa.Array:
     return fresh.take(pc.array_sort_indices(fresh))
 
 
-def _extend(codes: npt.NDArray[np.object_ | np.int64], found: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.generic]:
+def _extend(codes: npt.NDArray[Any], found: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
     values = found.drop_null()
     fresh = _new(values, pa.array(codes, values.type))
     return np.concatenate([codes, np.array(fresh.to_pylist(), dtype=codes.dtype)])
@@ -175,7 +176,8 @@ def _extend(codes: npt.NDArray[np.object_ | np.int64], found: pa.ChunkedArray | 
 
 def _index(values: pa.ChunkedArray | pa.Array, codes: pa.Array) -> npt.NDArray[np.int32]:
     found = pc.fill_null(pc.index_in(values, value_set=codes, skip_nulls=True), -1)
-    return found.to_numpy(zero_copy_only=False).astype(np.int32) if isinstance(found, pa.Array) else found.to_numpy()
+    indices: npt.NDArray[np.int32] = np.asarray(found, dtype=np.int32)
+    return indices
 
 
 def write_vocabulary(store: Store, relative: str, vocabulary: Vocabulary) -> FileEntry:

@@ -1,0 +1,162 @@
+"""The favor rule on tables small enough to check by eye, and the table it ends in."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tastetwin.config import Config, FeaturesConfig
+from tastetwin.engine import Engine
+from tastetwin.features.stage import build_features, read_histories, read_place_rows
+from tastetwin.features.user_favor import USER_FAVOR, favored_likes, favored_reviews, user_favor
+from tastetwin.schema import LIKES, PLACES, REVIEWS
+from tastetwin.tables import read_table
+from tests.conftest import Mart
+
+PLACE_ROWS = [
+    {"place_id": "cafe", "place_category_code_list": [1, 2]},
+    {"place_id": "bar", "place_category_code_list": [3]},
+    {"place_id": "what", "place_category_code_list": None},
+]
+
+
+def review(
+    number: str, rating: float | None, place: str = "cafe", user: str = "u", day: int | None = 1
+) -> dict[str, Any]:
+    when = None if day is None else datetime(2026, 1, day)
+    return {
+        "review_id": number,
+        "user_idno": user,
+        "review_rating": rating,
+        "review_visited_date": when,
+        "review_place_id": place,
+    }
+
+
+def like(place: str, display: str | None = "main", user: str = "u", day: int | None = 1) -> dict[str, Any]:
+    when = None if day is None else datetime(2026, 1, day)
+    return {"user_idno": user, "like_regymdt": when, "like_displayid": display, "like_contentsid": place}
+
+
+RATED = [review("1", 2.0), review("2", 3.0, "bar"), review("3", 4.0, "what"), review("4", None, "new")]
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [
+        ({}, "234"),
+        ({"min_rating": None}, "1234"),
+        ({"min_rating": 3.5}, "34"),
+        ({"relative_to_user_mean": True}, "234"),
+        ({"categories": [2]}, ""),
+        ({"categories": [3, 99]}, "2"),
+        ({"categories": [1, 3], "min_rating": None}, "12"),
+        ({"categories": [1, 3], "relative_to_user_mean": True}, "2"),
+        ({"categories": []}, ""),
+    ],
+)
+def test_which_reviews_count(engine: Engine, rule: dict[str, Any], kept: str) -> None:
+    """A review without a rating is a visit, and a visit counts; a category must be known to count."""
+    reviews = engine.table(pa.Table.from_pylist(RATED, REVIEWS))
+    places = engine.table(pa.Table.from_pylist(PLACE_ROWS, PLACES))
+    found = favored_reviews(reviews, places, FeaturesConfig(**rule)).toArrow().to_pylist()
+    assert "".join(sorted(row["review_id"] for row in found)) == kept
+
+
+@pytest.mark.parametrize(("rating", "times"), [(3.3, 6), (4.1, 7), (0.7, 30)])
+def test_equal_ratings_are_all_at_the_mean(engine: Engine, rating: float, times: int) -> None:
+    """The sum's rounding puts the mean of 3.3 six times above 3.3; the user would lose every review."""
+    reviews = engine.table(pa.Table.from_pylist([review(str(n), rating) for n in range(times)], REVIEWS))
+    places = engine.table(PLACES.empty_table())
+    assert favored_reviews(reviews, places, FeaturesConfig(relative_to_user_mean=True)).count() == times
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [
+        ({}, ["bar", "cafe", "what"]),
+        ({"likes": False}, []),
+        ({"like_displays": ["main"]}, ["cafe"]),
+        ({"like_displays": []}, []),
+        ({"categories": [3]}, ["bar"]),
+    ],
+)
+def test_which_likes_count(engine: Engine, rule: dict[str, Any], kept: list[str]) -> None:
+    likes = engine.table(pa.Table.from_pylist([like("cafe"), like("bar", "list"), like("what", None)], LIKES))
+    places = engine.table(pa.Table.from_pylist(PLACE_ROWS, PLACES))
+    found = favored_likes(likes, places, FeaturesConfig(**rule)).toArrow().to_pylist()
+    assert sorted(row["like_contentsid"] for row in found) == kept
+
+
+def test_the_table_has_exactly_the_promised_columns() -> None:
+    """Planners and other services query it by these names and types."""
+    assert USER_FAVOR.remove_metadata() == pa.schema(
+        [
+            pa.field("user_idno", pa.string(), nullable=False),
+            pa.field("like_list", pa.list_(pa.struct([
+                ("like_regymdt", pa.timestamp("us")), ("like_displayid", pa.string()), ("like_contentsid", pa.string())
+            ]))),
+            pa.field("like_stat_list", pa.list_(pa.struct([
+                ("like_displayid", pa.string()), ("restaurant_like_displayid_count", pa.int64())
+            ]))),
+            pa.field("review_list", pa.list_(pa.struct([
+                ("review_id", pa.string()), ("review_rating", pa.float64()),
+                ("review_visited_date", pa.timestamp("us")), ("review_place_id", pa.string()),
+            ]))),
+        ]
+    )  # fmt: skip
+
+
+def test_favors_are_listed_oldest_first_and_counted_by_display(engine: Engine) -> None:
+    """Unknown times lead; a user with one kind of favor has an empty list of the other, never null."""
+    reviews = [review("b", 4.0, day=2), review("a", 5.0, day=2), review("c", None, day=None), review("d", 3.0, "bar")]
+    likes = [like("bar", day=3), like("cafe", day=2), like("cafe", None, day=None), like("cafe", user="only likes")]
+    frame = user_favor(
+        engine.table(pa.Table.from_pylist(reviews, REVIEWS)), engine.table(pa.Table.from_pylist(likes, LIKES))
+    )
+    rows = {row["user_idno"]: row for row in frame.toArrow().to_pylist()}
+    assert set(rows) == {"u", "only likes"}
+    assert [each["review_id"] for each in rows["u"]["review_list"]] == ["c", "d", "a", "b"]
+    assert [(each["like_contentsid"], each["like_displayid"]) for each in rows["u"]["like_list"]] == [
+        ("cafe", None),
+        ("cafe", "main"),
+        ("bar", "main"),
+    ]
+    counts = [tuple(each.values()) for each in rows["u"]["like_stat_list"]]
+    assert counts == [(None, 1), ("main", 2)]
+    assert rows["only likes"]["review_list"] == []
+
+
+def test_the_stage_writes_what_the_rule_says(mart: Mart) -> None:
+    """From raw lines to histories: visitors, rows, eligible users, and the previous day's rows in their places."""
+    lines = [
+        {"review_id": f"{u}{p}", "user_idno": f"u{u}", "review_place_id": f"p{p}", "review_rating": 5}
+        for u in range(4)
+        for p in range(5)
+        if p < 4 or u == 0
+    ]
+    described = [{"place_id": f"p{p}", "place_category_code_list": [1], "place_dongcode": "r"} for p in range(9)]
+    first = mart.day(1, {"reviews.jsonl": lines, "places.jsonl": described})
+    config = Config(features=FeaturesConfig(min_visitors=3, min_favors=5))
+    made = build_features(mart.engine, mart.store, first, None, config)
+    assert made.facts["counts"] == {"users": 4, "favors": 17, "eligible": 1}
+    favors = read_table(mart.store, made, "user_favor", USER_FAVOR)
+    assert sorted(favors.column("user_idno").to_pylist()) == ["u0", "u1", "u2", "u3"]
+    rows, visitors = read_place_rows(mart.store, made.paths("place_row")[0])
+    assert dict(zip(rows.place_ids.to_pylist(), visitors.tolist(), strict=True)) == {
+        **{f"p{p}": 4 for p in range(4)}, "p4": 1, **{f"p{p}": 0 for p in range(5, 9)},
+    }  # fmt: skip
+    histories, _ = read_histories(mart.store, made, 5)
+    assert histories.user_ids.tolist() == ["u0"] and histories.lengths().tolist() == [5]
+    assert histories.places.tolist()[4] == rows.of(pa.array(["p8"]))[0], "p4 and p8 are read as the same group"
+    new = [{"review_id": "x", "user_idno": f"u{u}", "review_place_id": "a new place"} for u in range(4)]
+    second = mart.day(2, {"reviews.jsonl": new})
+    later = build_features(mart.engine, mart.store, second, made, config)
+    again, _ = read_place_rows(mart.store, later.paths("place_row")[0])
+    known = pa.array([f"p{p}" for p in range(9)])
+    assert again.of(known).tolist() == rows.of(known).tolist()
+    assert again.of(pa.array(["a new place"]))[0] > max(rows.rows)
+    assert build_features(mart.engine, mart.store, second, made, config, again=True).digest() == later.digest()

@@ -1,0 +1,160 @@
+"""The vocabulary: grows, never moves a row, and reads a stranger as the group it belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tastetwin.features.histories import FIRST_PLACE_ROW, Vocabulary
+from tastetwin.features.vocabulary import (
+    NO_ROW,
+    assign_rows,
+    empty_vocabulary,
+    grow,
+    known_rows,
+    read_vocabulary,
+    write_vocabulary,
+)
+from tastetwin.schema import PLACES
+from tastetwin.store import Store
+
+Place = tuple[str, list[int] | None, str | None]
+
+
+def described(rows: list[Place]) -> pa.Table:
+    empty = {"place_name": None, "place_lat": None, "place_lon": None}
+    full = [{"place_id": p, "place_category_code_list": c, "place_dongcode": r, **empty} for p, c, r in rows]
+    return pa.Table.from_pylist(full, PLACES)
+
+
+def visits(counts: dict[str, int]) -> pa.Table:
+    schema = pa.schema([("place_id", pa.string()), ("visitors", pa.int64())])
+    return pa.table([sorted(counts), [counts[place] for place in sorted(counts)]], schema=schema)
+
+
+TOWN = described(
+    [
+        ("known", [101, 7], "r1"),
+        ("rare", [101], "r1"),
+        ("far", [101], "r9"),
+        ("bare", None, "r1"),
+        ("nowhere", [101], None),
+        ("blank", [], None),
+        ("odd", [555], "r1"),
+        ("new town", [555], "r5"),
+    ]
+)
+SEEN = visits({"known": 3, "rare": 2, "bare": 1, "blank": 1, "undescribed": 9, "nowhere": 1})
+
+
+def read_as(vocabulary: Vocabulary, places: pa.Table) -> dict[str, str | None]:
+    """Place id -> the id of the row it is read as."""
+    found = assign_rows(vocabulary, places)
+    ids = found.place_ids.to_pylist()
+    return {
+        p: None if row == NO_ROW else str(vocabulary.place_ids[row]) for p, row in zip(ids, found.rows, strict=True)
+    }
+
+
+def test_a_rare_place_is_read_as_its_most_specific_group() -> None:
+    """Category and region, else category, else region, else nothing."""
+    assert read_as(grow(empty_vocabulary(), TOWN, SEEN, 3), TOWN) == {
+        "known": "known",
+        "rare": "~101/r1",
+        "far": "~101/",
+        "bare": "~/r1",
+        "nowhere": "~101/",
+        "blank": None,
+        "odd": "~/r1",
+        "new town": None,
+    }
+
+
+def test_rows_say_what_their_places_are() -> None:
+    vocabulary = grow(empty_vocabulary(), TOWN, SEEN, 3)
+    rows = {str(place): row for row, place in enumerate(vocabulary.place_ids) if row >= FIRST_PLACE_ROW}
+
+    def codes(place: str) -> list[int]:
+        at = slice(*vocabulary.category_offsets[rows[place] : rows[place] + 2])
+        return [int(code) for code in vocabulary.category_codes[vocabulary.categories[at]]]
+
+    def region(place: str) -> str | None:
+        index = vocabulary.regions[rows[place]]
+        return None if index < 0 else str(vocabulary.region_codes[index])
+
+    assert {place: (codes(place), region(place)) for place in rows} == {
+        "known": ([101, 7], "r1"),
+        "undescribed": ([], None),
+        "~101/r1": ([101], "r1"),
+        "~101/": ([101], None),
+        "~/r1": ([], "r1"),
+    }
+    assert [str(vocabulary.place_ids[row]).startswith("~") for row in rows.values()] == [
+        bool(vocabulary.is_group[row]) for row in rows.values()
+    ]
+    assert known_rows(vocabulary).place_ids.to_pylist() == ["known", "undescribed"]
+
+
+def test_ids_never_heard_of_have_no_row() -> None:
+    rows = assign_rows(grow(empty_vocabulary(), TOWN, SEEN, 3), TOWN)
+    assert rows.of(pa.array(["known", "never", "blank"]))[1:].tolist() == [NO_ROW, NO_ROW]
+
+
+names = st.sampled_from(["a", "b", "c", "d", "e", "f", "~1/r", "é/é"])
+day = st.tuples(
+    st.dictionaries(names, st.integers(1, 5)),
+    st.dictionaries(
+        names,
+        st.tuples(
+            st.none() | st.lists(st.integers(1, 3), max_size=2), st.none() | st.sampled_from(["r", "s", "a/b", ""])
+        ),
+    ),
+)
+
+
+@given(st.lists(day, max_size=4), st.integers(1, 3))
+@settings(max_examples=150, deadline=None)
+def test_no_row_ever_moves(days: list[tuple[dict[str, int], dict[str, Place]]], min_visitors: int) -> None:
+    """A model trained yesterday must read today's rows as it learnt them."""
+    vocabulary = empty_vocabulary()
+    for seen, places in days:
+        table = described([(place, categories, region) for place, (categories, region) in sorted(places.items())])  # type: ignore[misc]
+        before, vocabulary = vocabulary, grow(vocabulary, table, visits(seen), min_visitors)
+        n = before.n_rows
+        assert vocabulary.place_ids[:n].tolist() == before.place_ids.tolist()
+        assert vocabulary.is_group[:n].tolist() == before.is_group.tolist()
+        assert vocabulary.regions[:n].tolist() == before.regions.tolist()
+        assert vocabulary.category_offsets[: n + 1].tolist() == before.category_offsets.tolist()
+        assert vocabulary.categories[: len(before.categories)].tolist() == before.categories.tolist()
+        assert vocabulary.category_codes[: len(before.category_codes)].tolist() == before.category_codes.tolist()
+        assert vocabulary.region_codes[: len(before.region_codes)].tolist() == before.region_codes.tolist()
+        ids = vocabulary.place_ids[FIRST_PLACE_ROW:].tolist()
+        assert len(set(ids)) == len(ids)
+        assert all(place in ids for place, count in seen.items() if count >= min_visitors)
+
+
+@given(st.lists(day, max_size=3))
+@settings(max_examples=40, deadline=None)
+def test_a_vocabulary_survives_its_file(days: list[tuple[dict[str, int], dict[str, Place]]]) -> None:
+    vocabulary = empty_vocabulary()
+    for seen, places in days:
+        table = described([(place, categories, region) for place, (categories, region) in sorted(places.items())])  # type: ignore[misc]
+        vocabulary = grow(vocabulary, table, visits(seen), 1)
+    store = Store("memory://vocabulary")
+    write_vocabulary(store, "v.parquet", vocabulary)
+    again = read_vocabulary(store, "v.parquet")
+    for name in vars(vocabulary):
+        mine, found = getattr(vocabulary, name), getattr(again, name)
+        assert found.tolist() == mine.tolist() and found.dtype == mine.dtype, name
+
+
+def test_the_same_growth_gives_the_same_bytes(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+    shuffled = TOWN.take(np.random.default_rng(1).permutation(len(TOWN)))
+    one = write_vocabulary(store, "1", grow(empty_vocabulary(), TOWN, SEEN, 3))
+    two = write_vocabulary(store, "2", grow(empty_vocabulary(), shuffled, SEEN, 3))
+    assert one.sha256 == two.sha256

@@ -1,0 +1,75 @@
+"""Settings: defaults < file < environment, and nothing unknown passes in silence."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tastetwin.config import ENV_PREFIX, load, origins
+from tastetwin.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
+        monkeypatch.delenv(name)
+
+
+def written(folder: Path, text: str, name: str = "c.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, "train: {epochs: 2, layers: 3}\n")
+    monkeypatch.setenv("TASTETWIN_TRAIN__EPOCHS", "9")
+    config = load(path)
+    assert (config.train.epochs, config.train.layers, config.train.heads) == (9, 3, load().train.heads)
+    told = {key: origin for key, _, origin, _ in origins(path)}
+    assert told["train.epochs"] == "environment TASTETWIN_TRAIN__EPOCHS"
+    assert (told["train.layers"], told["train.heads"]) == (str(path), "default")
+
+
+def test_yaml_and_toml_say_the_same(tmp_path: Path) -> None:
+    yaml = written(tmp_path, "features:\n  categories: [1, 2]\n  min_rating: 3.5\n")
+    toml = written(tmp_path, "[features]\ncategories = [1, 2]\nmin_rating = 3.5\n", "c.toml")
+    assert load(yaml) == load(toml) and load(yaml).features.categories == [1, 2]
+
+
+def test_every_problem_is_told_at_once_with_a_suggestion(tmp_path: Path) -> None:
+    """A typo that is ignored is a setting that silently does not apply."""
+    path = written(tmp_path, "trian: {epochs: 1}\ntrain: {epoch: 1, layers: many}\nmart: {max_quarantine_share: 7}\n")
+    with pytest.raises(UsageError) as caught:
+        load(path)
+    assert caught.value.problem.code == "CONFIG-INVALID"
+    for part in ("'train'?", "'epochs'?", "train.layers = 'many'", "mart.max_quarantine_share = 7"):
+        assert part in caught.value.problem.value
+
+
+def test_an_unknown_variable_of_our_form_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASTETWIN_TRAIN__EPOCH", "9")
+    with pytest.raises(UsageError, match="TASTETWIN_TRAIN__EPOCHS"):
+        load()
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [\n", "\x00", "train: 3\n", "train:\n"])
+def test_a_file_that_is_no_tree_of_sections_is_an_error_or_empty(tmp_path: Path, text: str) -> None:
+    """Coded, whatever it holds: a stack trace names neither the file nor the fix."""
+    with pytest.raises(UsageError) as caught:
+        load(written(tmp_path, text))
+    assert caught.value.problem.code in ("CONFIG-FILE", "CONFIG-INVALID")
+
+
+def test_an_absent_file_is_an_error_and_an_empty_one_is_defaults(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="CONFIG-FILE"):
+        load(tmp_path / "absent.yaml")
+    assert load(written(tmp_path, "")) == load()
+
+
+def test_every_setting_has_its_sentence() -> None:
+    assert [key for key, _, _, sentence in origins() if not sentence] == []

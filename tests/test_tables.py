@@ -1,0 +1,49 @@
+"""Tables in buckets: where a key lies, and that the same rows give the same bytes."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tastetwin.engine import Engine
+from tastetwin.store import Store
+from tastetwin.tables import Layout, bucket_name, bucket_of, read_files, write_frame
+
+SCHEMA = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("n", pa.int64())])
+IDS = [f"사용자 {number}" for number in range(500)]
+
+
+def test_a_bucket_is_the_checksum_of_the_key() -> None:
+    """The number is part of the format: a reader computes it without the engine."""
+    assert bucket_of("골목", 7) == zlib.crc32("골목".encode()) % 7 and bucket_name(3) == "bucket-00003.parquet"
+
+
+@pytest.mark.parametrize("chunks", [1, 9])
+def test_rows_lie_sorted_in_the_bucket_a_reader_looks_in(engine: Engine, tmp_path: Path, chunks: int) -> None:
+    """Whatever order and pieces they came in, the bytes are the same, and one user's row is found in one file."""
+    store = Store.create(tmp_path / "store")
+    rows = [{"id": name, "n": None if at % 7 == 0 else at} for at, name in enumerate(IDS)]
+    random.Random(chunks).shuffle(rows)
+    frame = engine.table(pa.Table.from_pylist(rows, SCHEMA)).repartition(chunks)
+    layout = Layout(SCHEMA, ("id",))
+    entries = write_frame(engine, frame, store, "one", layout)
+    again = write_frame(engine, engine.table(pa.Table.from_pylist(sorted(rows, key=str), SCHEMA)), store, "two", layout)
+    assert [entry.sha256 for entry in entries] == [entry.sha256 for entry in again]
+    for entry in entries:
+        found = pq.read_table(store.path(entry.path)).column("id").to_pylist()
+        assert found == sorted(found) and store.sha256(entry.path) == entry.sha256
+        assert {bucket_name(bucket_of(name, engine.partitions)) for name in found} == {entry.path.split("/")[1]}
+    assert sorted(read_files(store, [entry.path for entry in entries], SCHEMA).to_pylist(), key=str) == sorted(
+        rows, key=str
+    )
+
+
+def test_no_rows_are_no_files(engine: Engine, tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+    assert write_frame(engine, engine.table(SCHEMA.empty_table()), store, "none", Layout(SCHEMA, ("id",))) == []
+    assert read_files(store, [], SCHEMA).num_rows == 0
