@@ -65,7 +65,7 @@ spark-env: .venv-spark/.made
 .venv-spark/.made: | python-ok
 	@command -v java >/dev/null || { echo "Apache Spark needs Java 17 or newer; on Debian and Ubuntu: apt install openjdk-17-jre-headless" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv-spark
-	@.venv-spark/bin/python -m pip --disable-pip-version-check --quiet install "pyspark[connect]==$(SPARK)" -c constraints.txt
+	@.venv-spark/bin/python -m pip --disable-pip-version-check --quiet install "pyspark[connect]==$(SPARK)" numpy orjson fsspec pydantic pydantic-settings pyyaml -c constraints.txt
 	@touch $@
 
 SPARK = $(shell sed -n 's/^pyspark-client==//p' constraints.txt)

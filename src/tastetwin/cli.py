@@ -225,7 +225,7 @@ def similar(
         console.print_json({"user_idno": user, "run_id": published.run_id, "twins": rows})
         return
     rows_shown = [
-        (twin.rank, twin.twin_idno, f"{twin.score:.3f}", f"{twin.percentile:.2f}", twin.evidence.sentence)
+        (twin.rank, twin.twin_idno, f"{twin.score:z.3f}", f"{twin.percentile:.2f}", twin.evidence.sentence)
         for twin in twins
     ]
     title = f"twins of {user} (run {published.run_id})"
@@ -273,7 +273,8 @@ def export(
     from tastetwin.delivery.export import export_published
     from tastetwin.store import Store
 
-    _say({"what": what, "to": str(to), "rows": export_published(Store.open(store), what, to)}, as_json)
+    written = export_published(Store.open(store), what, to)
+    _say({"what": what, "to": str(to), "bytes" if what == "report" else "rows": written}, as_json)
 
 
 @app.command()

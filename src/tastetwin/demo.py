@@ -40,7 +40,7 @@ def _show_twins(store: Store, run: Run) -> None:
     user = lists.some_users(1)[0]
     about = lists.about(user)
     rows = [
-        (twin.rank, twin.twin_idno, f"{twin.score:.3f}", f"{twin.percentile:.2f}", twin.evidence.sentence)
+        (twin.rank, twin.twin_idno, f"{twin.score:z.3f}", f"{twin.percentile:.2f}", twin.evidence.sentence)
         for twin in lists.twins(user, 10)
     ]
     title = f"\nThe ten closest twins of user {user} ({about.places} places, home area {about.home_region})"

@@ -204,7 +204,7 @@ def test_a_40_mb_line_costs_no_more_than_its_cap(tmp_path: Path) -> None:
     code = f"""
 import resource, sys
 sys.path[:0] = {sys.path!r}
-from test_gate import RULES, run, plan_splits
+from tests.mart.test_gate import RULES, run, plan_splits
 splits = plan_splits("reviews", {str(path)!r}, {path.stat().st_size}, 16 << 20)
 run(splits[:1][:0])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,7 +1,8 @@
 """The vocabulary of places: grows from day to day, never moves a row, and knows where a stranger belongs.
 
-A place with at least ``min_visitors`` distinct users gets a row of its own and keeps it. Any other place is read as
-its *fallback group*, the most specific of category x region, category, region that has a row.
+A place with at least ``min_visitors`` distinct users gets a row of its own and keeps it. Any other place, and any whose
+id begins like a group's, is read as its *fallback group*, the most specific of category x region, category, region that
+has a row.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def grow(previous: Vocabulary, places: pa.Table, visitors: pa.Table, min_visitor
     seen = _described(visitors.column(PLACE).combine_chunks(), places)
     old_ids = pa.array(previous.place_ids, pa.string())
     enough = pc.greater_equal(visitors.column("visitors"), min_visitors)
+    enough = pc.and_not(enough, pc.starts_with(visitors.column(PLACE), GROUP_MARK))
     own = _new(seen.column(PLACE).filter(enough), old_ids)
     groups = _new(pa.chunked_array([_group_keys(seen, c, r) for c, r in _LEVELS]).drop_null(), old_ids)
     described = _described(own, places)
@@ -104,7 +106,8 @@ def assign_rows(vocabulary: Vocabulary, places: pa.Table) -> PlaceRows:
     """Read every given place as its own row, else as its most specific fallback group, else as nothing."""
     known = pa.array(vocabulary.place_ids, pa.string())
     ids = places.column(PLACE).combine_chunks()
-    found = pc.index_in(ids, value_set=known)
+    single = pc.if_else(pc.starts_with(ids, GROUP_MARK), pa.scalar(None, pa.string()), ids)
+    found = pc.index_in(single, value_set=known, skip_nulls=True)
     for with_category, with_region in _LEVELS:
         keys = _group_keys(places, with_category, with_region)
         found = pc.coalesce(found, pc.index_in(keys, value_set=known, skip_nulls=True))
