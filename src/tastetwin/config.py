@@ -32,7 +32,7 @@ class EngineConfig(Section):
     """Where DataFrames run."""
 
     remote: str | None = Field(None, description="sc://host:port of a Spark Connect server; empty = embedded Sail")
-    partitions: int = Field(4, ge=1, le=100_000, description="files per mart table and features table")
+    partitions: int = Field(8, ge=1, le=100_000, description="files per mart table and features table")
 
 
 class CollectConfig(Section):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _BUCKET: Final = "_bucket"
 _ROW_GROUP: Final = 1 << 16
+_BYTES_PER_PASS: Final = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class Layout:
     ``sort`` stays. A prefix of ``sort``; empty = rows are distinct already."""
 
 
-def write_frame(engine: Engine, frame: DataFrame, store: Store, folder: str, layout: Layout) -> list[FileEntry]:
+def write_frame(
+    engine: Engine, frame: DataFrame, store: Store, folder: str, layout: Layout, inputs: Sequence[str] = ()
+) -> list[FileEntry]:
     """Write a DataFrame as ``folder/bucket-<n>.parquet``; returns the files that hold rows, by name.
 
     Args:
@@ -51,24 +54,41 @@ def write_frame(engine: Engine, frame: DataFrame, store: Store, folder: str, lay
         store: where to.
         folder: relative to the store's root.
         layout: types, order and what makes two rows one.
+        inputs: the large files that the frame is made from. The embedded engine keeps in memory what it shuffles, so a
+            table of large inputs is written in several passes over them, some of the buckets each.
     """
+    from pyspark.sql import functions as F
+
     work = functools.partial(_write_buckets, root=store.url(""), folder=folder, layout=layout)
-    entries = [FileEntry(**orjson.loads(text)) for text in engine.gather(_placed(engine, frame, layout), work)]
+    placed = _placed(engine, frame, layout)
+    passes = _passes(engine, store, inputs)
+    entries: list[FileEntry] = []
+    for number in range(passes):
+        part = placed if passes == 1 else placed.where(F.col(_BUCKET) % passes == number)
+        part = part.repartition(engine.partitions, _BUCKET)
+        entries += [FileEntry(**orjson.loads(text)) for text in engine.gather(part, work)]
     return sorted(entries, key=lambda entry: entry.path)
+
+
+def _passes(engine: Engine, store: Store, inputs: Sequence[str]) -> int:
+    if not engine.is_embedded:
+        return 1
+    return max(1, min(engine.partitions, sum(store.size(path) for path in inputs) // _BYTES_PER_PASS))
 
 
 def one_per_key(engine: Engine, frame: DataFrame, layout: Layout) -> DataFrame:
     """The rows that ``write_frame`` would keep."""
     work = functools.partial(_keep_one_per_key, layout=layout)
-    return engine.map_arrow(_placed(engine, frame, layout), work, layout.schema)
+    placed = _placed(engine, frame, layout).repartition(engine.partitions, _BUCKET)
+    return engine.map_arrow(placed, work, layout.schema)
 
 
 def _placed(engine: Engine, frame: DataFrame, layout: Layout) -> DataFrame:
-    """The frame with its buckets, rows of one bucket on one worker."""
+    """The frame with the bucket of each row."""
     from pyspark.sql import functions as F
 
     bucket = F.pmod(F.crc32(F.col(layout.sort[0])), F.lit(engine.partitions)).cast("int").alias(_BUCKET)
-    return frame.select(bucket, *layout.schema.names).repartition(engine.partitions, _BUCKET)
+    return frame.select(bucket, *layout.schema.names)
 
 
 def _keep_one_per_key(batches: Iterator[pa.RecordBatch], *, layout: Layout) -> Iterator[pa.RecordBatch]:

@@ -101,7 +101,8 @@ def write_user_favor(
     places = _mart_table(engine, store, mart, "places")
     reviews = favored_reviews(_mart_table(engine, store, mart, "reviews"), places, config)
     likes = favored_likes(_mart_table(engine, store, mart, "likes"), places, config)
-    return write_frame(engine, user_favor(reviews, likes), store, folder, Layout(USER_FAVOR, (USER,)))
+    inputs = [*mart.paths("reviews"), *mart.paths("likes")]
+    return write_frame(engine, user_favor(reviews, likes), store, folder, Layout(USER_FAVOR, (USER,)), inputs)
 
 
 def _write_places(engine: Engine, store: Store, mart: Manifest, folder: str) -> list[FileEntry]:

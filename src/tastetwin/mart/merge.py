@@ -81,7 +81,7 @@ def merge(
         today = one_per_key(engine, today, layout)
         known = engine.read(store, [entry.path for files in past.values() for entry in files], layout.schema)
         today = _without_known(today, known, layout)
-    written = _write(engine, store, today, kind, day, folder)
+    written = _write(engine, store, today, kind, day, folder, staged)
     if not past or not written:
         return past | written
     today = engine.read(store, [entry.path for entry in written[f"{kind}/{day}"]], layout.schema)
@@ -141,13 +141,13 @@ def _rewrite_superseded(
     for landed in sorted(row[LANDED] for row in touched):
         paths = [entry.path for entry in kept.pop(f"{kind}/{landed}")]
         rows = engine.read(store, paths, layout.schema).withColumn(_KEY, _key(layout))
-        kept |= _write(engine, store, rows.join(keys, _KEY, "left_anti").drop(_KEY), kind, landed, folder)
+        kept |= _write(engine, store, rows.join(keys, _KEY, "left_anti").drop(_KEY), kind, landed, folder, paths)
     return kept
 
 
 def _write(
-    engine: Engine, store: Store, frame: DataFrame, kind: Kind, landed: str, folder: str
+    engine: Engine, store: Store, frame: DataFrame, kind: Kind, landed: str, folder: str, inputs: list[str]
 ) -> dict[str, list[FileEntry]]:
     """One partition; {} when it has no rows."""
-    files = write_frame(engine, frame, store, f"{folder}/{kind}/{landed}", LAYOUTS[kind])
+    files = write_frame(engine, frame, store, f"{folder}/{kind}/{landed}", LAYOUTS[kind], inputs)
     return {f"{kind}/{landed}": files} if files else {}
