@@ -71,5 +71,11 @@ def test_an_absent_file_is_an_error_and_an_empty_one_is_defaults(tmp_path: Path)
     assert load(written(tmp_path, "")) == load()
 
 
+def test_heads_that_do_not_share_the_width_are_refused_before_hours_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASTETWIN_TRAIN__HEADS", "3")
+    with pytest.raises(UsageError, match="multiple of train"):
+        load()
+
+
 def test_every_setting_has_its_sentence() -> None:
     assert [key for key, _, _, sentence in origins() if not sentence] == []

@@ -176,6 +176,8 @@ def test_sql_answers_a_planner(journey: Journey) -> None:
         assert journey.tt.sql(f"SELECT count(*) AS n FROM {view}")["n"][0].as_py() > 0
     with pytest.raises(UsageError, match="SQL"):
         journey.tt.sql("SELECT * FROM read_csv('/etc/passwd')")
+    with pytest.raises(UsageError, match="SQL"):
+        journey.tt.sql(f"COPY (SELECT 1) TO '{journey.store.path('published.json')}'")
 
 
 def test_exports_hold_what_they_promise(journey: Journey, tmp_path: Path) -> None:

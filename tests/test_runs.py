@@ -60,6 +60,15 @@ def test_the_same_inputs_find_their_finished_work(store: Store) -> None:
     assert runs.begin(store, "mart", "2026-11-22", {"a": 1}, again=True) == (f"{generation}-3", None)
 
 
+def test_finished_work_that_lost_a_file_is_made_anew_beside_it(store: Store) -> None:
+    """Pruning may take files that an older generation shared; its own files may still be somebody else's."""
+    generation, _ = runs.begin(store, "mart", "2026-11-22", {"a": 1}, again=False)
+    manifest = make(store, generation)
+    store.remove(manifest.paths("reviews")[0])
+    assert not runs.is_whole(store, manifest)
+    assert runs.begin(store, "mart", "2026-11-22", {"a": 1}, again=False) == (f"{generation}-2", None)
+
+
 def test_other_inputs_days_and_stages_have_other_ids() -> None:
     """Anything that goes into the work must show in its name."""
     ids = {

@@ -64,11 +64,13 @@ class TasteTwin:
             return run_day(Store.create(self._root), source, _day(date), self.config, again=again)
 
     def similar(self, user: str, k: int = 10) -> pa.Table:
-        """A user's twins: columns user_idno, rank, twin_idno, score, percentile, evidence.
+        """A user's twins: columns user_idno, rank, twin_idno, score, percentile, evidence; ``k`` at least 1.
 
         Raises:
-            UsageError: NOT-PUBLISHED, UNKNOWN-USER, TOO-FEW-FAVORS, NO-TWINS.
+            UsageError: BAD-K, NOT-PUBLISHED, UNKNOWN-USER, TOO-FEW-FAVORS, NO-TWINS.
         """
+        if k < 1:
+            raise UsageError("BAD-K", place="similar", value=k, rule="at least one twin", fix="k=10")
         from tastetwin.analysis.lookup import TwinLists
 
         twins = TwinLists(self.store, published_run(self.store)).twins(str(user), k)
@@ -125,7 +127,8 @@ def _as_source(events: Events) -> Iterator[str]:
         return
     unknown = sorted(set(events) - set(KINDS))
     if unknown:
-        raise UsageError("FRAME-KIND", place="events", value=", ".join(unknown), rule=f"keys are {', '.join(KINDS)}")
+        rule = f"keys are {', '.join(KINDS)}"
+        raise UsageError("FRAME-KIND", place="events", value=", ".join(unknown), rule=rule, fix="rename the key")
     with tempfile.TemporaryDirectory(prefix="tastetwin-") as folder:
         for kind, frame in events.items():
             _write_lines(_arrow(kind, frame), Path(folder) / f"{kind}.jsonl")
@@ -137,7 +140,11 @@ def _arrow(kind: str, frame: Any) -> pa.Table:
         return pa.table(frame)
     except (TypeError, ValueError, pa.ArrowInvalid) as error:
         raise UsageError(
-            "FRAME-TYPE", place=kind, value=type(frame).__name__, rule="a polars, pandas or Arrow table"
+            "FRAME-TYPE",
+            place=kind,
+            value=f"{type(frame).__name__}: {error}",
+            rule="a polars, pandas or Arrow table, one type a column",
+            fix="convert it, or write JSON lines and give their folder",
         ) from error
 
 

@@ -10,10 +10,10 @@ import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
@@ -85,6 +85,12 @@ class TrainConfig(Section):
     checkpoint_steps: int = Field(100, ge=1, description="steps between checkpoints")
     seed: int = Field(1, ge=0, description="of everything random in training")
     threads: int = Field(0, ge=0, description="CPU threads; 0 = all")
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"train.width ({self.width}) must be a multiple of train.heads ({self.heads})")
+        return self
 
 
 class AnalyzeConfig(Section):

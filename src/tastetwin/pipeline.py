@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from tastetwin.config import Config
 from tastetwin.engine import Engine, connect
-from tastetwin.errors import GateRefused, TasteTwinError
+from tastetwin.errors import GateRefused, StoreError, TasteTwinError
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import (
     STAGES,
@@ -25,6 +25,7 @@ from tastetwin.runs import (
     Stage,
     StageRecord,
     is_finished,
+    is_whole,
     latest_run,
     list_runs,
     new_run,
@@ -76,13 +77,28 @@ class Job:
         return read_manifest(self.store, stage, self.run.generation(stage))
 
     def earlier(self, stage: Stage) -> Manifest | None:
-        """What that stage made for the latest earlier logical date, if it is still kept."""
-        day = self.run.logical_date
-        known = [run for run in list_runs(self.store) if run.logical_date < day and stage in run.stages]
-        for run in sorted(known, key=lambda run: (run.logical_date, run.started_at), reverse=True):
-            if is_finished(self.store, stage, run.stages[stage].generation):
-                return read_manifest(self.store, stage, run.stages[stage].generation)
-        return None
+        """What that stage made for the latest earlier logical date; None where there is no earlier date.
+
+        Raises:
+            StoreError: PAST-GONE when it was pruned: going on without it would lose everything before this day.
+        """
+        known = [run for run in list_runs(self.store) if run.logical_date < self.run.logical_date]
+        latest = max((run.logical_date for run in known if stage in run.stages), default=None)
+        if latest is None:
+            return None
+        made = [run.stages[stage].generation for run in known if run.logical_date == latest and stage in run.stages]
+        for generation in reversed(made):
+            if is_finished(self.store, stage, generation):
+                manifest = read_manifest(self.store, stage, generation)
+                if is_whole(self.store, manifest):
+                    return manifest
+        raise StoreError(
+            "PAST-GONE",
+            place=f"{stage} of {latest}",
+            value="no longer kept",
+            rule=f"a day goes on from the '{stage}' of the latest earlier day (deliver.keep_runs are kept)",
+            fix=f"run {latest} again first, or use another store",
+        )
 
     def do(self, stage: Stage, work: Callable[[Progress], Manifest]) -> None:
         """Carry out a stage and note it in the run's record."""
@@ -162,8 +178,11 @@ def deliver(job: Job) -> None:
     """
     from tastetwin.delivery.publish import publish_run
     from tastetwin.delivery.stage import deliver_run
+    from tastetwin.evaluation.stage import report_path, write_report
 
     job.do("deliver", lambda tell: deliver_run(job.store, job.run, job.config, again=job.again, progress=tell))
+    if not job.store.exists(report_path(job.run.run_id)):  # a run that took over another run's evaluation has none
+        write_report(job.store, job.run, job.config)
     job.run = write_run(job.store, replace(job.run, status="delivered"))
     publish_run(job.store, job.run, job.config)
 
@@ -252,4 +271,6 @@ def _recorded(job: Job) -> Iterator[None]:
 
 def _close(job: Job, status: RunStatus, error: BaseException) -> None:
     said = str(error) if isinstance(error, TasteTwinError) else f"{type(error).__name__}: {error}"
-    write_run(job.store, replace(job.run, status=status, error=said))
+    # What goes wrong after the delivery (while pruning, say) must not take from readers the run they see.
+    ended = "delivered" if job.run.status == "delivered" else status
+    write_run(job.store, replace(job.run, status=ended, error=said))

@@ -10,6 +10,7 @@ finds finished work and how a crashed run goes on. A *run* is one pass over the 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -159,17 +160,17 @@ def generation_id(day: str, stage: Stage, inputs: dict[str, Any]) -> str:
 def begin(store: Store, stage: Stage, day: str, inputs: dict[str, Any], *, again: bool) -> tuple[str, Manifest | None]:
     """The generation id for these inputs and, where that work is already finished, its manifest.
 
-    With ``again`` finished work is left as it is and made once more under a numbered id (``...-2``).
+    With ``again``, or where files of it were pruned with another generation, finished work is left as it is and made
+    once more under a numbered id (``...-2``).
     """
     base = generation_id(day, stage, inputs)
-    if not is_finished(store, stage, base):
-        return base, None
-    if not again:
-        return base, read_manifest(store, stage, base)
-    number = 2
-    while is_finished(store, stage, f"{base}-{number}"):
-        number += 1
-    return f"{base}-{number}", None
+    for number in itertools.count(1):
+        generation = base if number == 1 else f"{base}-{number}"
+        if not is_finished(store, stage, generation):
+            return generation, None
+        if not again and is_whole(store, manifest := read_manifest(store, stage, generation)):
+            return generation, manifest
+    raise AssertionError("unreachable")
 
 
 def read_manifest(store: Store, stage: Stage, generation: str) -> Manifest:
@@ -198,6 +199,11 @@ def read_manifest(store: Store, stage: Stage, generation: str) -> Manifest:
 def is_finished(store: Store, stage: Stage, generation: str) -> bool:
     """Whether that generation exists for readers."""
     return store.exists(f"{FOLDERS[stage]}/{generation}/{MANIFEST}")
+
+
+def is_whole(store: Store, manifest: Manifest) -> bool:
+    """Whether all of its files are there; some may be an earlier generation's, and pruned with that."""
+    return all(store.exists(entry.path) for entries in manifest.tables.values() for entry in entries)
 
 
 def entry_of(store: Store, relative: str) -> FileEntry:
@@ -362,7 +368,11 @@ def rollback(store: Store, usable: Callable[[str], bool]) -> Published:
             at = datetime.now(UTC).isoformat(timespec="seconds")
             return _point(store, Published(previous[place], at, previous[:place]))
     raise UsageError(
-        "NO-PREVIOUS", place=store.root, value="nothing to go back to", rule="an earlier published run is still kept"
+        "NO-PREVIOUS",
+        place=store.root,
+        value="nothing to go back to",
+        rule="an earlier published run is still kept",
+        fix="see: tastetwin runs, and promote a delivered one",
     )
 
 

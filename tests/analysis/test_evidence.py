@@ -55,7 +55,7 @@ def test_without_places_to_name_categories_and_area_are() -> None:
     """Everywhere below ten visitors: fall back."""
     found = explainer({2: 1, 3: 2}).explain(rows(2), rows(2))
     assert found.places == ()
-    assert found.sentence == f"Both favor places of category {NOODLES} in area r1."
+    assert found.sentence == f"Both favor places of category {NOODLES}, and area r1."
 
 
 def test_categories_weigh_the_overlap_of_shares_by_rarity() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tastetwin.errors import GateRefused, StoreError
 from tastetwin.evaluation.evaluate import split_name
-from tastetwin.evaluation.gate import judge, ratio_to_published
+from tastetwin.evaluation.gate import judge, older_than, ratio_to_published
 from tastetwin.evaluation.records import Evaluation, from_json, to_json
 from tests.evaluation.planted import CONFIG, ModelRun, evaluated, model_run, nearest, noisy, unit, world
 
@@ -231,3 +231,24 @@ def test_without_held_out_users_there_is_still_a_verdict() -> None:
     verdict = judge(evaluated(run, empty), None, CONFIG)
     assert verdict.publish
     assert [f.code for f in verdict.findings] == ["FEW-HELD-OUT"]
+
+
+def test_a_published_run_without_held_out_users_blocks_nobody() -> None:
+    """Nobody was held out on the first, tiny day: nobody can be missing on the second."""
+    nobody = replace(published(), users=[], scores=[])
+    assert "HELD-OUT-LOST" not in _codes(evaluated(model_run(seed=1)), nobody)
+
+
+def test_few_vectors_may_lie_on_a_line() -> None:
+    """The halves of two people with clear tastes do, when the model is good."""
+    evaluation = evaluated(model_run(seed=1))
+    few = replace(evaluation, pseudo_vectors=replace(evaluation.pseudo_vectors, rows=4, effective_rank=1.5))
+    assert judge(few, None, CONFIG).publish
+
+
+def test_an_older_day_never_takes_the_place_of_a_later_one() -> None:
+    """A late re-run of last week is good data for nobody who reads today's lists."""
+    evaluation = evaluated(model_run(seed=1))
+    stale = judge(evaluation, published(), CONFIG, older_than("2026-11-22", "2026-11-21"))
+    assert not stale.publish and "STALE-DAY" in {finding.code for finding in stale.findings}
+    assert judge(evaluation, published(), CONFIG, older_than("2026-11-22", "2026-11-22")).publish

@@ -15,7 +15,6 @@ from tastetwin.features.vocabulary import (
     assign_rows,
     empty_vocabulary,
     grow,
-    known_rows,
     read_vocabulary,
     write_vocabulary,
 )
@@ -96,7 +95,6 @@ def test_rows_say_what_their_places_are() -> None:
     assert [str(vocabulary.place_ids[row]).startswith("~") for row in rows.values()] == [
         bool(vocabulary.is_group[row]) for row in rows.values()
     ]
-    assert known_rows(vocabulary).place_ids.to_pylist() == ["known", "undescribed"]
 
 
 def test_a_place_that_is_named_like_a_group_is_not_the_group() -> None:

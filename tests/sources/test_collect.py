@@ -63,6 +63,7 @@ def test_the_lake_holds_the_sources_bytes_and_the_manifest_says_so(store: Store,
     assert manifest.tables["reviews"][1].path == f"lake/{manifest.generation}/reviews/reviews.jsonl"
     assert manifest.tables["reviews"][1].sha256 == hashlib.sha256(BYTES["reviews.jsonl"]).hexdigest()
     assert manifest.facts == {
+        "counts": {"files": 3, "bytes": len(BYTES["reviews.jsonl"]) + 100_000},
         "source": str(source),
         "files": {"places": 1, "reviews": 2},
         "bytes": {"places": 0, "reviews": len(BYTES["reviews.jsonl"]) + 100_000},

@@ -168,14 +168,16 @@ def _shares(keys: npt.NDArray[np.integer], size: int) -> npt.NDArray[np.float64]
 
 
 def _sentence(places: Sequence[str], categories: Sequence[Shared], regions: Sequence[Shared]) -> str:
-    where = f" in area {regions[0].key}" if regions else ""
+    where = f"area {regions[0].key}" if regions else ""
     if places:
         return f"Both favor {_listed(places)}."
     if categories:
         word = "category" if len(categories) == 1 else "categories"
-        return f"Both favor places of {word} {_listed([c.key for c in categories])}{where}."
+        # Not "of this category in this area": few people, or nobody, may have been to such a place.
+        also = f", and {where}" if where else ""
+        return f"Both favor places of {word} {_listed([c.key for c in categories])}{also}."
     if regions:
-        return f"Both favor places{where}."
+        return f"Both favor places in {where}."
     return OVERALL
 
 

@@ -69,16 +69,17 @@ def analyze_users(
     if not np.array_equal(vectors[0], histories.user_ids):
         raise StoreError("ENGINE-LOST-ROWS", place=folder, rule="every eligible user has a vector", fix="run it again")
     vocabulary = read_vocabulary(store, bundle.paths("vocabulary")[0])
+    buckets = int(features.facts["buckets"])  # those of the histories, so that one user's rows go together
     twins = find_twins(vectors[1], config.analyze, duplicate_labels(histories, vocabulary), progress=progress)
     tables = {
         "vectors": vectors_written,
-        "twins": _write_twins(store, histories.user_ids, twins, engine.partitions, f"{folder}/twins"),
+        "twins": _write_twins(store, histories.user_ids, twins, buckets, f"{folder}/twins"),
         "visitors": [write_visitors(store, f"{folder}/visitors.parquet", count_visitors(histories, vocabulary))],
     }
     counts = {"users": histories.n_users, "users_served": int((twins.neighbours >= 0).any(axis=1).sum())}
     facts = {
         "counts": counts,
-        "buckets": engine.partitions,
+        "buckets": buckets,
         "search": twins.facts.to_json(),
         "scale": twins.scale.to_json(),
     }

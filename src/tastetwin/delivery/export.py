@@ -74,10 +74,12 @@ def _whole(to: Path) -> Iterator[Path]:
 
 def _check(what: str, to: Path) -> None:
     if what not in SUFFIXES:
-        raise UsageError("EXPORT-WHAT", place="export", value=what, rule=f"one of {', '.join(SUFFIXES)}")
+        raise UsageError(
+            "EXPORT-WHAT", place="export", value=what, rule=f"one of {', '.join(SUFFIXES)}", fix="name one"
+        )
     if to.suffix not in SUFFIXES[what]:
         rule = f"{what} go to {' or '.join(SUFFIXES[what])}"
-        raise UsageError("EXPORT-FORMAT", place=str(to), value=to.suffix or "no suffix", rule=rule)
+        raise UsageError("EXPORT-FORMAT", place=str(to), value=to.suffix or "no suffix", rule=rule, fix="see --to")
 
 
 def _copy(store: Store, paths: list[str], schema: pa.Schema, to: Path, suffix: str) -> int:

@@ -44,7 +44,7 @@ def funnel(run: Run) -> dict[str, int]:
 
 
 def connect(store: Store) -> duckdb.DuckDBPyConnection:
-    """A DuckDB session with a view per published table; it can read the store and nothing else.
+    """A DuckDB session with a view per published table; it can reach the store's files and nothing else.
 
     Raises:
         UsageError: NOT-PUBLISHED when nothing is published yet.
@@ -64,13 +64,16 @@ def connect(store: Store) -> duckdb.DuckDBPyConnection:
 
 
 def query(store: Store, sql: str) -> pa.Table:
-    """The result of one SQL statement over the views.
+    """The result of one SQL query over the views.
 
     Raises:
-        UsageError: SQL with DuckDB's message when the statement fails; NOT-PUBLISHED.
+        UsageError: SQL with DuckDB's message when the query fails or is none; NOT-PUBLISHED.
     """
     session = connect(store)
     try:
+        # DuckDB lets a session write where it may read: COPY could replace what is published.
+        if any(each.type != duckdb.StatementType.SELECT for each in session.extract_statements(sql)):
+            raise duckdb.NotSupportedError("only SELECT, FROM, WITH, DESCRIBE, SHOW and SUMMARIZE are answered")
         found = session.sql(sql)
         return pa.table({}) if found is None else found.to_arrow_table()
     except duckdb.Error as error:

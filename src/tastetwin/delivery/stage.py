@@ -7,13 +7,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tastetwin.config import Config
-from tastetwin.evaluation.stage import verdict_of
+from tastetwin.errors import UsageError
+from tastetwin.evaluation.stage import RIVAL, verdict_of
 from tastetwin.features.histories import Vocabulary
 from tastetwin.features.home import home_regions
 from tastetwin.features.taste import HISTORY, from_arrow
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import FOLDERS, FileEntry, Manifest, Run, begin, finish, read_manifest
+from tastetwin.runs import FOLDERS, FileEntry, Manifest, Run, begin, finish, published_or_none, read_manifest
 from tastetwin.schema import RESULT, TWINS, USER
 from tastetwin.store import Store
 from tastetwin.tables import put_table, read_files
@@ -36,9 +37,11 @@ def deliver_run(
 
     Raises:
         GateRefused: when the evaluation's verdict is against publishing.
+        UsageError: OLD-VERDICT when another run has been published since the evaluation.
     """
     evaluation = read_manifest(store, "evaluate", run.generation("evaluate"))
     verdict_of(evaluation).require(f"run {run.run_id}")
+    _check_rival(store, run, evaluation)
     features = read_manifest(store, "features", run.generation("features"))
     analysis = read_manifest(store, "analyze", run.generation("analyze"))
     inputs = {"features": features.digest(), "analysis": analysis.digest()}
@@ -60,6 +63,20 @@ def deliver_run(
     parents = {"analyze": analysis.generation, "evaluate": evaluation.generation}
     facts = {"counts": {"results": users}, "buckets": analysis.facts["buckets"]}
     return finish(store, Manifest("deliver", generation, run.logical_date, parents, {}, {"result": written}, facts))
+
+
+def _check_rival(store: Store, run: Run, evaluation: Manifest) -> None:
+    """The verdict must be about the run that readers see now, or this would replace it unseen."""
+    shown = published_or_none(store)
+    rival = None if shown is None else read_manifest(store, "evaluate", shown.generation("evaluate")).digest()
+    if rival not in (evaluation.facts.get(RIVAL), evaluation.digest()):
+        raise UsageError(
+            "OLD-VERDICT",
+            place=f"run {run.run_id}",
+            value="another run was published after its evaluation",
+            rule="a run is judged against the published one",
+            fix=f"tastetwin evaluate --store ... --date {run.logical_date}, then deliver",
+        )
 
 
 def _results(store: Store, twins_path: str, history_path: str, vocabulary: Vocabulary, day: str) -> pa.Table:

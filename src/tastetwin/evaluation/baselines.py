@@ -206,7 +206,7 @@ def _random_unit(n: int, generator: np.random.Generator, size: int = 16) -> npt.
 
 
 def _validation_split(material: Material) -> tuple[Histories, PseudoUsers]:
-    """A sample of the training users without a tenth of its eligible ones, and those cut in two."""
+    """A sample of the training users without a fifth of its eligible ones, and those cut in two."""
     everyone = material.train
     generator = np.random.default_rng(material.seed)
     size = min(TUNING_USERS, everyone.n_users)

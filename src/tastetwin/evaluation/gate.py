@@ -11,7 +11,7 @@ always.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from tastetwin.config import EvaluateConfig
 from tastetwin.errors import GateRefused
+from tastetwin.evaluation.health import OVERLAP_DEPTH
 from tastetwin.evaluation.metrics import Interval, bootstrap_ratio, reciprocal
 from tastetwin.evaluation.records import TASKS, Evaluation, MethodScore, Task, VectorHealth
 
@@ -27,12 +28,15 @@ Severity = Literal["broken", "refuse", "warn"]
 MAX_NORM_ERROR: Final = 0.01
 MAX_MEAN_COSINE: Final = 0.98
 MIN_EFFECTIVE_RANK: Final = 2.0
+MIN_RANKED: Final = 10
+"""Vectors from which on a low rank says something: the halves of two people lie nearly on a line by right."""
 MAX_TOP_SHARE: Final = 0.9
 MIN_AGREEMENT: Final = 0.5
 MIN_OVERLAP_RATIO: Final = 1.2
 MIN_STABILITY: Final = 0.1
 MIN_HELD_OUT: Final = 30
 MIN_COMMON_HELD_OUT: Final = 0.5
+MAX_GROWTH: Final = 1.1
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,15 @@ class Verdict:
         )
 
 
-def judge(evaluation: Evaluation, published: Evaluation | None, config: EvaluateConfig) -> Verdict:
-    """Weigh a run against the published one (None on a first run), its baselines and the thresholds of ``config``."""
+def judge(
+    evaluation: Evaluation, published: Evaluation | None, config: EvaluateConfig, besides: Iterable[Finding] = ()
+) -> Verdict:
+    """Weigh a run against the published one (None on a first run), its baselines and the thresholds of ``config``.
+
+    ``besides`` are findings that need more than evaluations, such as ``older_than``.
+    """
     findings = [
+        *besides,
         *_vectors(evaluation.vectors, "the served users"),
         *_vectors(evaluation.pseudo_vectors, "the held-out halves"),
         *_lists(evaluation, config),
@@ -130,7 +140,7 @@ def _vectors(health: VectorHealth, whose: str) -> Iterator[Finding]:
     if health.mean_cosine > MAX_MEAN_COSINE:
         sentence = f"vectors of {whose} point into one direction"
         yield Finding("VECTORS-COLLAPSED", "broken", health.mean_cosine, MAX_MEAN_COSINE, sentence)
-    if health.effective_rank < MIN_EFFECTIVE_RANK:
+    if health.rows - health.not_finite >= MIN_RANKED and health.effective_rank < MIN_EFFECTIVE_RANK:
         sentence = f"vectors of {whose} lie on a line"
         yield Finding("VECTORS-LOW-RANK", "broken", health.effective_rank, MIN_EFFECTIVE_RANK, sentence)
 
@@ -148,7 +158,8 @@ def _lists(evaluation: Evaluation, config: EvaluateConfig) -> Iterator[Finding]:
         yield _refuse("MANY-NEVER-SHOWN", health.never_shown, config.max_never_shown, "too many users are in no list")
     if health.gini > config.max_gini:
         yield _refuse("EXPOSURE-UNEQUAL", health.gini, config.max_gini, "a few users fill most of the lists")
-    if sum(health.overlap_twins) + sum(health.overlap_random) > 0:
+    # Among so few users, ten twins and ten strangers are the same people.
+    if health.users > 2 * OVERLAP_DEPTH and sum(health.overlap_twins) + sum(health.overlap_random) > 0:
         twins, strangers = np.asarray(health.overlap_twins), np.asarray(health.overlap_random)
         ratio = bootstrap_ratio(twins, strangers, config.bootstrap, config.seed)
         if ratio.high < MIN_OVERLAP_RATIO:
@@ -193,14 +204,26 @@ def _against_published(evaluation: Evaluation, published: Evaluation, config: Ev
         yield Finding("NOT-COMPARABLE", "warn", 0, 1, sentence)
         return
     common = len(set(evaluation.users) & set(published.users)) / max(1, len(published.users))
-    if common < MIN_COMMON_HELD_OUT:
+    if published.users and common < MIN_COMMON_HELD_OUT:
         sentence = "most held-out users of the published run are gone"
         yield _refuse("HELD-OUT-LOST", common, MIN_COMMON_HELD_OUT, sentence)
-    for task in TASKS:
+    for task in _comparable_tasks(evaluation, published):
         ratio = ratio_to_published(evaluation, published, config, task)
         if ratio is not None and ratio.high < config.min_ratio_to_published:
             sentence = f"{task} twin MRR is below the published run's on the same users ({_spoken(ratio)})"
             yield _refuse("WORSE-THAN-PUBLISHED", ratio.value, config.min_ratio_to_published, sentence)
+
+
+def _comparable_tasks(evaluation: Evaluation, published: Evaluation) -> tuple[Task, ...]:
+    """The disjoint test ranks among all held-out users: with more of them the same model scores lower."""
+    grown = len(evaluation.users) / max(1, len(published.users))
+    return TASKS if 1 / MAX_GROWTH <= grown <= MAX_GROWTH else ("matched",)
+
+
+def older_than(published_date: str, logical_date: str) -> Iterator[Finding]:
+    """A day from the past must not take the place of a later one by itself; ISO dates."""
+    if logical_date < published_date:
+        yield _refuse("STALE-DAY", 0, 0, f"{logical_date} is before the published run's {published_date}")
 
 
 def _fewer_users(evaluation: Evaluation, published: Evaluation, config: EvaluateConfig) -> Iterator[Finding]:

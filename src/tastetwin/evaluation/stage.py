@@ -13,14 +13,13 @@ from tastetwin import __version__
 from tastetwin.analysis.encode import open_encoder
 from tastetwin.analysis.lookup import TwinLists
 from tastetwin.analysis.stage import read_vectors
-from tastetwin.config import Config
+from tastetwin.config import Config, EvaluateConfig
 from tastetwin.evaluation.evaluate import HeldOut, evaluate
-from tastetwin.evaluation.gate import Finding, Verdict, judge
+from tastetwin.evaluation.gate import Finding, Verdict, judge, older_than
 from tastetwin.evaluation.health import EarlierLists, ServedUsers
 from tastetwin.evaluation.records import Evaluation, from_json, to_json
 from tastetwin.evaluation.report import Example, ExampleTwin, Funnel, ReportData, render
 from tastetwin.evaluation.tasks import disjoint_pairs
-from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.holdout import choose_holdout
 from tastetwin.features.home import home_regions
 from tastetwin.features.stage import read_histories
@@ -32,6 +31,8 @@ from tastetwin.store import Store
 from tastetwin.tables import read_table
 
 EVALUATION = "evaluation.json"
+RIVAL = "rival"
+"""Among an evaluation's facts: the digest of the evaluation of the run that was published then."""
 
 
 def evaluate_run(
@@ -42,7 +43,7 @@ def evaluate_run(
     Args:
         store: holds everything.
         run: its features, bundle and analysis are judged.
-        config: section ``evaluate`` is used.
+        config: section ``evaluate`` is used, but for who is held out: the bundle says whom training did not see.
         again: make it once more even if it is finished.
         progress: told methods done.
     """
@@ -51,7 +52,8 @@ def evaluate_run(
     analysis = read_manifest(store, "analyze", run.generation("analyze"))
     rival = published_or_none(store)
     earlier = None if rival is None else read_manifest(store, "evaluate", rival.generation("evaluate"))
-    settings = {"evaluate": config.evaluate.model_dump(mode="json"), "min_favors": config.features.min_favors}
+    rules = rules_of(bundle, config.evaluate)
+    settings = {"evaluate": rules.model_dump(mode="json")}
     inputs = {"analysis": analysis.digest(), "published": earlier and earlier.digest(), **settings}
     generation, finished = begin(store, "evaluate", run.logical_date, inputs, again=again)
     if finished is not None:
@@ -59,17 +61,18 @@ def evaluate_run(
     lists = None if rival is None else _earlier_lists(store, rival)
     done = iter(range(1, 1_000))
     found = evaluate(
-        _held_out(store, features, bundle, config),
-        _served(store, features, analysis, config),
-        _twin_table(store, analysis, config.analyze.k),
-        config.evaluate,
+        _held_out(store, features, bundle, rules, config.analyze.batch_tokens),
+        _served(store, features, analysis),
+        _twin_table(store, analysis),
+        rules,
         earlier=lists,
         on_method=lambda name: progress(next(done), None),
     )
-    verdict = judge(found, None if earlier is None else read_evaluation(store, earlier), config.evaluate)
+    besides = [] if rival is None else list(older_than(rival.logical_date, run.logical_date))
+    verdict = judge(found, None if earlier is None else read_evaluation(store, earlier), rules, besides)
     relative = f"{FOLDERS['evaluate']}/{generation}/{EVALUATION}"
     store.write_bytes(relative, to_json(found))
-    facts = {"counts": {"held_out": len(found.users)}, "verdict": asdict(verdict)}
+    facts = {"counts": {"held_out": len(found.users)}, "verdict": asdict(verdict), RIVAL: earlier and earlier.digest()}
     parents = {"features": features.generation, "train": bundle.generation, "analyze": analysis.generation}
     tables = {"evaluation": [entry_of(store, relative)]}
     return finish(store, Manifest("evaluate", generation, run.logical_date, parents, settings, tables, facts))
@@ -92,34 +95,35 @@ def verdict_of(manifest: Manifest) -> Verdict:
     return Verdict(said["publish"], said["first_run"], [Finding(**finding) for finding in said["findings"]])
 
 
-def _held_out(store: Store, features: Manifest, bundle: Manifest, config: Config) -> HeldOut:
-    histories, _ = read_histories(store, features, config.features.min_favors)
+def rules_of(bundle: Manifest, config: EvaluateConfig) -> EvaluateConfig:
+    """The settings, with the held-out users of the training: others would be users that the model has seen."""
+    return config.model_copy(update=bundle.settings["holdout"])
+
+
+def _held_out(store: Store, features: Manifest, bundle: Manifest, rules: EvaluateConfig, batch_tokens: int) -> HeldOut:
+    histories, _ = read_histories(store, features, bundle.settings["min_favors"])
     vocabulary = read_vocabulary(store, bundle.paths("vocabulary")[0])
-    mask = choose_holdout(histories, config.evaluate, config.evaluate.seed)
-    pseudo = disjoint_pairs(histories, mask, vocabulary, config.evaluate, config.evaluate.seed)
-    encoder = open_encoder(store, bundle, config.analyze.batch_tokens)
+    mask = choose_holdout(histories, rules, rules.seed)
+    pseudo = disjoint_pairs(histories, mask, vocabulary, rules, rules.seed)
+    encoder = open_encoder(store, bundle, batch_tokens)
     trained_on = histories.select(np.flatnonzero(~mask))
     return HeldOut(trained_on, vocabulary, pseudo, encoder.encode(pseudo.a), encoder.encode(pseudo.b))
 
 
-def _served(store: Store, features: Manifest, analysis: Manifest, config: Config) -> ServedUsers:
-    histories, vocabulary = _histories(store, features, config)
+def _served(store: Store, features: Manifest, analysis: Manifest) -> ServedUsers:
+    histories, _ = read_histories(store, features, analysis.settings["min_favors"])
+    vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
     _, vectors = read_vectors(store, analysis.paths("vectors"))
     return ServedUsers(histories, home_regions(histories, vocabulary), vocabulary.region_codes, vectors)
 
 
-def _histories(store: Store, features: Manifest, config: Config) -> tuple[Histories, Vocabulary]:
-    histories, _ = read_histories(store, features, config.features.min_favors)
-    return histories, read_vocabulary(store, features.paths("vocabulary")[0])
-
-
-def _twin_table(store: Store, analysis: Manifest, k: int) -> npt.NDArray[np.int32]:
+def _twin_table(store: Store, analysis: Manifest) -> npt.NDArray[np.int32]:
     """[n_users, k] positions among the users in ascending order of their ids; -1 for none, n_users for a stranger."""
     ids, _ = read_vectors(store, analysis.paths("vectors"))
     table = read_table(store, analysis, "twins", TWINS)
     known = pa.array(ids, pa.string())
     user, twin = (_positions(table.column(name), known) for name in (USER, "twin_idno"))
-    lists = np.full((len(ids), k), -1, np.int32)
+    lists = np.full((len(ids), analysis.settings["analyze"]["k"]), -1, np.int32)
     lists[user, table.column("rank").to_numpy() - 1] = twin
     return lists
 
@@ -133,7 +137,7 @@ def _earlier_lists(store: Store, run: Run, depth: int = 10) -> EarlierLists:
     """The first ranks of the published lists."""
     analysis = read_manifest(store, "analyze", run.generation("analyze"))
     ids, _ = read_vectors(store, analysis.paths("vectors"))
-    lists = _twin_table(store, analysis, analysis.settings["analyze"]["k"])[:, :depth]
+    lists = _twin_table(store, analysis)[:, :depth]
     names = np.append(ids, "")  # the last one answers for -1
     return EarlierLists(ids, names[lists])
 
@@ -157,7 +161,7 @@ def write_report(store: Store, run: Run, config: Config) -> str:
         funnel=_funnel(counts),
         examples=_examples(store, run),
         durations={stage: record.seconds for stage, record in run.stages.items()},
-        settings=config.model_dump(mode="json"),
+        settings=config.model_dump(mode="json", exclude={"engine": {"remote"}}),  # its URL may hold a token
         published_run=None if rival is None else rival.run_id,
         published=None if rival is None else _evaluation_of(store, rival),
     )

@@ -114,12 +114,6 @@ def assign_rows(vocabulary: Vocabulary, places: pa.Table) -> PlaceRows:
     return PlaceRows(ids, pc.fill_null(found, int(NO_ROW)).to_numpy(zero_copy_only=False).astype(np.int32))
 
 
-def known_rows(vocabulary: Vocabulary) -> PlaceRows:
-    """The places that have a row of their own."""
-    single = np.flatnonzero(~vocabulary.is_group)[FIRST_PLACE_ROW:]
-    return PlaceRows(pa.array(vocabulary.place_ids[single], pa.string()), single.astype(np.int32))
-
-
 _LEVELS: Final = ((True, True), (True, False), (False, True))
 """Fallback levels, the most specific first: (uses the category, uses the region)."""
 

@@ -66,7 +66,7 @@ def _gate_lines(block: Block, bounds: Rows, split: Split, rules: GateRules) -> G
     desk = _Desk(split, rules)
     for at in np.sort(slow):
         desk.see(block.data[bounds[at] : bounds[at + 1]].removesuffix(b"\n"), block.offset + int(bounds[at]))
-    return desk.batch(taken)
+    return desk.batch(taken, len(bounds) - 1)
 
 
 def _as_array(data: bytes, bounds: Rows) -> pa.Array:
@@ -78,7 +78,7 @@ def _as_array(data: bytes, bounds: Rows) -> pa.Array:
 def _refuse_long(line: LongLine, split: Split, rules: GateRules) -> GateBatch:
     desk = _Desk(split, rules)
     desk.refuse(line.prefix, line.offset, line.length, "line_too_long")
-    return desk.batch([])
+    return desk.batch([], 1)
 
 
 class _Desk:
@@ -90,6 +90,7 @@ class _Desk:
         self._rows: list[tuple[Any, ...]] = []
         self._refused: list[tuple[Any, ...]] = []
         self._counts: Counter[str] = Counter()
+        self._blank = 0
 
     def see(self, line: bytes, offset: int) -> None:
         """Judge one line, without its newline, that begins at ``offset``."""
@@ -97,6 +98,7 @@ class _Desk:
             self.refuse(line[: self._rules.max_line_bytes], offset, len(line), "line_too_long")
             return
         if not line.strip(_BLANK):
+            self._blank += 1
             return
         try:
             self._rows.append(coerce_record(parse_line(line), self._split.kind, self._rules, self._counts))
@@ -110,14 +112,17 @@ class _Desk:
         self._refused.append((self._split.kind, self._split.path, offset, length, reason, digest, excerpt))
         self._counts[f"quarantined.{reason}"] += 1
 
-    def batch(self, taken: list[pa.RecordBatch]) -> GateBatch:
-        """Everything seen, after the rows ``taken`` by the fast path."""
+    def batch(self, taken: list[pa.RecordBatch], lines: int) -> GateBatch:
+        """Everything seen, after the rows ``taken`` by the fast path; ``lines`` is how many there were, blank or not.
+
+        Lines are counted where they are cut and rows where they are made, so that a lost line shows.
+        """
         schema = MART[self._split.kind]
         accepted = pa.concat_batches([*(each.cast(schema) for each in taken), _from_rows(self._rows, schema)])
         counts = self._counts
         counts["accepted"] = accepted.num_rows
         counts["quarantined"] = len(self._refused)
-        counts["lines_read"] = accepted.num_rows + len(self._refused)
+        counts["lines_read"] = lines - self._blank
         return GateBatch(accepted, _from_rows(self._refused, QUARANTINE), counts)
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tastetwin.engine import Engine
+from tastetwin.errors import StoreError
 from tastetwin.mart.gate import GateRules, Split, gate_split
 from tastetwin.progress import Progress
 from tastetwin.schema import MART, QUARANTINE, Kind
@@ -47,14 +48,23 @@ def stage_lines(
     )
     work = functools.partial(_gate_tasks, root=store.url(""), folder=folder, rules=rules)
     frame = engine.table(tasks).repartition(len(splits), "number")
-    counts: dict[Kind, Counter[str]] = {}
-    lines = 0
+    answers: dict[int, Counter[str]] = {}
     for text in engine.gather(frame, work):
         number, found = orjson.loads(text)
-        counts.setdefault(splits[number].kind, Counter()).update(found)
-        lines = sum(count["lines_read"] for count in counts.values())
-        progress(lines, None)
-    return counts
+        answers[number] = Counter(found)
+        progress(sum(counts["lines_read"] for counts in answers.values()), None)
+    if len(answers) != len(splits):
+        raise StoreError(
+            "ENGINE-LOST-ROWS",
+            place=folder,
+            value=f"{len(answers)} of {len(splits)} tasks answered",
+            rule="all do",
+            fix="run it again",
+        )
+    totals: dict[Kind, Counter[str]] = {}
+    for number, counts in answers.items():
+        totals.setdefault(splits[number].kind, Counter()).update(counts)
+    return totals
 
 
 def _gate_tasks(batches: Iterator[pa.RecordBatch], *, root: str, folder: str, rules: GateRules) -> Iterator[str]:

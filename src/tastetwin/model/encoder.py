@@ -27,6 +27,8 @@ RESIDUAL_WIDTH: Final = 256
 RESIDUAL_DROPOUT: Final = 0.3
 RECENCY_BUCKETS: Final = 8
 TINY: Final = 1e-12
+PRIOR_SHARE: Final = 1e-6
+"""Weight of the average user in everybody's vector: far below float32's resolution unless there is nothing else."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,9 @@ def _column_scale(tables: LinearTables) -> Tensor:
 class Encoder(nn.Module):
     """The served model."""
 
+    prior: Tensor
+    """[full width] unit mean direction of the training users; zero until training has set it."""
+
     view_of: Tensor
     gates: Tensor
     projection: Tensor
@@ -224,6 +229,7 @@ class Encoder(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(0.0))
         self.register_buffer("gates", torch.ones(2))
         full = tables.width + shape.width
+        self.register_buffer("prior", torch.zeros(full))
         self.register_buffer("projection", torch.eye(full)[:, : min(shape.dim, full)].contiguous())
 
     def linear(self, views: Tensor) -> Tensor:
@@ -241,14 +247,15 @@ class Encoder(nn.Module):
         return unit(torch.cat([unit(linear + self.gates[0] * residual), self.gates[1] * sequence], dim=1))
 
     def wide(self, places: Tensor, visits: Tensor, ratings: Tensor, ages: Tensor) -> Tensor:
-        """[n, full width] unit vectors before the projection."""
+        """[n, full width] unit vectors before the projection; where nothing is known of any place, the average user."""
         strengths = strength(visits, places)
         linear = self.linear(self.views(places, strengths))
         states = self.sequence.tokens(self.views.bags[places], places, ratings, ages, None)
-        return self.fuse(linear, self.residual(linear), self.sequence(states, strengths))
+        fused = self.fuse(linear, self.residual(linear), self.sequence(states, strengths))
+        return unit(fused + PRIOR_SHARE * self.prior)
 
     def forward(self, places: Tensor, visits: Tensor, ratings: Tensor, ages: Tensor) -> Tensor:
-        """A ``batches.Batch`` as tensors -> [n, dim] unit vectors; zero for a history without places."""
+        """A ``batches.Batch`` as tensors -> [n, dim] unit vectors; the average user's for a history without places."""
         return unit(self.wide(places, visits, ratings, ages) @ self.projection)
 
 

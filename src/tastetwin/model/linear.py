@@ -190,6 +190,7 @@ def _approach_side(matrix: sp.csr_matrix, other: Floats, alpha: float, shared: F
         solution, residual = solution + step * direction, residual - step * image
         fresh = (residual * residual).sum(axis=1, keepdims=True)
         direction, power = residual + fresh / np.maximum(power, _TINY) * direction, fresh
+    solution[np.diff(matrix.indptr) == 0] = 0  # exactly, as a direct solve has it
     return solution
 
 

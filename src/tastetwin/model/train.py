@@ -111,7 +111,13 @@ def train(
     """
     users = np.setdiff1d(np.arange(histories.n_users), holdout if holdout is not None else [])
     if len(users) == 0 or len(histories.places) == 0:
-        raise InputError("TRAIN-NO-USERS", place="train", value=len(users), rule="at least one user with a favor")
+        raise InputError(
+            "TRAIN-NO-USERS",
+            place="train",
+            value=f"{histories.n_users} eligible users, {len(users)} to learn from",
+            rule="at least one user with features.min_favors places, not held out",
+            fix="give more events, or lower features.min_favors or evaluate.holdout_share",
+        )
     chosen = histories.select(users)
     torch.set_num_threads(config.threads or torch.get_num_threads())
     record = Record(training_users=len(users), fingerprint=checkpoint.fingerprint(chosen, vocabulary))
@@ -359,7 +365,8 @@ def _choose_gates(plan: _Plan, encoder: Encoder, record: Record) -> None:
 
 @torch.no_grad()
 def _project(plan: _Plan, encoder: Encoder) -> None:
-    """Set the projection to the strongest directions of the training users' wide vectors (uncentred PCA)."""
+    """Set the projection to the strongest directions of the training users' wide vectors (uncentred PCA), and the
+    prior to their mean direction."""
     rng = np.random.default_rng([plan.config.seed, 5])
     users = np.sort(rng.permutation(plan.histories.n_users)[:PROJECTION_SAMPLE])
     wide = [
@@ -367,5 +374,6 @@ def _project(plan: _Plan, encoder: Encoder) -> None:
         for piece in np.array_split(users, max(1, len(users) // 512))
     ]
     stacked = torch.cat(wide).double()
+    encoder.prior.copy_(_unit(stacked.mean(dim=0, keepdim=True))[0])
     _, vectors = torch.linalg.eigh(stacked.T @ stacked)
     encoder.projection.copy_(vectors.flip(1)[:, : encoder.projection.shape[1]])

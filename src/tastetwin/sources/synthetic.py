@@ -151,7 +151,8 @@ def _publish(world: World, folder: Path, part_bytes: int) -> TownReport:
         (partial / "truth").rename(truth)
         (partial / "source").rename(folder)
     except OSError as error:
-        raise StoreError("TOWN-WRITE", place=str(folder), value=error, rule="the town cannot be written") from error
+        rule, fix = "the town's folder can be written", "check its permissions and the space left"
+        raise StoreError("TOWN-WRITE", place=str(folder), value=error, rule=rule, fix=fix) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return TownReport(

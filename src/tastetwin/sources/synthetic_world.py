@@ -93,6 +93,7 @@ class TownConfig:
                 place=", ".join(name.removeprefix("n_") for name in wrong),
                 value=", ".join(str(getattr(self, name)) for name in wrong),
                 rule="allowed: " + ", ".join(f"{low} to {high}" for low, high in wrong.values()),
+                fix="give a size within those",
             )
 
     @property
