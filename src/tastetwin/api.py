@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from tastetwin.config import Config, load
+from tastetwin.config import Config, from_values, load
 from tastetwin.errors import UsageError
 from tastetwin.runs import Run, list_runs, parse_date, published_run, read_manifest
 from tastetwin.schema import KINDS, TWINS, USER, VECTORS
@@ -38,10 +38,18 @@ EVIDENCE = TWINS.append(pa.field("evidence", pa.string()))
 class TasteTwin:
     """A store and what can be asked of it."""
 
-    def __init__(self, store: str | os.PathLike[str], config: Config | str | os.PathLike[str] | None = None) -> None:
-        """Name a store (made by the first ``run``) and the settings: a file, a ``Config``, or the defaults."""
+    def __init__(
+        self, store: str | os.PathLike[str], config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = None
+    ) -> None:
+        """Name a store (made by the first ``run``) and the settings.
+
+        Settings are a ``Config``, sections of keys (``{"train": {"epochs": 3}}``), a file, or None for the defaults.
+
+        Raises:
+            UsageError: CONFIG-FILE, CONFIG-INVALID.
+        """
         self._root = store
-        self.config = config if isinstance(config, Config) else load(None if config is None else Path(config))
+        self.config = _config(config)
 
     @property
     def store(self) -> Store:
@@ -113,6 +121,14 @@ class TasteTwin:
         return read_table(self.store, read_manifest(self.store, "analyze", run.generation("analyze")), table, schema)
 
 
+def _config(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None) -> Config:
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, Mapping):
+        return from_values(config, "config")
+    return load(None if config is None else Path(config))
+
+
 def _day(value: date | str | None) -> date:
     if value is None:
         return datetime.now(UTC).date()
@@ -122,9 +138,13 @@ def _day(value: date | str | None) -> date:
 @contextmanager
 def _as_source(events: Events) -> Iterator[str]:
     """The address of the events; frames become JSON lines, so that they pass the same gate as everything else."""
-    if not isinstance(events, Mapping):
+    if isinstance(events, str | os.PathLike):
         yield os.fspath(events)
         return
+    if not isinstance(events, Mapping):
+        found = type(events).__name__
+        rule = "a folder, an address, or frames by kind"
+        raise UsageError("FRAME-KIND", place="events", value=found, rule=rule, fix='e.g. {"reviews": frame}')
     unknown = sorted(set(events) - set(KINDS))
     if unknown:
         rule = f"keys are {', '.join(KINDS)}"

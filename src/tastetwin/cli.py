@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from tastetwin.config import Config
     from tastetwin.runs import Run, Stage
 
+SQL_ROWS = 200
+SQL_CELL = 100
+"""Rows and characters of a value that ``sql`` shows to people; ``--json`` leaves nothing out."""
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -297,8 +301,10 @@ def sql(
         for line in json_lines(found):
             sys.stdout.write(line.decode() + "\n")
         return
-    rows = [list(row.values()) for row in found.to_pylist()]
-    console.print_table(f"{len(rows)} rows", found.column_names, rows)
+    shown = found.slice(0, SQL_ROWS)
+    rows = [[console.shortened(value, SQL_CELL) for value in row.values()] for row in shown.to_pylist()]
+    more = "" if found.num_rows <= SQL_ROWS else f", the first {SQL_ROWS} shown; --json prints all"
+    console.print_table(f"{found.num_rows:,} rows{more}", found.column_names, rows)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -170,7 +170,15 @@ def load(path: Path | None = None) -> Config:
     Raises:
         UsageError: CONFIG-FILE when the file cannot be read; CONFIG-INVALID with every wrong key and value at once.
     """
-    values = {} if path is None else _read(path)
+    return from_values({} if path is None else _read(path), str(path or "environment"))
+
+
+def from_values(values: Mapping[str, Any], place: str) -> Config:
+    """Settings given as sections of keys; ``place`` says in errors where they came from.
+
+    Raises:
+        UsageError: CONFIG-INVALID with every wrong key and value at once.
+    """
     problems = [f"environment variable {name}: unknown{_suggest(name, _env_names())}" for name in _unknown_env()]
     if not problems:
         try:
@@ -181,7 +189,7 @@ def load(path: Path | None = None) -> Config:
             problems = [str(error)]
     raise UsageError(
         "CONFIG-INVALID",
-        place=str(path or "environment"),
+        place=place,
         value="; ".join(problems),
         rule="every key is known and every value fits",
         fix="see: tastetwin config show",

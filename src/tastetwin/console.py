@@ -79,6 +79,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     out.print(table)
 
 
+def shortened(value: object, most: int) -> object:
+    """Long values as text that ends in an ellipsis; others as they are."""
+    text = str(value)
+    return value if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _are_numbers(values: Sequence[str]) -> bool:
     return bool(values) and all(value == _ABSENT or _NUMBER.fullmatch(value) for value in values)
 
@@ -158,7 +164,7 @@ class LineReporter:
             if now - last >= _LOG_EVERY:
                 last = now
                 of = "" if total is None else f" of {total}"
-                self._say(stage, f"{done}{of} {UNITS[stage]}, {done / (now - began):.0f}/s")
+                self._say(stage, f"{done}{of} {UNITS[stage]}, {done / (now - began):,.3g}/s")
 
         return tell
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from tastetwin import console
@@ -50,8 +51,7 @@ def _show_twins(store: Store, run: Run) -> None:
 def _show_evaluation(evaluation: Evaluation) -> None:
     best: dict[str, MethodScore] = {}
     for score in evaluation.scores:
-        known = best.get(score.method)
-        if score.task == "disjoint" and (known is None or score.mrr.value > known.mrr.value):
+        if score.task == "disjoint" and score.csls:
             best[score.method] = score
     ranked = sorted(best.values(), key=lambda score: -score.mrr.value)
     rows = [
@@ -73,4 +73,4 @@ def _show_evaluation(evaluation: Evaluation) -> None:
 def _show_next(store: Store, run: Run) -> None:
     console.out.print(f"\nReport (open it in a browser): {store.path(report_path(run.run_id))}", markup=False)
     user = TwinLists(store, run).some_users(1)[0]
-    console.out.print(f"Next: tastetwin similar {user} --store {store.root}", markup=False)
+    console.out.print(f"Next: {sys.argv[0]} similar {user} --store {store.root}", markup=False)

@@ -144,8 +144,9 @@ class TwinLists:
             raise self._refusal(
                 "TOO-FEW-FAVORS",
                 user,
-                f"has {len(places)} distinct places in the run of {self.run.logical_date}",
-                f"at least {self.min_favors} are needed (features.min_favors)",
+                f"has {len(places)} distinct places that the model of {self.run.logical_date} knows",
+                f"at least {self.min_favors} are needed (features.min_favors); rarely visited places without category "
+                "and region do not count (features.min_visitors)",
             )
         return places
 

@@ -76,7 +76,7 @@ def analyze_users(
         "twins": _write_twins(store, histories.user_ids, twins, buckets, f"{folder}/twins"),
         "visitors": [write_visitors(store, f"{folder}/visitors.parquet", count_visitors(histories, vocabulary))],
     }
-    counts = {"users": histories.n_users, "users_served": int((twins.neighbours >= 0).any(axis=1).sum())}
+    counts = {"users_served": int((twins.neighbours >= 0).any(axis=1).sum())}
     facts = {
         "counts": counts,
         "buckets": buckets,

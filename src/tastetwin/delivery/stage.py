@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from tastetwin.config import Config
 from tastetwin.errors import UsageError
-from tastetwin.evaluation.stage import RIVAL, verdict_of
+from tastetwin.evaluation.stage import RIVAL, report_path, verdict_of
 from tastetwin.features.histories import Vocabulary
 from tastetwin.features.home import home_regions
 from tastetwin.features.taste import HISTORY, from_arrow
@@ -40,7 +40,7 @@ def deliver_run(
         UsageError: OLD-VERDICT when another run has been published since the evaluation.
     """
     evaluation = read_manifest(store, "evaluate", run.generation("evaluate"))
-    verdict_of(evaluation).require(f"run {run.run_id}")
+    verdict_of(evaluation).require(f"run {run.run_id}, report {store.path(report_path(run.run_id))}")
     _check_rival(store, run, evaluation)
     features = read_manifest(store, "features", run.generation("features"))
     analysis = read_manifest(store, "analyze", run.generation("analyze"))

@@ -21,8 +21,8 @@ TASK_TITLES: Final[dict[Task, str]] = {"disjoint": "Disjoint twin test", "matche
 TASK_SENTENCES: Final[dict[Task, str]] = {
     "disjoint": "Each held-out user is cut in two by a random cut of the catalogue. One half must find the other among "
     "all second halves, with not one place in common: only taste and home area can help.",
-    "matched": "As above, but among 99 others of the same region and similar activity: geography earns little, "
-    "taste decides.",
+    "matched": "As above, but among the 99 others nearest by region and activity (fewer where fewer are held out): "
+    "geography earns little, taste decides.",
 }
 
 

@@ -14,8 +14,9 @@ from tastetwin.mart.merge import merge
 from tastetwin.mart.staging import stage_lines
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import FOLDERS, FileEntry, Manifest, begin, entry_of, finish
-from tastetwin.schema import KINDS, Kind
+from tastetwin.schema import KINDS, QUARANTINE, Kind
 from tastetwin.store import Store
+from tastetwin.tables import read_files
 
 
 def build_mart(
@@ -54,7 +55,8 @@ def build_mart(
     store.make_folder(folder)
     rules = GateRules.of(config.mart, config.collect, date.fromisoformat(day))
     counts = stage_lines(engine, store, _splits(store, lake, config), rules, f"{folder}/staging", progress)
-    facts = _account(counts, config.mart.max_quarantine_share, lake)
+    refused = store.files(f"{folder}/staging/quarantine")
+    facts = _account(counts, config.mart.max_quarantine_share, _example(store, refused))
     tables: dict[str, list[FileEntry]] = {}
     for kind in KINDS:
         staged = store.files(f"{folder}/staging/{kind}")
@@ -74,7 +76,15 @@ def _splits(store: Store, lake: Manifest, config: Config) -> list[Split]:
     ]
 
 
-def _account(counts: dict[Kind, Counter[str]], limit: float, lake: Manifest) -> dict[str, Any]:
+def _example(store: Store, files: list[str]) -> str:
+    """Where to find one refused line; "" where none was refused. Never the line itself: errors end up in logs."""
+    if not files:
+        return ""
+    first = read_files(store, files[:1], QUARANTINE).slice(0, 1).to_pylist()[0]
+    return f"{first['source']}, byte {first['offset']}, {first['reason']}"
+
+
+def _account(counts: dict[Kind, Counter[str]], limit: float, example: str) -> dict[str, Any]:
     total: Counter[str] = sum(counts.values(), Counter())
     lines, accepted, refused = total["lines_read"], total["accepted"], total["quarantined"]
     if accepted + refused != lines:
@@ -83,7 +93,7 @@ def _account(counts: dict[Kind, Counter[str]], limit: float, lake: Manifest) -> 
         worst = ", ".join(f"{reason} {n}" for reason, n in total.most_common() if reason.startswith("quarantined."))
         raise InputError(
             "QUARANTINE-SHARE",
-            place=f"lake/{lake.generation}",
+            place=example,
             value=f"{refused} of {lines} lines refused ({worst})",
             rule=f"at most {limit:.0%} may be refused (mart.max_quarantine_share)",
             fix="look at the source, or raise the limit if this share is expected",

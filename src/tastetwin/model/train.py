@@ -115,8 +115,9 @@ def train(
             "TRAIN-NO-USERS",
             place="train",
             value=f"{histories.n_users} eligible users, {len(users)} to learn from",
-            rule="at least one user with features.min_favors places, not held out",
-            fix="give more events, or lower features.min_favors or evaluate.holdout_share",
+            rule="at least one user with features.min_favors places the model can know, not held out; a place with "
+            "fewer than features.min_visitors visitors is known only by its category and region in places*.jsonl",
+            fix="give more events or a places file, or lower features.min_visitors or features.min_favors",
         )
     chosen = histories.select(users)
     torch.set_num_threads(config.threads or torch.get_num_threads())
