@@ -52,6 +52,13 @@ class Engine:
         """The path for the engine's reader, which takes it for a glob; Sail's knows no ``\\[``, Hadoop's no ``[[]``."""
         return re.sub(r"([*?\[{])", r"[\1]" if self.is_embedded else r"\\\1", path)
 
+    def at_once(self, tasks: int) -> int:
+        """Partitions for independent tasks: one each on a cluster, which starts what it has room for.
+
+        The embedded engine starts all of its partitions at once, so it gets as many as there are cores.
+        """
+        return min(tasks, os.cpu_count() or 1) if self.is_embedded else tasks
+
     def table(self, table: pa.Table) -> DataFrame:
         """A small Arrow table as a DataFrame."""
         from pyspark.sql.pandas.types import from_arrow_schema

@@ -101,8 +101,7 @@ def write_user_favor(
     places = _mart_table(engine, store, mart, "places")
     reviews = favored_reviews(_mart_table(engine, store, mart, "reviews"), places, config)
     likes = favored_likes(_mart_table(engine, store, mart, "likes"), places, config)
-    inputs = [*mart.paths("reviews"), *mart.paths("likes")]
-    return write_frame(engine, user_favor(reviews, likes), store, folder, Layout(USER_FAVOR, (USER,)), inputs)
+    return write_frame(engine, user_favor(reviews, likes), store, folder, Layout(USER_FAVOR, (USER,)))
 
 
 def _write_places(engine: Engine, store: Store, mart: Manifest, folder: str) -> list[FileEntry]:

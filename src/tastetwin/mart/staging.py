@@ -47,7 +47,7 @@ def stage_lines(
         [pa.array(range(len(splits))), pa.array([orjson.dumps(split).decode() for split in splits])], schema=_TASKS
     )
     work = functools.partial(_gate_tasks, root=store.url(""), folder=folder, rules=rules)
-    frame = engine.table(tasks).repartition(len(splits), "number")
+    frame = engine.table(tasks).repartition(engine.at_once(len(splits)), "number")
     answers: dict[int, Counter[str]] = {}
     for text in engine.gather(frame, work):
         number, found = orjson.loads(text)
