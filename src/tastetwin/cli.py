@@ -181,8 +181,7 @@ def runs(store: StoreOption, as_json: JsonOption = False) -> None:
 
     Example: `tastetwin runs --store store/ --json`
     """
-    from tastetwin.delivery.sql import funnel
-    from tastetwin.runs import list_runs, published
+    from tastetwin.runs import funnel, list_runs, published
     from tastetwin.store import Store
 
     opened = Store.open(store)
@@ -395,8 +394,7 @@ def _say(value: dict[str, Any], as_json: bool) -> None:
 
 
 def _run_json(run: Run, published: str | None) -> dict[str, Any]:
-    from tastetwin.delivery.sql import funnel
-    from tastetwin.runs import STAGES
+    from tastetwin.runs import STAGES, funnel
 
     counts = funnel(run)
     headline = ("lines_read", "accepted", "quarantined", "users", "users_served")

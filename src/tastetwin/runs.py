@@ -306,6 +306,11 @@ def record_stage(store: Store, run: Run, stage: Stage, record: StageRecord) -> R
     return write_run(store, replace(run, status="running", error=None, stages={**kept, stage: record}))
 
 
+def funnel(run: Run) -> dict[str, int]:
+    """What became of lines and users in a run: the counts of its stages under their names."""
+    return {name: count for record in run.stages.values() for name, count in record.counts.items()}
+
+
 # -- the pointer ----------------------------------------------------------------------------------------------------
 
 

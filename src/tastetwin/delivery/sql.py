@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tastetwin.errors import UsageError
 from tastetwin.features.user_favor import USER_FAVOR
-from tastetwin.runs import Manifest, Run, Stage, list_runs, published_run, read_manifest
+from tastetwin.runs import Manifest, Stage, funnel, list_runs, published_run, read_manifest
 from tastetwin.schema import PLACES, QUARANTINE, RESULT, TWINS
 from tastetwin.store import Store
 
@@ -36,11 +36,6 @@ _RUNS: Final = pa.schema(
         pa.field("funnel", pa.map_(pa.string(), pa.int64())),
     ]
 )
-
-
-def funnel(run: Run) -> dict[str, int]:
-    """What became of lines and users in a run: the counts of its stages under their names."""
-    return {name: count for record in run.stages.values() for name, count in record.counts.items()}
 
 
 def connect(store: Store) -> duckdb.DuckDBPyConnection:
