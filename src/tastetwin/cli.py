@@ -1,7 +1,7 @@
 """The command line: ``tastetwin VERB``. Each verb is a few lines around a public function; nothing is computed here.
 
 Exit codes: 0 done; 1 unexpected; 2 the request; 3 the source's data; 4 the store or the engine; 5 the gate refused;
-6 an extra is missing; 130 interrupted.
+6 an extra is missing; 130 interrupted; 143 ended by SIGTERM.
 """
 
 from __future__ import annotations

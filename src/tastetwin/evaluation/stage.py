@@ -60,10 +60,11 @@ def evaluate_run(
         return finished
     lists = None if rival is None else _earlier_lists(store, rival)
     done = iter(range(1, 1_000))
+    served = _served(store, features, analysis)
     found = evaluate(
         _held_out(store, features, bundle, rules, config.analyze.batch_tokens),
-        _served(store, features, analysis),
-        _twin_table(store, analysis),
+        served,
+        _twin_table(store, analysis, served.histories.user_ids),
         rules,
         earlier=lists,
         on_method=lambda name: progress(next(done), None),
@@ -117,9 +118,8 @@ def _served(store: Store, features: Manifest, analysis: Manifest) -> ServedUsers
     return ServedUsers(histories, home_regions(histories, vocabulary), vocabulary.region_codes, vectors)
 
 
-def _twin_table(store: Store, analysis: Manifest) -> npt.NDArray[np.int32]:
-    """[n_users, k] positions among the users in ascending order of their ids; -1 for none, n_users for a stranger."""
-    ids, _ = read_vectors(store, analysis.paths("vectors"))
+def _twin_table(store: Store, analysis: Manifest, ids: npt.NDArray[np.object_]) -> npt.NDArray[np.int32]:
+    """[n_users, k] positions in ``ids``, the analysis's users ascending; -1 for none, n_users for a stranger."""
     table = read_table(store, analysis, "twins", TWINS)
     known = pa.array(ids, pa.string())
     user, twin = (_positions(table.column(name), known) for name in (USER, "twin_idno"))
@@ -137,7 +137,7 @@ def _earlier_lists(store: Store, run: Run, depth: int = 10) -> EarlierLists:
     """The first ranks of the published lists."""
     analysis = read_manifest(store, "analyze", run.generation("analyze"))
     ids, _ = read_vectors(store, analysis.paths("vectors"))
-    lists = _twin_table(store, analysis)[:, :depth]
+    lists = _twin_table(store, analysis, ids)[:, :depth]
     names = np.append(ids, "")  # the last one answers for -1
     return EarlierLists(ids, names[lists])
 
