@@ -49,6 +49,10 @@ class FileEntry:
     sha256: str
 
 
+Made = tuple[dict[str, list[FileEntry]], dict[str, Any]]
+"""Tables and facts of a generation."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What a generation holds and what it was made from. Holds no clock time: the same inputs give the same bytes."""
@@ -78,6 +82,27 @@ class Manifest:
     def paths(self, table: str) -> list[str]:
         """Files of a table, all of its partitions (``table/partition``), relative to the store's root."""
         return [entry.path for key in sorted(self.tables) if key.split("/")[0] == table for entry in self.tables[key]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A generation to be made: all that decides what will be in it, besides the code."""
+
+    stage: Stage
+    logical_date: str
+    parents: dict[str, Manifest | None]
+    """Stage (or role) -> what it is made from; None where there is no such thing yet."""
+    settings: dict[str, Any]
+
+    def inputs(self) -> dict[str, Any]:
+        """What the generation's id is a fingerprint of."""
+        return {role: parent and parent.digest() for role, parent in self.parents.items()} | self.settings
+
+    def manifest(self, generation: str, made: Made) -> Manifest:
+        """The record of what was made."""
+        parents = {role: parent.generation for role, parent in self.parents.items() if parent is not None}
+        tables, facts = made
+        return Manifest(self.stage, generation, self.logical_date, parents, self.settings, tables, facts)
 
 
 @dataclass(frozen=True)
@@ -171,6 +196,24 @@ def begin(store: Store, stage: Stage, day: str, inputs: dict[str, Any], *, again
         if not again and is_whole(store, manifest := read_manifest(store, stage, generation)):
             return generation, manifest
     raise AssertionError("unreachable")
+
+
+def make(store: Store, plan: Plan, work: Callable[[str], Made], *, again: bool = False) -> Manifest:
+    """The generation of a plan: found finished, or made by ``work`` in an empty folder, whose path it is given.
+
+    Args:
+        store: holds everything.
+        plan: what it is made from.
+        work: folder, relative to the store's root -> tables and facts.
+        again: make it once more even if it is finished.
+    """
+    generation, finished = begin(store, plan.stage, plan.logical_date, plan.inputs(), again=again)
+    if finished is not None:
+        return finished
+    folder = f"{FOLDERS[plan.stage]}/{generation}"
+    store.remove(folder)
+    store.make_folder(folder)
+    return finish(store, plan.manifest(generation, work(folder)))
 
 
 def read_manifest(store: Store, stage: Stage, generation: str) -> Manifest:

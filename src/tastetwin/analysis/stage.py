@@ -23,7 +23,7 @@ from tastetwin.features.taste import HISTORY
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.model.files import model_file
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import FOLDERS, FileEntry, Manifest, begin, finish, verify
+from tastetwin.runs import FileEntry, Made, Manifest, Plan, make, verify
 from tastetwin.schema import TWINS, USER, VECTORS
 from tastetwin.store import Store
 from tastetwin.tables import Layout, bucket_name, bucket_of, put_table, read_files, write_frame
@@ -56,13 +56,24 @@ def analyze_users(
         StoreError: DAMAGED when a file of the bundle is not what its manifest says.
     """
     settings = {"analyze": config.analyze.model_dump(mode="json"), "min_favors": config.features.min_favors}
-    inputs = {"features": features.digest(), "bundle": bundle.digest(), **settings}
-    generation, finished = begin(store, "analyze", features.logical_date, inputs, again=again)
-    if finished is not None:
-        return finished
+    plan = Plan("analyze", features.logical_date, {"features": features, "train": bundle}, settings)
+
+    def work(folder: str) -> Made:
+        return _write(engine, store, features, bundle, config, folder, progress)
+
+    return make(store, plan, work, again=again)
+
+
+def _write(
+    engine: Engine,
+    store: Store,
+    features: Manifest,
+    bundle: Manifest,
+    config: Config,
+    folder: str,
+    progress: Progress,
+) -> Made:
     verify(store, bundle)
-    folder = f"{FOLDERS['analyze']}/{generation}"
-    store.remove(folder)
     vectors_written = _encode(engine, store, features, bundle, config, f"{folder}/vectors")
     histories, _ = read_histories(store, features, config.features.min_favors)
     vectors = read_vectors(store, [entry.path for entry in vectors_written])
@@ -76,15 +87,13 @@ def analyze_users(
         "twins": _write_twins(store, histories.user_ids, twins, buckets, f"{folder}/twins"),
         "visitors": [write_visitors(store, f"{folder}/visitors.parquet", count_visitors(histories, vocabulary))],
     }
-    counts = {"users_served": int((twins.neighbours >= 0).any(axis=1).sum())}
     facts = {
-        "counts": counts,
+        "counts": {"users_served": int((twins.neighbours >= 0).any(axis=1).sum())},
         "buckets": buckets,
         "search": twins.facts.to_json(),
         "scale": twins.scale.to_json(),
     }
-    parents = {"features": features.generation, "train": bundle.generation}
-    return finish(store, Manifest("analyze", generation, features.logical_date, parents, settings, tables, facts))
+    return tables, facts
 
 
 def _encode(

@@ -14,7 +14,7 @@ from tastetwin.features.home import home_regions
 from tastetwin.features.taste import HISTORY, from_arrow
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import FOLDERS, FileEntry, Manifest, Run, begin, finish, published_or_none, read_manifest
+from tastetwin.runs import FileEntry, Made, Manifest, Plan, Run, make, published_or_none, read_manifest
 from tastetwin.schema import RESULT, TWINS, USER
 from tastetwin.store import Store
 from tastetwin.tables import put_table, read_files
@@ -44,25 +44,22 @@ def deliver_run(
     _check_rival(store, run, evaluation)
     features = read_manifest(store, "features", run.generation("features"))
     analysis = read_manifest(store, "analyze", run.generation("analyze"))
-    inputs = {"features": features.digest(), "analysis": analysis.digest()}
-    generation, finished = begin(store, "deliver", run.logical_date, inputs, again=again)
-    if finished is not None:
-        return finished
-    folder = f"{FOLDERS['deliver']}/{generation}"
-    store.remove(folder)
+    plan = Plan("deliver", run.logical_date, {"features": features, "analyze": analysis}, {})
+    return make(store, plan, lambda folder: _write(store, features, analysis, folder, progress), again=again)
+
+
+def _write(store: Store, features: Manifest, analysis: Manifest, folder: str, progress: Progress) -> Made:
     vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
     histories = {path.rsplit("/", 1)[-1]: path for path in features.paths("history")}
     written: list[FileEntry] = []
     users = 0
     for path in analysis.paths("twins"):
         name = path.rsplit("/", 1)[-1]
-        rows = _results(store, path, histories[name], vocabulary, run.logical_date)
+        rows = _results(store, path, histories[name], vocabulary, analysis.logical_date)
         written.append(put_table(store, f"{folder}/result/{name}", rows))
         users += rows.num_rows
         progress(users, None)
-    parents = {"analyze": analysis.generation, "evaluate": evaluation.generation}
-    facts = {"counts": {"results": users}, "buckets": analysis.facts["buckets"]}
-    return finish(store, Manifest("deliver", generation, run.logical_date, parents, {}, {"result": written}, facts))
+    return {"result": written}, {"counts": {"results": users}, "buckets": analysis.facts["buckets"]}
 
 
 def _check_rival(store: Store, run: Run, evaluation: Manifest) -> None:

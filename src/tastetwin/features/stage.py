@@ -26,7 +26,7 @@ from tastetwin.features.vocabulary import (
 )
 from tastetwin.mart.merge import LAYOUTS
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import FOLDERS, FileEntry, Manifest, begin, finish
+from tastetwin.runs import FileEntry, Made, Manifest, Plan, make
 from tastetwin.schema import CATEGORIES, LIKE_CONTENTS, PLACE, PLACES, REGION, REVIEW_PLACE, USER
 from tastetwin.store import Store
 from tastetwin.tables import Layout, put_table, read_files, read_table, write_frame
@@ -65,29 +65,36 @@ def build_features(
         again: make it once more even if it is finished.
         progress: told users done.
     """
-    day = mart.logical_date
     settings = {"features": config.features.model_dump(mode="json")}
-    inputs = {"mart": mart.digest(), "vocabulary": previous and previous.tables["vocabulary"][0].sha256, **settings}
-    generation, finished = begin(store, "features", day, inputs, again=again)
-    if finished is not None:
-        return finished
-    folder = f"{FOLDERS['features']}/{generation}"
-    store.remove(folder)
-    store.make_folder(folder)
+    plan = Plan("features", mart.logical_date, {"mart": mart, "previous": previous}, settings)
+
+    def work(folder: str) -> Made:
+        return _write(engine, store, mart, previous, config.features, folder, progress)
+
+    return make(store, plan, work, again=again)
+
+
+def _write(
+    engine: Engine,
+    store: Store,
+    mart: Manifest,
+    previous: Manifest | None,
+    config: FeaturesConfig,
+    folder: str,
+    progress: Progress,
+) -> Made:
     tables = {
-        "user_favor": write_user_favor(engine, store, mart, config.features, f"{folder}/user_favor"),
+        "user_favor": write_user_favor(engine, store, mart, config, f"{folder}/user_favor"),
         "place": _write_places(engine, store, mart, f"{folder}/place"),
     }
     favors = engine.read(store, [entry.path for entry in tables["user_favor"]], USER_FAVOR)
     old = read_vocabulary(store, previous.paths("vocabulary")[0]) if previous else empty_vocabulary()
     places = read_files(store, [entry.path for entry in tables["place"]], PLACES).sort_by(PLACE)
-    tables |= _write_vocabulary(store, favors, places, old, config.features.min_visitors, folder)
+    tables |= _write_vocabulary(store, favors, places, old, config.min_visitors, folder)
     tables["history"] = _write_history(engine, store, favors, tables["place_row"][0].path, f"{folder}/history")
-    counts = _count(engine, store, [entry.path for entry in tables["history"]], config.features)
-    facts = {"counts": counts, "buckets": engine.partitions}
+    counts = _count(engine, store, [entry.path for entry in tables["history"]], config)
     progress(counts["users"], counts["users"])
-    parents = {"mart": mart.generation} | ({} if previous is None else {"previous": previous.generation})
-    return finish(store, Manifest("features", generation, day, parents, settings, tables, facts))
+    return tables, {"counts": counts, "buckets": engine.partitions}
 
 
 def _mart_table(engine: Engine, store: Store, mart: Manifest, kind: Any) -> DataFrame:

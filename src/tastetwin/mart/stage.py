@@ -13,7 +13,7 @@ from tastetwin.mart.gate import GateRules, Split, plan_splits
 from tastetwin.mart.merge import merge
 from tastetwin.mart.staging import stage_lines
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import FOLDERS, FileEntry, Manifest, begin, entry_of, finish
+from tastetwin.runs import FileEntry, Made, Manifest, Plan, entry_of, make
 from tastetwin.schema import KINDS, QUARANTINE, Kind
 from tastetwin.store import Store
 from tastetwin.tables import read_files
@@ -44,15 +44,25 @@ def build_mart(
         InputError: QUARANTINE-SHARE when more lines were refused than ``mart.max_quarantine_share`` allows.
         AssertionError: never for bad data; when accepted and refused lines do not add up to the lines read.
     """
-    day = lake.logical_date
     settings = {"mart": config.mart.model_dump(mode="json"), "collect": config.collect.model_dump(mode="json")}
-    inputs = {"lake": lake.digest(), "previous": previous and previous.digest(), **settings}
-    generation, finished = begin(store, "mart", day, inputs, again=again)
-    if finished is not None:
-        return finished
-    folder = f"{FOLDERS['mart']}/{generation}"
-    store.remove(folder)
-    store.make_folder(folder)
+    plan = Plan("mart", lake.logical_date, {"collect": lake, "previous": previous}, settings)
+
+    def work(folder: str) -> Made:
+        return _write(engine, store, lake, previous, config, folder, progress)
+
+    return make(store, plan, work, again=again)
+
+
+def _write(
+    engine: Engine,
+    store: Store,
+    lake: Manifest,
+    previous: Manifest | None,
+    config: Config,
+    folder: str,
+    progress: Progress,
+) -> Made:
+    day = lake.logical_date
     rules = GateRules.of(config.mart, config.collect, date.fromisoformat(day))
     counts = stage_lines(engine, store, _splits(store, lake, config), rules, f"{folder}/staging", progress)
     refused = store.files(f"{folder}/staging/quarantine")
@@ -63,8 +73,7 @@ def build_mart(
         tables |= merge(engine, store, kind, staged, previous, day, folder)
     tables["quarantine"] = _keep_quarantine(store, folder)
     store.remove(f"{folder}/staging")
-    parents = {"collect": lake.generation} | ({} if previous is None else {"previous": previous.generation})
-    return finish(store, Manifest("mart", generation, day, parents, settings, tables, facts))
+    return tables, facts
 
 
 def _splits(store: Store, lake: Manifest, config: Config) -> list[Split]:

@@ -19,7 +19,7 @@ from tastetwin.features.stage import read_histories
 from tastetwin.features.vocabulary import read_vocabulary, write_vocabulary
 from tastetwin.model.files import MODEL, RECORD, VOCABULARY, WEIGHTS
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import FOLDERS, FileEntry, Manifest, begin, entry_of, finish
+from tastetwin.runs import FOLDERS, FileEntry, Made, Manifest, Plan, entry_of, make
 from tastetwin.store import Store
 
 if TYPE_CHECKING:
@@ -50,25 +50,27 @@ def train_bundle(
         "holdout": holdout,
         "min_favors": config.features.min_favors,
     }
-    inputs = {"features": features.digest(), **settings}
-    generation, finished = begin(store, "train", features.logical_date, inputs, again=again)
-    if finished is not None:
-        return finished
+    plan = Plan("train", features.logical_date, {"features": features}, settings)
+    manifest = make(store, plan, lambda folder: _write(store, features, config, folder, progress), again=again)
+    store.remove(_checkpoints(manifest.folder))
+    return manifest
+
+
+def _checkpoints(folder: str) -> str:
+    """Beside the bundle, since an unfinished generation's folder is emptied when it is begun again."""
+    return folder.replace(FOLDERS["train"], "checkpoints", 1)
+
+
+def _write(store: Store, features: Manifest, config: Config, folder: str, progress: Progress) -> Made:
     histories, _ = read_histories(store, features, config.features.min_favors)
     vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
     mask = choose_holdout(histories, config.evaluate, config.evaluate.seed)
-    folder = f"{FOLDERS['train']}/{generation}"
-    kept = f"checkpoints/{generation}"
     with tempfile.TemporaryDirectory(prefix="tastetwin-") as aside:
-        checkpoints = Path(store.make_folder(kept) if store.is_local else aside)
+        checkpoints = Path(store.make_folder(_checkpoints(folder)) if store.is_local else aside)
         trained = _fit(histories, vocabulary, config, mask, checkpoints, progress)
-        tables = _write(store, trained, vocabulary, folder, Path(aside))
+        tables = _write_bundle(store, trained, vocabulary, folder, Path(aside))
     counts = {"training_users": trained.record.training_users, "held_out": int(mask.sum())}
-    facts = {"counts": counts, "validation_mrr": trained.record.validation_mrr}
-    parents = {"features": features.generation}
-    manifest = finish(store, Manifest("train", generation, features.logical_date, parents, settings, tables, facts))
-    store.remove(kept)
-    return manifest
+    return tables, {"counts": counts, "validation_mrr": trained.record.validation_mrr}
 
 
 def _fit(
@@ -87,7 +89,7 @@ def _fit(
     return train(histories, vocabulary, config.train, users, checkpoints, lambda step, of, loss: progress(step, of))
 
 
-def _write(
+def _write_bundle(
     store: Store, trained: Trained, vocabulary: Vocabulary, folder: str, aside: Path
 ) -> dict[str, list[FileEntry]]:
     """The files of the bundle, made on this machine and copied to the store."""
