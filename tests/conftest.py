@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -20,6 +21,7 @@ from tastetwin.sources.collect import collect
 from tastetwin.sources.synthetic import TownConfig, TownReport, write_town
 from tastetwin.store import Store
 from tastetwin.tables import read_table
+from tests.world import Journey, travel
 
 DIRTY = TownConfig(users=300, dirt_share=0.15, seed=5)
 
@@ -35,6 +37,19 @@ def engine() -> Engine:
 def town(tmp_path_factory: pytest.TempPathFactory) -> TownReport:
     """A town of 300 users of which 15 % of the lines are spoilt; read only."""
     return write_town(DIRTY, tmp_path_factory.mktemp("town") / "town")
+
+
+@pytest.fixture(scope="session")
+def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
+    """A finished run in a store of its own; read only."""
+    return travel(tmp_path_factory.mktemp("journey"))
+
+
+@pytest.fixture
+def copied(journey: Journey, tmp_path: Path) -> Journey:
+    """A copy of the store for tests that change it."""
+    shutil.copytree(journey.store.root, tmp_path / "store")
+    return Journey(journey.town, Store.open(tmp_path / "store"), journey.first)
 
 
 class Mart:

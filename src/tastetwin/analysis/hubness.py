@@ -6,15 +6,12 @@ sides to their nearest neighbours off their similarity (Conneau et al. 2018, arX
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
-import numpy.typing as npt
 
-from tastetwin.analysis.blas import load_faiss
-from tastetwin.analysis.index import Floats, Ints, pair_dots
-
-_BLOCK: Final = 8192  # fixed, so that a user's density is the same to the last bit however lists are cut later
+from tastetwin.analysis.cells import Cells
+from tastetwin.analysis.index import Floats, Ints, Shown
+from tastetwin.analysis.search import search_all
+from tastetwin.config import AnalyzeConfig
 
 
 def draw_bank(shown: Ints, size: int, seed: int) -> Ints:
@@ -24,38 +21,23 @@ def draw_bank(shown: Ints, size: int, seed: int) -> Ints:
     return np.sort(np.random.default_rng(seed).choice(shown, size, replace=False))
 
 
-def density(vectors: Floats, labels: Ints, bank: Ints, neighbours: int) -> Floats:
-    """Mean cosine of each user to its nearest ``neighbours`` in the bank, users of its own label left out.
+def density(vectors: Floats, labels: Ints, bank: Ints, cells: Cells | None, config: AnalyzeConfig) -> Floats:
+    """Mean cosine of each user to its nearest ``config.csls_neighbours`` in the bank, users of its own label left out.
 
     Args:
         vectors: [n, dim] unit vectors, C order.
         labels: [n] at most one user of the bank has a given label.
         bank: positions of the bank's users.
-        neighbours: how many; fewer where the bank is smaller, and 0 where it is empty or ``neighbours`` is.
+        cells: to look for them in; None = exact.
+        config: how many neighbours (fewer where the bank is smaller), and the recall in cells.
 
     Returns:
-        [n] in [-1, 1].
+        [n] in [-1, 1]; 0 where there are no neighbours.
     """
-    result = np.zeros(len(vectors), np.float32)
-    depth = min(neighbours + 1, len(bank))
-    if not neighbours or not depth:
-        return result
-    index = load_faiss().IndexFlatIP(vectors.shape[1])
-    index.add(np.ascontiguousarray(vectors[bank]))
-    for start in range(0, len(vectors), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        _, found = index.search(vectors[block], depth)
-        result[block] = _mean_of_nearest(vectors, vectors[block], labels, labels[block], bank[found], neighbours)
-    return result
-
-
-def _mean_of_nearest(
-    vectors: Floats, queries: Floats, labels: Ints, query_labels: Ints, found: Ints, neighbours: int
-) -> Floats:
-    cosines = pair_dots(queries, vectors, np.ascontiguousarray(found))
-    own = labels[found] == query_labels[:, None]
-    ordered = -np.sort(np.where(own, np.float32(np.inf), -cosines), axis=1)[:, :neighbours]
-    usable: npt.NDArray[np.bool_] = np.isfinite(ordered)
-    counts = usable.sum(axis=1)
-    means: Floats = (np.where(usable, ordered, 0).sum(axis=1) / np.maximum(counts, 1)).astype(np.float32)
+    if not config.csls_neighbours or not len(bank):
+        return np.zeros(len(vectors), np.float32)
+    crowd = Shown(vectors[bank], np.zeros(len(bank), np.float32), labels[bank])
+    cosines = search_all(vectors, labels, crowd, config.csls_neighbours, cells, config).scores
+    found = np.isfinite(cosines)
+    means: Floats = np.where(found, cosines, 0).sum(axis=1) / np.maximum(found.sum(axis=1), 1).astype(np.float32)
     return means
