@@ -79,3 +79,11 @@ def test_heads_that_do_not_share_the_width_are_refused_before_hours_of_work(monk
 
 def test_every_setting_has_its_sentence() -> None:
     assert [key for key, _, _, sentence in origins() if not sentence] == []
+
+
+def test_a_token_in_an_address_is_shown_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`config show` ends up in tickets and logs."""
+    monkeypatch.setenv("TASTETWIN_ENGINE__REMOTE", "sc://spark:15002/;use_ssl=true;token=s3cret;user_id=me")
+    shown = {key: value for key, value, _, _ in origins()}
+    assert shown["engine.remote"] == "sc://spark:15002/;use_ssl=true;token=***;user_id=me"
+    assert "s3cret" in (load().engine.remote or "")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -196,15 +197,22 @@ def from_values(values: Mapping[str, Any], place: str) -> Config:
     )
 
 
+def without_token(address: str) -> str:
+    """A Spark Connect address fit for a screen or a log: its token masked."""
+    return re.sub(r"(?i)(;token=)[^;]*", r"\1***", address)
+
+
 def origins(path: Path | None = None) -> Iterator[tuple[str, Any, str, str]]:
-    """Every setting as (dotted key, value in force, where it came from, its sentence)."""
+    """Every setting as (dotted key, value in force, where it came from, its sentence); secrets masked."""
     config = load(path)
     file_values = {} if path is None else _read(path)
     for section, key, field in _fields():
         env = _env_name(section, key)
         from_file = str(path) if key in (file_values.get(section) or {}) else "default"
         origin = f"environment {env}" if env in os.environ else from_file
-        yield f"{section}.{key}", getattr(getattr(config, section), key), origin, field.description or ""
+        value = getattr(getattr(config, section), key)
+        shown = without_token(value) if isinstance(value, str) else value
+        yield f"{section}.{key}", shown, origin, field.description or ""
 
 
 def _fields() -> Iterator[tuple[str, str, FieldInfo]]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 import pyarrow as pa
 
+from tastetwin.config import without_token
 from tastetwin.errors import MissingExtra, StoreError, TasteTwinError
 from tastetwin.store import Store
 
@@ -132,7 +133,7 @@ def connect(remote: str | None, partitions: int) -> Engine:
     except Exception as error:
         raise StoreError(
             "ENGINE-UNREACHABLE",
-            place=address,
+            place=without_token(address),
             value=type(error).__name__,
             rule="a Spark Connect server answers there",
             fix="start it, or leave engine.remote empty to run embedded",

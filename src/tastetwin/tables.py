@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +24,10 @@ from tastetwin.runs import FileEntry, Manifest
 from tastetwin.store import Store
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
+
+Work = Callable[[pa.Table], pa.Table]
+"""What a worker does with the rows of a bucket; must travel there, so a function or a ``functools.partial`` of one."""
 
 _BUCKET: Final = "_bucket"
 _ROW_GROUP: Final = 1 << 16
@@ -44,29 +47,49 @@ class Layout:
 
 
 def write_frame(
-    engine: Engine, frame: DataFrame, store: Store, folder: str, layout: Layout, inputs: Sequence[str] = ()
+    engine: Engine,
+    frame: DataFrame,
+    store: Store,
+    folder: str,
+    layout: Layout,
+    inputs: Sequence[str] = (),
+    make: Work | None = None,
 ) -> list[FileEntry]:
     """Write a DataFrame as ``folder/bucket-<n>.parquet``; returns the files that hold rows, by name.
 
     Args:
         engine: its ``partitions`` is the number of buckets.
-        frame: columns by the names of the layout's schema.
+        frame: columns by the names of the layout's schema; with ``make``, the columns that takes.
         store: where to.
         folder: relative to the store's root.
         layout: types, order and what makes two rows one.
         inputs: the large files that the frame is made from. The embedded engine keeps in memory what it shuffles, so a
             table of large inputs is written in several passes over them, some of the buckets each.
+        make: the rows of the table, in order, from all rows of a bucket.
     """
     from pyspark.sql import functions as F
 
-    work = functools.partial(_write_buckets, root=store.url(""), folder=folder, layout=layout)
-    placed = _placed(engine, frame, layout)
+    work = functools.partial(_write_buckets, root=store.url(""), folder=folder, layout=layout, make=make)
+    placed = frame.select(_bucket(engine, layout), "*") if make else _placed(engine, frame, layout)
     passes = _passes(engine, store, inputs)
     entries: list[FileEntry] = []
     for number in range(passes):
         part = placed if passes == 1 else placed.where(F.col(_BUCKET) % passes == number)
         part = part.repartition(engine.partitions, _BUCKET)
         entries += [FileEntry(**orjson.loads(text)) for text in engine.gather(part, work)]
+    return sorted(entries, key=lambda entry: entry.path)
+
+
+def map_files(engine: Engine, store: Store, paths: Sequence[str], folder: str, work: Work) -> list[FileEntry]:
+    """Each file of a bucketed table through ``work``, on the engine, into a file of the same name in ``folder``.
+
+    Nothing is shuffled: what belongs to one user stays in one bucket. Files without rows are left out.
+    """
+    if not paths:
+        return []
+    tasks = engine.table(pa.table({"path": list(paths)})).repartition(engine.at_once(len(paths)), "path")
+    job = functools.partial(_map_files, root=store.url(""), folder=folder, work=work)
+    entries = [FileEntry(**orjson.loads(text)) for text in engine.gather(tasks, job)]
     return sorted(entries, key=lambda entry: entry.path)
 
 
@@ -85,10 +108,13 @@ def one_per_key(engine: Engine, frame: DataFrame, layout: Layout) -> DataFrame:
 
 def _placed(engine: Engine, frame: DataFrame, layout: Layout) -> DataFrame:
     """The frame with the bucket of each row."""
+    return frame.select(_bucket(engine, layout), *layout.schema.names)
+
+
+def _bucket(engine: Engine, layout: Layout) -> Column:
     from pyspark.sql import functions as F
 
-    bucket = F.pmod(F.crc32(F.col(layout.sort[0])), F.lit(engine.partitions)).cast("int").alias(_BUCKET)
-    return frame.select(bucket, *layout.schema.names)
+    return F.pmod(F.crc32(F.col(layout.sort[0])), F.lit(engine.partitions)).cast("int").alias(_BUCKET)
 
 
 def _keep_one_per_key(batches: Iterator[pa.RecordBatch], *, layout: Layout) -> Iterator[pa.RecordBatch]:
@@ -98,7 +124,9 @@ def _keep_one_per_key(batches: Iterator[pa.RecordBatch], *, layout: Layout) -> I
         yield from lay_out(rows, layout).to_batches(_ROW_GROUP)
 
 
-def _write_buckets(batches: Iterator[pa.RecordBatch], *, root: str, folder: str, layout: Layout) -> Iterator[str]:
+def _write_buckets(
+    batches: Iterator[pa.RecordBatch], *, root: str, folder: str, layout: Layout, make: Work | None
+) -> Iterator[str]:
     """The worker's side: the rows of some buckets in, one file entry per bucket out."""
     found = list(batches)
     if not found:
@@ -107,9 +135,23 @@ def _write_buckets(batches: Iterator[pa.RecordBatch], *, root: str, folder: str,
     del found
     store = Store(root)
     for bucket in sorted(pc.unique(rows.column(_BUCKET)).to_pylist()):
-        mine = rows.filter(pc.equal(rows.column(_BUCKET), bucket)).select(layout.schema.names).cast(layout.schema)
-        entry = put_table(store, f"{folder}/{bucket_name(bucket)}", lay_out(mine, layout))
-        yield orjson.dumps(asdict(entry)).decode()
+        mine = rows.filter(pc.equal(rows.column(_BUCKET), bucket))
+        laid = make(mine) if make else lay_out(mine.select(layout.schema.names).cast(layout.schema), layout)
+        yield _told(put_table(store, f"{folder}/{bucket_name(bucket)}", laid.cast(layout.schema)))
+
+
+def _map_files(batches: Iterator[pa.RecordBatch], *, root: str, folder: str, work: Work) -> Iterator[str]:
+    """The worker's side: paths in, one file entry per file out."""
+    store = Store(root)
+    for batch in batches:
+        for path in batch.column("path").to_pylist():
+            made = work(pq.read_table(store.path(path), filesystem=store.arrow))
+            if made.num_rows:
+                yield _told(put_table(store, f"{folder}/{path.rsplit('/', 1)[-1]}", made))
+
+
+def _told(entry: FileEntry) -> str:
+    return orjson.dumps(asdict(entry)).decode()
 
 
 def lay_out(rows: pa.Table, layout: Layout) -> pa.Table:

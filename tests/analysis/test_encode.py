@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
-import pickle
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from tastetwin.analysis.encode import Encoder, encode_batches
+from tastetwin.analysis.encode import Encoder, encode_table
+from tastetwin.engine import Engine
 from tastetwin.errors import StoreError
 from tastetwin.features.histories import Histories
-from tastetwin.features.taste import HISTORY, to_arrow
+from tastetwin.features.taste import to_arrow
 from tastetwin.schema import VECTORS
+from tastetwin.store import Store
+from tastetwin.tables import map_files, put_table
 
 onnx = pytest.importorskip("onnx", reason="SKIPPED: the 'train' extra (onnx) is not installed")
 
@@ -94,19 +96,26 @@ def test_nobody_gives_no_vectors(model: str) -> None:
     assert Encoder(model, MAX_LENGTH, 512).encode(histories(3).select(np.zeros(0, np.int64))).shape == (0, DIM)
 
 
-def test_the_function_for_the_engine_pickles_and_keeps_rows(model: str) -> None:
-    """It is sent to workers by cloudpickle; batches, also sliced ones, come back row for row in the VECTORS schema."""
-    cloudpickle = pytest.importorskip("pyspark.cloudpickle", reason="SKIPPED: the 'spark' extra is not installed")
+def test_the_workers_function_keeps_rows_and_leaves_out_short_histories(model: str) -> None:
+    """Rows stay in order, users with fewer places than asked for get no vector."""
     known = histories(100)
     table = pa.Table.from_batches([to_arrow(known, np.ones(100, np.int32))])
-    assert table.schema.names == HISTORY.names
-    work = functools.partial(encode_batches, model=model, max_length=MAX_LENGTH, tokens=512)
-    sent = pickle.loads(cloudpickle.dumps(work))
-    batches = [table.to_batches()[0].slice(0, 33), table.to_batches()[0].slice(33, 0), table.to_batches()[0].slice(33)]
-    got = pa.Table.from_batches(list(sent(iter(batches))))
+    got = encode_table(table[10:], model=model, max_length=MAX_LENGTH, tokens=512, min_favors=4)
+    eligible = 10 + np.flatnonzero(known.lengths()[10:] >= 4)
     assert got.schema == VECTORS
-    assert got.column("user_idno").to_pylist() == known.user_ids.tolist()
-    np.testing.assert_allclose(np.array(got.column("vector").to_pylist()), slow(known), atol=1e-5)
+    assert got.column("user_idno").to_pylist() == known.user_ids[eligible].tolist()
+    np.testing.assert_allclose(np.array(got.column("vector").to_pylist()), slow(known)[eligible], atol=1e-5)
+
+
+def test_what_goes_wrong_in_a_worker_keeps_its_code(engine: Engine, tmp_path: Path) -> None:
+    """An engine wraps a worker's exception in its own; the user must still read BAD-MODEL and what to do."""
+    store = Store.create(tmp_path / "store")
+    rows = pa.Table.from_batches([to_arrow(histories(3), np.ones(3, np.int32))])
+    entry = put_table(store, "history/bucket-00000.parquet", rows)
+    work = functools.partial(encode_table, model=str(tmp_path / "none.onnx"), max_length=6, tokens=512, min_favors=1)
+    with pytest.raises(StoreError, match="BAD-MODEL") as caught:
+        map_files(engine, store, [entry.path], "vectors", work)
+    assert caught.value.problem.place == str(tmp_path / "none.onnx") and caught.value.problem.fix
 
 
 def test_a_model_that_gives_no_unit_vector_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tastetwin.features.histories import UNKNOWN_DAY, Histories, Vocabulary
 from tastetwin.features.home import home_regions
-from tastetwin.features.taste import from_arrow, history_batches, taste_histories, to_arrow
+from tastetwin.features.taste import from_arrow, history_table, taste_histories, to_arrow
 from tastetwin.features.user_favor import USER_FAVOR
 from tastetwin.features.vocabulary import PlaceRows, empty_vocabulary
 
@@ -102,9 +102,7 @@ def test_arrow_keeps_histories_as_they_are(rows: list[dict[str, Any]]) -> None:
     for name in ("user_ids", "offsets", "places", "visits", "days"):
         assert getattr(again, name).tolist() == getattr(histories, name).tolist()
     np.testing.assert_array_equal(again.ratings, histories.ratings)
-    parts = [table(rows[:2]), table(rows)[2:]]
-    pieces = list(history_batches((b for part in parts for b in part.to_batches()), PLACES))
-    assert [row for piece in pieces for row in piece["favors"].to_pylist()] == favors.tolist()
+    assert history_table(table(rows), PLACES)["favors"].to_pylist() == favors.tolist()
 
 
 def test_a_slice_of_a_table_is_read_as_a_slice() -> None:

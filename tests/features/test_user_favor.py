@@ -7,11 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tastetwin.config import Config, FeaturesConfig
 from tastetwin.engine import Engine
 from tastetwin.features.stage import build_features, read_histories, read_place_rows
-from tastetwin.features.user_favor import USER_FAVOR, favored_likes, favored_reviews, user_favor
+from tastetwin.features.user_favor import USER_FAVOR, favored_likes, favored_reviews, favors, group_favors
 from tastetwin.schema import LIKES, PLACES, REVIEWS
 from tastetwin.tables import read_table
 from tests.conftest import Mart
@@ -114,10 +116,7 @@ def test_favors_are_listed_oldest_first_and_counted_by_display(engine: Engine) -
     """Unknown times lead; a user with one kind of favor has an empty list of the other, never null."""
     reviews = [review("b", 4.0, day=2), review("a", 5.0, day=2), review("c", None, day=None), review("d", 3.0, "bar")]
     likes = [like("bar", day=3), like("cafe", day=2), like("cafe", None, day=None), like("cafe", user="only likes")]
-    frame = user_favor(
-        engine.table(pa.Table.from_pylist(reviews, REVIEWS)), engine.table(pa.Table.from_pylist(likes, LIKES))
-    )
-    rows = {row["user_idno"]: row for row in frame.toArrow().to_pylist()}
+    rows = {row["user_idno"]: row for row in grouped(engine, reviews, likes)}
     assert set(rows) == {"u", "only likes"}
     assert [each["review_id"] for each in rows["u"]["review_list"]] == ["c", "d", "a", "b"]
     assert [(each["like_contentsid"], each["like_displayid"]) for each in rows["u"]["like_list"]] == [
@@ -128,6 +127,71 @@ def test_favors_are_listed_oldest_first_and_counted_by_display(engine: Engine) -
     counts = [tuple(each.values()) for each in rows["u"]["like_stat_list"]]
     assert counts == [(None, 1), ("main", 2)]
     assert rows["only likes"]["review_list"] == []
+
+
+def grouped(engine: Engine, reviews: list[dict[str, Any]], likes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    frames = engine.table(pa.Table.from_pylist(reviews, REVIEWS)), engine.table(pa.Table.from_pylist(likes, LIKES))
+    rows: list[dict[str, Any]] = group_favors(favors(*frames).toArrow()).to_pylist()
+    return rows
+
+
+def slow_user_favor(reviews: list[dict[str, Any]], likes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Plain Python, one user at a time; None sorts before everything."""
+
+    def key(*values: Any) -> list[tuple[bool, Any]]:
+        return [(value is not None, value) for value in values]
+
+    rows = []
+    for user in sorted({each["user_idno"] for each in reviews + likes}):
+        mine = [{k: v for k, v in each.items() if k != "user_idno"} for each in reviews if each["user_idno"] == user]
+        liked = [{k: v for k, v in each.items() if k != "user_idno"} for each in likes if each["user_idno"] == user]
+        displays = [each["like_displayid"] for each in liked]
+        rows.append(
+            {
+                "user_idno": user,
+                "like_list": sorted(liked, key=lambda each: key(*each.values())),
+                "like_stat_list": [
+                    {"like_displayid": one, "restaurant_like_displayid_count": displays.count(one)}
+                    for one in sorted(set(displays), key=lambda one: key(one))
+                ],
+                "review_list": sorted(
+                    mine,
+                    key=lambda each: key(
+                        each["review_visited_date"], each["review_id"], each["review_place_id"], each["review_rating"]
+                    ),
+                ),
+            }
+        )
+    return rows
+
+
+@given(
+    reviews=st.lists(
+        st.builds(
+            review,
+            number=st.sampled_from([None, "1", "2"]),  # type: ignore[arg-type]
+            rating=st.sampled_from([None, 1.0, 5.0]),
+            place=st.sampled_from(["cafe", "bar"]),
+            user=st.sampled_from(["u", "v", "사용자"]),
+            day=st.sampled_from([None, 1, 2]),
+        )
+    ),
+    likes=st.lists(
+        st.builds(
+            like,
+            place=st.sampled_from(["cafe", "bar"]),
+            display=st.sampled_from([None, "main", "list"]),
+            user=st.sampled_from(["v", "w"]),
+            day=st.sampled_from([None, 1, 2]),
+        )
+    ),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_grouping_equals_one_user_at_a_time(
+    engine: Engine, reviews: list[dict[str, Any]], likes: list[dict[str, Any]]
+) -> None:
+    """The grouping is array arithmetic over many users at once; nobody may get another's favor."""
+    assert grouped(engine, reviews, likes) == slow_user_favor(reviews, likes)
 
 
 def test_the_stage_writes_what_the_rule_says(mart: Mart) -> None:
@@ -143,8 +207,8 @@ def test_the_stage_writes_what_the_rule_says(mart: Mart) -> None:
     config = Config(features=FeaturesConfig(min_visitors=3, min_favors=5))
     made = build_features(mart.engine, mart.store, first, None, config)
     assert made.facts["counts"] == {"users": 4, "favors": 17, "eligible": 1}
-    favors = read_table(mart.store, made, "user_favor", USER_FAVOR)
-    assert sorted(favors.column("user_idno").to_pylist()) == ["u0", "u1", "u2", "u3"]
+    stored = read_table(mart.store, made, "user_favor", USER_FAVOR)
+    assert sorted(stored.column("user_idno").to_pylist()) == ["u0", "u1", "u2", "u3"]
     rows, visitors = read_place_rows(mart.store, made.paths("place_row")[0])
     assert dict(zip(rows.place_ids.to_pylist(), visitors.tolist(), strict=True)) == {
         **{f"p{p}": 4 for p in range(4)}, "p4": 1, **{f"p{p}": 0 for p in range(5, 9)},

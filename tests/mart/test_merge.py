@@ -175,7 +175,7 @@ def test_a_place_that_moves_has_its_new_region_only(mart: Mart) -> None:
 def test_days_merged_one_by_one_equal_a_rebuild_from_everything(
     mart: Mart, tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:
-    """Holds where a later landing is also the greater row; then the path by which rows arrived must not show."""
+    """Where each later landing is also the greater row, the two rules agree and the path must not show."""
     rng = random.Random(seed)
     days: list[dict[str, list[Row]]] = [{"reviews.jsonl": [], "likes.jsonl": []} for _ in range(3)]
     for number, files in enumerate(days):

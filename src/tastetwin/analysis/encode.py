@@ -1,9 +1,8 @@
-"""Taste histories -> taste vectors, with ONNX Runtime: in this process, or on a cluster through ``mapInArrow``."""
+"""Taste histories -> taste vectors, with ONNX Runtime: in this process, or on a cluster, a bucket a task."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tastetwin.errors import StoreError
 from tastetwin.features.histories import Histories
@@ -117,28 +117,26 @@ def _cached_encoder(model: str, max_length: int, tokens: int) -> Encoder:
     return Encoder(model, max_length, tokens)
 
 
-def encode_batches(
-    batches: Iterator[pa.RecordBatch], *, model: str, max_length: int, tokens: int
-) -> Iterator[pa.RecordBatch]:
-    """For ``mapInArrow`` over the history table: VECTORS batches, row for row.
-
-    Hand ``functools.partial(encode_batches, model=..., max_length=..., tokens=...)`` to the engine; the model is opened
-    once per worker process.
+def encode_table(history: pa.Table, *, model: str, max_length: int, tokens: int, min_favors: int) -> pa.Table:
+    """The worker's side of ``analyze``: ``VECTORS`` rows of the users with enough places, in their order.
 
     Args:
-        batches: ``HISTORY`` rows.
-        model: path or fsspec URL of the bundle's ``encoder.onnx``, as workers see it.
+        history: ``HISTORY`` rows.
+        model: path or fsspec URL of the bundle's ``encoder.onnx``, as workers see it; opened once per process.
         max_length: favors read per user, the most recent ones; as in training.
         tokens: padded favors per call of the model, at most.
+        min_favors: distinct places a user needs.
+
+    Raises:
+        StoreError: BAD-MODEL, BAD-VECTOR.
     """
-    for batch in batches:
-        if batch.num_rows:
-            histories = from_arrow(pa.Table.from_batches([batch]))
-            yield vectors_batch(batch.column(USER), _cached_encoder(model, max_length, tokens).encode(histories))
+    eligible = history.filter(pc.greater_equal(pc.list_value_length(history.column("places")), min_favors))
+    encoder = _cached_encoder(model, max_length, tokens)
+    return vectors_table(eligible.column(USER), encoder.encode(from_arrow(eligible)))
 
 
-def vectors_batch(user_ids: pa.Array, vectors: Floats) -> pa.RecordBatch:
+def vectors_table(user_ids: pa.Array | pa.ChunkedArray, vectors: Floats) -> pa.Table:
     """Rows of the vectors table."""
     offsets = np.arange(len(vectors) + 1, dtype=np.int32) * np.int32(vectors.shape[1])
     lists = pa.ListArray.from_arrays(offsets, vectors.ravel())
-    return pa.RecordBatch.from_arrays([user_ids.cast(pa.string()), lists], schema=VECTORS)
+    return pa.table([user_ids.cast(pa.string()), lists], schema=VECTORS)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tastetwin.analysis.duplicates import duplicate_labels
-from tastetwin.analysis.encode import encode_batches
+from tastetwin.analysis.encode import encode_table
 from tastetwin.analysis.evidence import count_visitors
 from tastetwin.analysis.lookup import write_visitors
 from tastetwin.analysis.twins import Twins, find_twins
@@ -19,14 +19,13 @@ from tastetwin.config import Config
 from tastetwin.engine import Engine
 from tastetwin.errors import StoreError
 from tastetwin.features.stage import read_histories
-from tastetwin.features.taste import HISTORY
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.model.files import model_file
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import FileEntry, Made, Manifest, Plan, make, verify
 from tastetwin.schema import TWINS, USER, VECTORS
 from tastetwin.store import Store
-from tastetwin.tables import Layout, bucket_name, bucket_of, put_table, read_files, write_frame
+from tastetwin.tables import bucket_name, bucket_of, map_files, put_table, read_files
 
 _USERS_AT_A_TIME: Final = 50_000
 
@@ -99,17 +98,14 @@ def _write(
 def _encode(
     engine: Engine, store: Store, features: Manifest, bundle: Manifest, config: Config, folder: str
 ) -> list[FileEntry]:
-    from pyspark.sql import functions as F
-
-    history = engine.read(store, features.paths("history"), HISTORY)
-    eligible = history.where(F.size("places") >= config.features.min_favors)
     work = functools.partial(
-        encode_batches,
+        encode_table,
         model=model_file(store, bundle),
         max_length=bundle.settings["train"]["max_length"],
         tokens=config.analyze.batch_tokens,
+        min_favors=config.features.min_favors,
     )
-    return write_frame(engine, engine.map_arrow(eligible, work, VECTORS), store, folder, Layout(VECTORS, (USER,)))
+    return map_files(engine, store, features.paths("history"), folder, work)
 
 
 def read_vectors(store: Store, paths: list[str]) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float32]]:

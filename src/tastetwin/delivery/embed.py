@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tastetwin.analysis.encode import open_encoder, vectors_batch
+from tastetwin.analysis.encode import open_encoder, vectors_table
 from tastetwin.config import Config
 from tastetwin.engine import Engine
 from tastetwin.features.histories import Histories
@@ -74,8 +74,7 @@ def embed(
 
 def _encode(store: Store, bundle: Manifest, histories: Histories, config: Config) -> pa.Table:
     encoder = open_encoder(store, bundle, config.analyze.batch_tokens)
-    batch = vectors_batch(pa.array(histories.user_ids, pa.string()), encoder.encode(histories))
-    return pa.Table.from_batches([batch])
+    return vectors_table(pa.array(histories.user_ids, pa.string()), encoder.encode(histories))
 
 
 def _place_rows(store: Store, bundle: Manifest, features: Manifest, places: pa.Table, favors: pa.Table) -> PlaceRows:

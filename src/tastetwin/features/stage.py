@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,8 +13,8 @@ import pyarrow.compute as pc
 from tastetwin.config import Config, FeaturesConfig
 from tastetwin.engine import Engine
 from tastetwin.features.histories import Histories, Vocabulary
-from tastetwin.features.taste import HISTORY, from_arrow, history_batches
-from tastetwin.features.user_favor import USER_FAVOR, favored_likes, favored_reviews, user_favor
+from tastetwin.features.taste import HISTORY, from_arrow, history_table
+from tastetwin.features.user_favor import USER_FAVOR, favored_likes, favored_reviews, favors, group_favors
 from tastetwin.features.vocabulary import (
     PlaceRows,
     assign_rows,
@@ -29,7 +28,7 @@ from tastetwin.progress import Progress, silent
 from tastetwin.runs import FileEntry, Made, Manifest, Plan, make
 from tastetwin.schema import CATEGORIES, LIKE_CONTENTS, PLACE, PLACES, REGION, REVIEW_PLACE, USER
 from tastetwin.store import Store
-from tastetwin.tables import Layout, put_table, read_files, read_table, write_frame
+from tastetwin.tables import Layout, map_files, put_table, read_files, read_table, write_frame
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -87,11 +86,13 @@ def _write(
         "user_favor": write_user_favor(engine, store, mart, config, f"{folder}/user_favor"),
         "place": _write_places(engine, store, mart, f"{folder}/place"),
     }
-    favors = engine.read(store, [entry.path for entry in tables["user_favor"]], USER_FAVOR)
+    favored = [entry.path for entry in tables["user_favor"]]
     old = read_vocabulary(store, previous.paths("vocabulary")[0]) if previous else empty_vocabulary()
     places = read_files(store, [entry.path for entry in tables["place"]], PLACES).sort_by(PLACE)
-    tables |= _write_vocabulary(store, favors, places, old, config.min_visitors, folder)
-    tables["history"] = _write_history(engine, store, favors, tables["place_row"][0].path, f"{folder}/history")
+    visitors = _visitors(engine.read(store, favored, USER_FAVOR))
+    tables |= _write_vocabulary(store, visitors, places, old, config.min_visitors, folder)
+    work = functools.partial(_history_job, root=store.url(""), relative=tables["place_row"][0].path)
+    tables["history"] = map_files(engine, store, favored, f"{folder}/history", work)
     counts = _count(engine, store, [entry.path for entry in tables["history"]], config)
     progress(counts["users"], counts["users"])
     return tables, {"counts": counts, "buckets": engine.partitions}
@@ -108,7 +109,9 @@ def write_user_favor(
     places = _mart_table(engine, store, mart, "places")
     reviews = favored_reviews(_mart_table(engine, store, mart, "reviews"), places, config)
     likes = favored_likes(_mart_table(engine, store, mart, "likes"), places, config)
-    return write_frame(engine, user_favor(reviews, likes), store, folder, Layout(USER_FAVOR, (USER,)))
+    inputs = [*mart.paths("reviews"), *mart.paths("likes")]
+    layout = Layout(USER_FAVOR, (USER,))
+    return write_frame(engine, favors(reviews, likes), store, folder, layout, inputs, make=group_favors)
 
 
 def _write_places(engine: Engine, store: Store, mart: Manifest, folder: str) -> list[FileEntry]:
@@ -116,10 +119,9 @@ def _write_places(engine: Engine, store: Store, mart: Manifest, folder: str) -> 
 
 
 def _write_vocabulary(
-    store: Store, favors: DataFrame, places: pa.Table, old: Vocabulary, min_visitors: int, folder: str
+    store: Store, visitors: pa.Table, places: pa.Table, old: Vocabulary, min_visitors: int, folder: str
 ) -> dict[str, list[FileEntry]]:
     """``vocabulary`` and ``place_row`` of the day."""
-    visitors = _visitors(favors)
     vocabulary = grow(old, places, visitors, min_visitors)
     assigned = assign_rows(vocabulary, unlisted_too(places, visitors.column(PLACE)))
     at = pc.index_in(assigned.place_ids, value_set=visitors.column(PLACE))
@@ -152,13 +154,8 @@ def unlisted_too(places: pa.Table, favored: pa.ChunkedArray | pa.Array) -> pa.Ta
     return pa.concat_tables([listed, pa.table([absent, *nothing], schema=listed.schema)]).combine_chunks()
 
 
-def _write_history(engine: Engine, store: Store, favors: DataFrame, place_rows: str, folder: str) -> list[FileEntry]:
-    work = functools.partial(_history_job, root=store.url(""), relative=place_rows)
-    return write_frame(engine, engine.map_arrow(favors, work, HISTORY), store, folder, Layout(HISTORY, (USER,)))
-
-
-def _history_job(batches: Iterator[pa.RecordBatch], *, root: str, relative: str) -> Iterator[pa.RecordBatch]:
-    return history_batches(batches, _cached_rows(root, relative))
+def _history_job(favors: pa.Table, *, root: str, relative: str) -> pa.Table:
+    return history_table(favors, _cached_rows(root, relative))
 
 
 @functools.lru_cache(maxsize=2)

@@ -5,7 +5,6 @@ The same function serves the batch (through the engine), ``embed`` and, online, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -33,10 +32,9 @@ _UNKNOWN_TIME: Final = np.iinfo(np.int64).min
 _DAY: Final = 86_400_000_000
 
 
-def history_batches(batches: Iterator[pa.RecordBatch], place_rows: PlaceRows) -> Iterator[pa.RecordBatch]:
-    """For the engine's ``mapInArrow``: ``USER_FAVOR`` rows in, ``HISTORY`` rows out, in order."""
-    for batch in batches:
-        yield to_arrow(*taste_histories(pa.Table.from_batches([batch]), place_rows))
+def history_table(favors: pa.Table, place_rows: PlaceRows) -> pa.Table:
+    """``HISTORY`` rows of ``USER_FAVOR`` rows, in their order."""
+    return pa.Table.from_batches([to_arrow(*taste_histories(favors, place_rows))])
 
 
 def taste_histories(favors: pa.Table, place_rows: PlaceRows) -> tuple[Histories, npt.NDArray[np.int32]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tastetwin.config import FeaturesConfig
 from tastetwin.schema import (
@@ -22,7 +24,7 @@ from tastetwin.schema import (
 )
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
 
 _ROUNDING: Final = 1e-9
 """The mean of equal ratings may come out above them, and its last bit depends on the order of the sum."""
@@ -89,36 +91,54 @@ def _in_categories(events: DataFrame, place: str, places: DataFrame, config: Fea
     return events.join(places.where(wanted).select(F.col(PLACE).alias(place)), place, "left_semi")
 
 
-def user_favor(reviews: DataFrame, likes: DataFrame) -> DataFrame:
-    """``USER_FAVOR`` of the given favors."""
+def favors(reviews: DataFrame, likes: DataFrame) -> DataFrame:
+    """Both kinds of favor, one row each, as ``group_favors`` takes them."""
     from pyspark.sql import functions as F
 
-    by_review = reviews.groupBy(USER).agg(
-        _sorted_list((VISITED, REVIEW_ID, REVIEW_PLACE, RATING), _REVIEW).alias("review_list")
-    )
-    by_like = likes.groupBy(USER).agg(
-        _sorted_list((LIKED_AT, LIKE_DISPLAY, LIKE_CONTENTS), _LIKE).alias("like_list"),
-    )
-    counted = likes.groupBy(USER, LIKE_DISPLAY).agg(F.count(F.lit(1)).alias(LIKE_COUNT))
-    by_stat = counted.groupBy(USER).agg(_sorted_list((LIKE_DISPLAY, LIKE_COUNT), _STAT).alias("like_stat_list"))
-    joined = by_review.join(by_like.join(by_stat, USER), USER, "full_outer")
-    lists = [_never_null(name, USER_FAVOR.field(name).type) for name in USER_FAVOR.names[1:]]
-    return joined.select(USER, *lists)
-
-
-def _sorted_list(order: tuple[str, ...], struct: pa.StructType) -> Column:
-    """Rows of a group as a list of ``struct``, ascending by ``order`` (nulls first)."""
-    from pyspark.sql import functions as F
-
-    fields = [struct.field(place).name for place in range(struct.num_fields)]
-    ordered = F.sort_array(F.collect_list(F.struct(*order)))
-    return (
-        ordered if fields == list(order) else F.transform(ordered, lambda x: F.struct(*(x[n].alias(n) for n in fields)))
+    return reviews.select(
+        USER,
+        F.lit(False).alias("is_like"),
+        F.col(VISITED).alias("at"),
+        F.col(REVIEW_ID).alias("name"),
+        F.col(REVIEW_PLACE).alias("place"),
+        F.col(RATING).alias("rating"),
+    ).unionByName(
+        likes.select(
+            USER,
+            F.lit(True).alias("is_like"),
+            F.col(LIKED_AT).alias("at"),
+            F.col(LIKE_DISPLAY).alias("name"),
+            F.col(LIKE_CONTENTS).alias("place"),
+            F.lit(None).cast("double").alias("rating"),
+        )
     )
 
 
-def _never_null(name: str, kind: pa.DataType) -> Column:
-    from pyspark.sql import functions as F
-    from pyspark.sql.pandas.types import from_arrow_type
+_ORDER: Final = [(name, "ascending", "at_start") for name in (USER, "at", "name", "place", "rating")]
 
-    return F.coalesce(F.col(name), F.array().cast(from_arrow_type(kind))).alias(name)
+
+def group_favors(rows: pa.Table) -> pa.Table:
+    """``USER_FAVOR`` of all favors of some users, users ascending, each list by time, then name, place and rating."""
+    rows = rows.take(pc.sort_indices(rows, sort_keys=_ORDER)).combine_chunks()
+    users = pc.unique(rows.column(USER))
+    likes, reviews = rows.filter(rows.column("is_like")), rows.filter(pc.invert(rows.column("is_like")))
+    counted = likes.group_by([USER, "name"]).aggregate([([], "count_all")])
+    counted = counted.take(pc.sort_indices(counted, sort_keys=[(USER, "ascending", "at_start"), _ORDER[2]]))
+    return pa.table(
+        [
+            users,
+            _lists(users, likes, _LIKE, ("at", "name", "place")),
+            _lists(users, counted, _STAT, ("name", "count_all")),
+            _lists(users, reviews, _REVIEW, ("name", "rating", "at", "place")),
+        ],
+        schema=USER_FAVOR,
+    )
+
+
+def _lists(users: pa.Array, rows: pa.Table, kind: pa.StructType, columns: tuple[str, ...]) -> pa.ListArray:
+    """[n_users] lists of ``kind``: the rows of each user, which lie side by side in the order of the users."""
+    arrays = [rows.column(name).combine_chunks().cast(kind.field(place).type) for place, name in enumerate(columns)]
+    owner = pc.index_in(rows.column(USER), value_set=users).to_numpy()
+    counts = np.bincount(owner, minlength=len(users))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(arrays, fields=list(kind)))

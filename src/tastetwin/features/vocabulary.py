@@ -68,7 +68,7 @@ def empty_vocabulary() -> Vocabulary:
 
 
 def grow(previous: Vocabulary, places: pa.Table, visitors: pa.Table, min_visitors: int) -> Vocabulary:
-    """Yesterday's vocabulary with today's new rows behind it.
+    """Yesterday's vocabulary, described as the source does today, with today's new rows behind it.
 
     Args:
         previous: rows that keep their place.
@@ -82,24 +82,39 @@ def grow(previous: Vocabulary, places: pa.Table, visitors: pa.Table, min_visitor
     enough = pc.and_not(enough, pc.starts_with(visitors.column(PLACE), GROUP_MARK))
     own = _new(seen.column(PLACE).filter(enough), old_ids)
     groups = _new(pa.chunked_array([_group_keys(seen, c, r) for c, r in _LEVELS]).drop_null(), old_ids)
-    described = _described(own, places)
-    described_groups = _group_table(groups)
-    category_codes = _extend(previous.category_codes, seen.column(CATEGORIES).combine_chunks().flatten())
-    region_codes = _extend(previous.region_codes, seen.column(REGION))
-    added = pa.concat_tables([described_groups, described])
-    lists = added.column(CATEGORIES).combine_chunks()
+    fresh = pa.concat_tables([_group_table(groups), _described(own, places)])
+    rows = pa.concat_tables([_refreshed(previous, places), fresh]).combine_chunks()
+    lists = rows.column(CATEGORIES).combine_chunks()
+    favored = seen.column(CATEGORIES).combine_chunks().flatten()
+    category_codes = _extend(previous.category_codes, pa.chunked_array([favored, lists.flatten()]))
+    region_codes = _extend(
+        previous.region_codes, pa.chunked_array([*seen.column(REGION).chunks, *rows.column(REGION).chunks])
+    )
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    offsets = previous.category_offsets[-1] + np.cumsum(lengths, dtype=np.int64)
-    flat = lists.flatten()
     return Vocabulary(
-        place_ids=np.concatenate([previous.place_ids, np.array(added.column(PLACE).to_pylist(), dtype=object)]),
-        is_group=np.concatenate([previous.is_group, np.arange(len(added)) < len(groups)]),
-        category_offsets=np.concatenate([previous.category_offsets, offsets]),
-        categories=np.concatenate([previous.categories, _index(flat, pa.array(category_codes, pa.int64()))]),
-        regions=np.concatenate([previous.regions, _index(added.column(REGION), pa.array(region_codes, pa.string()))]),
+        place_ids=np.array(rows.column(PLACE).to_pylist(), dtype=object),
+        is_group=np.concatenate([previous.is_group, np.arange(len(fresh)) < len(groups)]),
+        category_offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+        categories=_index(lists.flatten(), pa.array(category_codes, pa.int64())),
+        regions=_index(rows.column(REGION), pa.array(region_codes, pa.string())),
         category_codes=category_codes,
         region_codes=region_codes,
     )
+
+
+def _refreshed(previous: Vocabulary, places: pa.Table) -> pa.Table:
+    """Yesterday's rows, described as the source describes them today; as before where it no longer does."""
+    categories = pa.array(previous.category_codes[previous.categories], pa.int64())
+    lists = pa.ListArray.from_arrays(pa.array(previous.category_offsets, pa.int32()), categories)
+    regions = pa.array([*previous.region_codes, None], pa.string()).take(
+        pa.array(np.where(previous.regions < 0, len(previous.region_codes), previous.regions))
+    )
+    known = pa.table({PLACE: pa.array(previous.place_ids, pa.string()), CATEGORIES: lists, REGION: regions})
+    single = pc.if_else(pa.array(previous.is_group), pa.scalar(None, pa.string()), known.column(PLACE))
+    at = pc.index_in(single, value_set=places.column(PLACE), skip_nulls=True)
+    today = _described(known.column(PLACE), places)
+    pick = pc.if_else(pc.is_valid(at), pa.array(np.arange(len(known)) + len(known)), pa.array(np.arange(len(known))))
+    return pa.concat_tables([known, today]).combine_chunks().take(pick.combine_chunks())
 
 
 def assign_rows(vocabulary: Vocabulary, places: pa.Table) -> PlaceRows:

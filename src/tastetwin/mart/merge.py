@@ -53,8 +53,9 @@ LAYOUTS: Final[dict[Kind, Layout]] = {
     "likes": _layout("likes", (USER, LIKED_AT, LIKE_DISPLAY, LIKE_CONTENTS), 4),
     "places": _layout("places", (PLACE, REGION, NAME, LAT, LON, CATEGORIES), 1),
 }
-"""Columns, grain and order of the mart tables. Of several rows with one key the greatest by the order wins, whatever
-order they arrived in: the latest visit, the highest rating."""
+"""Columns, grain and order of the mart tables. Of several rows of one landing with one key the greatest by the order
+wins, whatever order they arrived in: the latest visit, the highest rating. Between landings the later one wins, so that
+an edit counts whichever way it goes."""
 
 
 def merge(
