@@ -119,11 +119,12 @@ def model_run(seed: int, noise: float = 0.6, planted: World | None = None) -> Mo
 
 
 def evaluated(run: ModelRun, planted: World | None = None, baselines: tuple[str, ...] = ()) -> Evaluation:
-    """The evaluation of a run, by default without baselines, which know nothing of spoilt models."""
+    """The evaluation of a run beside the published one, ``model_run(0)``; by default without baselines."""
     from tastetwin.evaluation.baselines import BASELINES
 
     planted = planted or world()
-    held_out = HeldOut(planted.train, planted.vocabulary, planted.pseudo, run.a, run.b)
+    before = model_run(seed=0, planted=planted) if planted.pseudo.n_users else run
+    held_out = HeldOut(planted.train, planted.vocabulary, planted.pseudo, run.a, run.b, (before.a, before.b))
     served = ServedUsers(
         planted.histories,
         home_regions(planted.histories, planted.vocabulary),

@@ -12,7 +12,8 @@ import pytest
 from tastetwin.errors import GateRefused, StoreError
 from tastetwin.evaluation.evaluate import split_name
 from tastetwin.evaluation.gate import judge, older_than, ratio_to_published
-from tastetwin.evaluation.records import Evaluation, from_json, to_json
+from tastetwin.evaluation.metrics import reciprocal
+from tastetwin.evaluation.records import PUBLISHED, Evaluation, from_json, to_json
 from tests.evaluation.planted import CONFIG, ModelRun, evaluated, model_run, nearest, noisy, unit, world
 
 
@@ -196,15 +197,16 @@ def test_runs_of_another_split_are_not_compared() -> None:
     assert split_name(CONFIG) != split_name(CONFIG.model_copy(update={"seed": 2}))
 
 
-def test_runs_are_paired_by_user_not_by_position() -> None:
-    """The order and the set of held-out users change from day to day."""
+def test_only_users_that_neither_model_has_seen_are_compared() -> None:
+    """The published model learnt from those held out only today; they would count for it unfairly."""
     now = evaluated(model_run(seed=9))
-    flipped = replace(
-        published(),
-        users=published().users[::-1],
-        scores=[replace(s, ranks=s.ranks[::-1]) for s in published().scores],
-    )
-    assert ratio_to_published(now, flipped, CONFIG) == ratio_to_published(now, published(), CONFIG)
+    common = replace(published(), users=[*published().users[::2], "somebody who left"])
+    ours, theirs = now.model(), now.of("disjoint", PUBLISHED)
+    assert ours is not None and theirs is not None
+    wanted = reciprocal(ours.rank_array()[::2]).mean() / reciprocal(theirs.rank_array()[::2]).mean()
+    found = ratio_to_published(now, common, CONFIG)
+    assert found is not None and found.value == pytest.approx(wanted)
+    assert ratio_to_published(now, replace(published(), users=published().users[:5]), CONFIG) is None
 
 
 def test_an_evaluation_survives_json_and_names_nobody() -> None:

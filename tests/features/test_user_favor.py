@@ -169,7 +169,7 @@ def slow_user_favor(reviews: list[dict[str, Any]], likes: list[dict[str, Any]]) 
     reviews=st.lists(
         st.builds(
             review,
-            number=st.sampled_from([None, "1", "2"]),  # type: ignore[arg-type]
+            number=st.sampled_from([None, "1", "2"]),
             rating=st.sampled_from([None, 1.0, 5.0]),
             place=st.sampled_from(["cafe", "bar"]),
             user=st.sampled_from(["u", "v", "사용자"]),

@@ -30,7 +30,7 @@ from tastetwin.evaluation.metrics import (
     true_twin_ranks,
     true_twin_ranks_among,
 )
-from tastetwin.evaluation.records import MODEL, Bucket, Evaluation, MethodScore, Task
+from tastetwin.evaluation.records import MODEL, PUBLISHED, Bucket, Evaluation, MethodScore, Task
 from tastetwin.evaluation.tasks import PseudoUsers, matched_candidates
 from tastetwin.features.histories import Histories, Vocabulary
 
@@ -51,6 +51,8 @@ class HeldOut:
     """[n, d] the model's unit vectors of ``pseudo.a``."""
     model_b: FloatMatrix
     """[n, d] of ``pseudo.b``."""
+    published: Pair | None = None
+    """The published run's vectors of the same two; None on a first run."""
 
 
 def evaluate(
@@ -87,13 +89,15 @@ def evaluate(
 def score_methods(
     held_out: HeldOut, config: EvaluateConfig, baselines: Mapping[str, Baseline], on_method: OnMethod
 ) -> list[MethodScore]:
-    """Model first, then the baselines in their order; each on both tasks, without and with CSLS."""
+    """Model, published model, then the baselines in their order; each on both tasks, without and with CSLS."""
     pseudo = held_out.pseudo
     candidates = _matched(pseudo, held_out.vocabulary, config.seed)
     material = Material(held_out.train, held_out.vocabulary, pseudo.a, pseudo.b, config, config.seed)
     scores: list[MethodScore] = []
     on_method(MODEL)
     scores += _score(MODEL, (held_out.model_a, held_out.model_b), candidates, config)
+    if held_out.published is not None:
+        scores += _score(PUBLISHED, held_out.published, candidates, config)
     for name, baseline in baselines.items():
         on_method(name)
         scores += _score(name, baseline(material), candidates, config)
@@ -141,7 +145,7 @@ def _summary(task: Task, method: str, csls: bool, ranks: Ranks, config: Evaluate
 def _buckets(held_out: HeldOut, scores: list[MethodScore], config: EvaluateConfig) -> list[Bucket]:
     """MRR by the number of places the encoder saw (those of ~a), and by home region."""
     model = next((s for s in scores if s.task == "disjoint" and s.method == MODEL and s.csls), None)
-    rivals = [s for s in scores if s.task == "disjoint" and s.method != MODEL]
+    rivals = [s for s in scores if s.task == "disjoint" and s.method not in (MODEL, PUBLISHED)]
     if model is None or not rivals:
         return []
     ours = reciprocal(model.rank_array())

@@ -139,12 +139,14 @@ class Evaluation:
 
     def best_baseline(self, task: Task = "disjoint") -> MethodScore | None:
         """The baseline with the highest MRR, with or without CSLS."""
-        baselines = [s for s in self.scores if s.task == task and s.method != MODEL]
+        baselines = [s for s in self.scores if s.task == task and s.method not in (MODEL, PUBLISHED)]
         return max(baselines, key=lambda s: s.mrr.value, default=None)
 
 
 MODEL: Final = "model"
 """The name of the evaluated model among the methods."""
+PUBLISHED: Final = "published model"
+"""The name of the published run's model, asked about the same held-out users."""
 
 
 def to_json(evaluation: Evaluation) -> bytes:

@@ -19,9 +19,11 @@ from tastetwin.evaluation.gate import Finding, Verdict, judge, older_than
 from tastetwin.evaluation.health import EarlierLists, ServedUsers
 from tastetwin.evaluation.records import Evaluation, from_json, to_json
 from tastetwin.evaluation.report import Example, ExampleTwin, Funnel, ReportData, render
-from tastetwin.evaluation.tasks import disjoint_pairs
+from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs
+from tastetwin.features.histories import Vocabulary
 from tastetwin.features.holdout import choose_holdout
 from tastetwin.features.home import home_regions
+from tastetwin.features.reread import reread
 from tastetwin.features.stage import read_histories
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.progress import Progress, silent
@@ -62,7 +64,7 @@ def evaluate_run(
     done = iter(range(1, 1_000))
     served = _served(store, features, analysis)
     found = evaluate(
-        _held_out(store, features, bundle, rules, config.analyze.batch_tokens),
+        _held_out(store, features, bundle, rival, rules, config.analyze.batch_tokens),
         served,
         _twin_table(store, analysis, served.histories.user_ids),
         rules,
@@ -101,14 +103,30 @@ def rules_of(bundle: Manifest, config: EvaluateConfig) -> EvaluateConfig:
     return config.model_copy(update=bundle.settings["holdout"])
 
 
-def _held_out(store: Store, features: Manifest, bundle: Manifest, rules: EvaluateConfig, batch_tokens: int) -> HeldOut:
+def _held_out(
+    store: Store, features: Manifest, bundle: Manifest, rival: Run | None, rules: EvaluateConfig, batch_tokens: int
+) -> HeldOut:
     histories, _ = read_histories(store, features, bundle.settings["min_favors"])
     vocabulary = read_vocabulary(store, bundle.paths("vocabulary")[0])
     mask = choose_holdout(histories, rules, rules.seed)
     pseudo = disjoint_pairs(histories, mask, vocabulary, rules, rules.seed)
-    encoder = open_encoder(store, bundle, batch_tokens)
     trained_on = histories.select(np.flatnonzero(~mask))
-    return HeldOut(trained_on, vocabulary, pseudo, encoder.encode(pseudo.a), encoder.encode(pseudo.b))
+    a, b = _vectors_of(store, bundle, pseudo, vocabulary, batch_tokens)
+    published = None
+    if rival is not None:
+        its_bundle = read_manifest(store, "train", rival.generation("train"))
+        published = _vectors_of(store, its_bundle, pseudo, vocabulary, batch_tokens)
+    return HeldOut(trained_on, vocabulary, pseudo, a, b, published)
+
+
+def _vectors_of(
+    store: Store, bundle: Manifest, pseudo: PseudoUsers, vocabulary: Vocabulary, batch_tokens: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """What a bundle's model makes of both halves, read by its own vocabulary."""
+    encoder = open_encoder(store, bundle, batch_tokens)
+    own = read_vocabulary(store, bundle.paths("vocabulary")[0])
+    a, b = (encoder.encode(reread(half, vocabulary, own)) for half in (pseudo.a, pseudo.b))
+    return a, b
 
 
 def _served(store: Store, features: Manifest, analysis: Manifest) -> ServedUsers:

@@ -102,14 +102,18 @@ def grow(previous: Vocabulary, places: pa.Table, visitors: pa.Table, min_visitor
     )
 
 
+def describe_rows(vocabulary: Vocabulary) -> pa.Table:
+    """Id, category codes and region code of every row, in the columns of ``place``."""
+    codes = pa.array(vocabulary.category_codes[vocabulary.categories], pa.int64())
+    lists = pa.ListArray.from_arrays(pa.array(vocabulary.category_offsets, pa.int32()), codes)
+    at = np.where(vocabulary.regions < 0, len(vocabulary.region_codes), vocabulary.regions)
+    regions = pa.array([*vocabulary.region_codes, None], pa.string()).take(pa.array(at))
+    return pa.table({PLACE: pa.array(vocabulary.place_ids, pa.string()), CATEGORIES: lists, REGION: regions})
+
+
 def _refreshed(previous: Vocabulary, places: pa.Table) -> pa.Table:
     """Yesterday's rows, described as the source describes them today; as before where it no longer does."""
-    categories = pa.array(previous.category_codes[previous.categories], pa.int64())
-    lists = pa.ListArray.from_arrays(pa.array(previous.category_offsets, pa.int32()), categories)
-    regions = pa.array([*previous.region_codes, None], pa.string()).take(
-        pa.array(np.where(previous.regions < 0, len(previous.region_codes), previous.regions))
-    )
-    known = pa.table({PLACE: pa.array(previous.place_ids, pa.string()), CATEGORIES: lists, REGION: regions})
+    known = describe_rows(previous)
     single = pc.if_else(pa.array(previous.is_group), pa.scalar(None, pa.string()), known.column(PLACE))
     at = pc.index_in(single, value_set=places.column(PLACE), skip_nulls=True)
     today = _described(known.column(PLACE), places)
