@@ -22,6 +22,7 @@ from tastetwin.analysis.blas import load_faiss
 from tastetwin.analysis.cells import Cells
 from tastetwin.analysis.hubness import density, draw_bank
 from tastetwin.analysis.index import ExactIndex, Floats, Ints, Shown
+from tastetwin.analysis.search import Users
 from tastetwin.analysis.twins import find_twins
 from tastetwin.config import AnalyzeConfig
 
@@ -75,8 +76,8 @@ def ours(vectors: Floats, sample: Ints) -> None:
     seconds, twins = cpu(lambda: find_twins(vectors, config))
     labels = np.arange(len(vectors), dtype=np.int64)
     bank = draw_bank(labels, config.csls_bank, config.seed)
-    cells_seconds, cells = cpu(lambda: Cells.fit(vectors, config.seed))
-    bank_seconds, densities = cpu(lambda: density(vectors, labels, bank, cells, config))
+    cells_seconds, cells = cpu(lambda: Cells.fit(vectors, labels, config.seed))
+    bank_seconds, densities = cpu(lambda: density(Users(vectors, labels, cells), bank, config))
     exact = ExactIndex(Shown(vectors, densities / np.float32(2), labels))
     truth, _ = exact.top_k(np.ascontiguousarray(vectors[sample]), labels[sample], K)
     scores = twins.scores[sample] + densities[sample, None] / 2 + np.float32(1e-6)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tastetwin.analysis.cells import CellIndex, Cells, cells_for
 from tastetwin.analysis.hubness import density, draw_bank
 from tastetwin.analysis.index import ExactIndex, Floats, Ints, Shown, rank
-from tastetwin.analysis.search import look_into_cells
+from tastetwin.analysis.search import Users, look_into_cells
 from tastetwin.analysis.twins import Twins, find_twins
 from tastetwin.config import AnalyzeConfig
 
@@ -196,7 +196,8 @@ def test_approximate_lists_reach_the_required_recall(noise: float) -> None:
     twins = find_twins(vectors, config)
     assert twins.facts.cells == cells_for(30_000) and 0 < twins.facts.probes < cells_for(30_000)
     labels = np.arange(30_000, dtype=np.int64)
-    densities = density(vectors, labels, draw_bank(labels, 2000, config.seed), Cells.fit(vectors, config.seed), config)
+    users = Users(vectors, labels, Cells.fit(vectors, labels, config.seed))
+    densities = density(users, draw_bank(labels, 2000, config.seed), config)
     sample = np.random.default_rng(99).choice(30_000, 2000, replace=False)
     exact = ExactIndex(Shown(vectors, densities / np.float32(2), labels))
     truth, _ = exact.top_k(np.ascontiguousarray(vectors[sample]), labels[sample], config.k)
@@ -220,7 +221,7 @@ def test_looking_into_every_cell_is_the_exact_search() -> None:
     labels = np.arange(2000, dtype=np.int64) // 2 * 2
     members = np.arange(0, 2000, 2)
     shown = Shown(vectors[members], np.linspace(0, 0.2, 1000, dtype=np.float32), labels[members])
-    index = CellIndex(shown, Cells.fit(shown.vectors, seed=1))
+    index = CellIndex(shown, Cells.fit(vectors, members, seed=1), members)
     scores, found = look_into_cells(index, vectors, labels, 30, index.cells.size)
     exact_scores, exact_found = ExactIndex(shown).top_k(vectors, labels, 30)
     assert np.array_equal(found, exact_found) and np.array_equal(scores, exact_scores)
@@ -230,7 +231,7 @@ def test_a_short_list_makes_the_search_look_into_every_cell() -> None:
     """A single cell of a few users cannot fill a list of 200: the list must be full all the same."""
     vectors, _ = clustered(2000, 500, 0.1)
     labels = np.arange(2000, dtype=np.int64)
-    index = CellIndex(Shown(vectors, np.zeros(2000, np.float32), labels), Cells.fit(vectors, seed=1))
+    index = CellIndex(Shown(vectors, np.zeros(2000, np.float32), labels), Cells.fit(vectors, labels, 1), labels)
     scores, found = look_into_cells(index, vectors[:50].copy(), labels[:50], 200, probes=1)
     assert (found >= 0).all() and np.isfinite(scores).all()
 
@@ -243,7 +244,7 @@ def test_the_recall_promised_for_a_number_of_cells_is_the_recall_found(recall: f
     shown = Shown(vectors, np.zeros(4000, np.float32), labels)
     queries = vectors[:300].copy()
     _, truth = ExactIndex(shown).top_k(queries, labels[:300], 20)
-    index = CellIndex(shown, Cells.fit(vectors, seed=1))
+    index = CellIndex(shown, Cells.fit(vectors, labels, seed=1), labels)
     probes, promised = index.probes_needed(queries, truth, recall)
     _, found = look_into_cells(index, queries, labels[:300], 20, probes)
     kept = np.mean([np.isin(wanted, got).mean() for wanted, got in zip(truth, found, strict=True)])

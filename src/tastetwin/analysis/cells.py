@@ -19,35 +19,35 @@ from tastetwin.analysis.index import Floats, Ints, Shown, with_component
 
 _TRAIN_PER_CELL: Final = 64
 _ITERATIONS: Final = 10
+_NEAR: Final = 4
+"""Cells looked into before all others: a heap that begins with near users turns far ones away at the door."""
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Centres of k-means on the sphere (Dhillon & Modha 2001)."""
+    """k-means on the sphere (Dhillon & Modha 2001)."""
 
     centres: Floats
     """[cells, dim] unit length."""
+    home: Ints
+    """[n_users] the nearest cell of every user."""
 
     @classmethod
-    def fit(cls, vectors: Floats, seed: int) -> Cells:
-        """The cells of [n, dim] unit vectors, n >= 1; a sample of 64 a cell is looked at."""
-        cells = cells_for(len(vectors))
-        drawn = np.random.default_rng(seed).permutation(len(vectors))[: _TRAIN_PER_CELL * cells]
+    def fit(cls, vectors: Floats, members: Ints, seed: int) -> Cells:
+        """The cells of the ``members`` (positions, at least one) of [n_users, dim] unit vectors; 64 a cell are read."""
+        cells = cells_for(len(members))
+        drawn = np.random.default_rng(seed).permutation(members)[: _TRAIN_PER_CELL * cells]
         kmeans = load_faiss().Kmeans(
             vectors.shape[1], cells, niter=_ITERATIONS, spherical=True, seed=seed, min_points_per_centroid=1
         )
         kmeans.train(vectors[np.sort(drawn)])
-        return cls(np.ascontiguousarray(kmeans.centroids, np.float32))
+        centres = np.ascontiguousarray(kmeans.centroids, np.float32)
+        return cls(centres, _knn(vectors, centres, 1)[:, 0])
 
     @property
     def size(self) -> int:
         """How many."""
         return len(self.centres)
-
-    def nearest(self, queries: Floats, cells: int) -> Ints:
-        """[m, cells] the nearest cells of [m, dim] queries, the nearest first."""
-        found: Ints = _knn(queries, self.centres, cells)
-        return found
 
 
 def cells_for(size: int) -> int:
@@ -58,9 +58,10 @@ def cells_for(size: int) -> int:
 class CellIndex:
     """The index side, sorted by cell."""
 
-    def __init__(self, shown: Shown, cells: Cells) -> None:
+    def __init__(self, shown: Shown, cells: Cells, members: Ints) -> None:
+        """``members``: the positions of the shown users among those of ``cells``."""
         self.shown, self.cells = shown, cells
-        self.home: Ints = cells.nearest(shown.vectors, 1)[:, 0]
+        self.home: Ints = cells.home[members]
         self._order = np.argsort(self.home, kind="stable")
         self._points = with_component(shown.vectors, -shown.bias)[self._order]
         self._starts = np.searchsorted(self.home[self._order], np.arange(cells.size + 1))
@@ -76,10 +77,11 @@ class CellIndex:
         wide = with_component(queries, 1.0)
         looked_into = _knn(wide, self._centres, probes)
         best: Any = load_faiss().ResultHeap(len(queries), depth, keep_max=True)
-        for cell, rows in _by_cell(looked_into):
-            members = slice(self._starts[cell], self._starts[cell + 1])
-            if members.start < members.stop:
-                best.add_result_subset(rows, wide[rows] @ self._points[members].T, self._order[members])
+        for part in (looked_into[:, :_NEAR], looked_into[:, _NEAR:]):
+            for cell, rows in _by_cell(part):
+                members = slice(self._starts[cell], self._starts[cell + 1])
+                if members.start < members.stop:
+                    best.add_result_subset(rows, wide[rows] @ self._points[members].T, self._order[members])
         return np.asarray(best.I)
 
     def probes_needed(self, queries: Floats, truth: Ints, recall: float) -> tuple[int, float]:
@@ -111,9 +113,9 @@ class CellIndex:
 def _by_cell(looked_into: Ints) -> Iterator[tuple[int, Ints]]:
     """Each cell of [m, probes] with the rows that look into it, ascending."""
     flat = np.argsort(looked_into, axis=None, kind="stable")
-    cells, rows = looked_into.ravel()[flat], flat // looked_into.shape[1]
+    cells, rows = looked_into.ravel()[flat], flat // max(looked_into.shape[1], 1)
     starts = np.flatnonzero(np.diff(cells, prepend=-1))
-    for start, group in zip(starts, np.split(rows, starts[1:]), strict=True):
+    for start, group in zip(starts, np.split(rows, starts[1:]), strict=False):
         yield int(cells[start]), group
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tastetwin.analysis.cells import Cells
-from tastetwin.analysis.index import Floats, Ints, Shown
-from tastetwin.analysis.search import search_all
+from tastetwin.analysis.index import Floats, Ints
+from tastetwin.analysis.search import Users, search_all
 from tastetwin.config import AnalyzeConfig
 
 
@@ -21,23 +20,20 @@ def draw_bank(shown: Ints, size: int, seed: int) -> Ints:
     return np.sort(np.random.default_rng(seed).choice(shown, size, replace=False))
 
 
-def density(vectors: Floats, labels: Ints, bank: Ints, cells: Cells | None, config: AnalyzeConfig) -> Floats:
-    """Mean cosine of each user to its nearest ``config.csls_neighbours`` in the bank, users of its own label left out.
+def density(users: Users, bank: Ints, config: AnalyzeConfig) -> Floats:
+    """Mean cosine of everybody to their nearest ``config.csls_neighbours`` in the bank, own label left out.
 
     Args:
-        vectors: [n, dim] unit vectors, C order.
-        labels: [n] at most one user of the bank has a given label.
-        bank: positions of the bank's users.
-        cells: to look for them in; None = exact.
-        config: how many neighbours (fewer where the bank is smaller), and the recall in cells.
+        users: everybody.
+        bank: positions of the bank's users; at most one of each label.
+        config: how many neighbours (fewer where the bank is smaller).
 
     Returns:
         [n] in [-1, 1]; 0 where there are no neighbours.
     """
     if not config.csls_neighbours or not len(bank):
-        return np.zeros(len(vectors), np.float32)
-    crowd = Shown(vectors[bank], np.zeros(len(bank), np.float32), labels[bank])
-    cosines = search_all(vectors, labels, crowd, config.csls_neighbours, cells, config).scores
+        return np.zeros(len(users.labels), np.float32)
+    cosines = search_all(users, bank, np.zeros(len(bank), np.float32), config.csls_neighbours, config).scores
     found = np.isfinite(cosines)
     means: Floats = np.where(found, cosines, 0).sum(axis=1) / np.maximum(found.sum(axis=1), 1).astype(np.float32)
     return means

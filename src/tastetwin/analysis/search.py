@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from tastetwin.analysis.blas import side_by_side
 from tastetwin.analysis.cells import CellIndex, Cells
-from tastetwin.analysis.index import SLACK, ExactIndex, Floats, Ints, Shown, empty_lists, rank
+from tastetwin.analysis.index import SLACK, ExactIndex, Floats, Ints, Shown, rank
 from tastetwin.config import AnalyzeConfig
 from tastetwin.progress import Progress, silent
 
@@ -19,11 +22,23 @@ _TUNING_QUERIES: Final = 1000
 
 
 @dataclass(frozen=True)
+class Users:
+    """Everybody, in the order of their ids: all are queries, some are shown."""
+
+    vectors: Floats
+    """[n, dim] unit vectors, C order."""
+    labels: Ints
+    """[n] users of one label never meet."""
+    cells: Cells | None
+    """To look for neighbours in; None = look at everybody."""
+
+
+@dataclass(frozen=True)
 class Lists:
-    """The closest shown users of every query, and how they were found."""
+    """The closest shown users of everybody, and how they were found."""
 
     neighbours: npt.NDArray[np.int32]
-    """[n, k] positions in the index side, closest first, ties by position; -1 where there is nobody left."""
+    """[n, k] positions, closest first, ties by position; -1 where there is nobody left."""
     scores: Floats
     """[n, k] ``dot - bias``; -inf where there is nobody left."""
     probes: int
@@ -33,61 +48,59 @@ class Lists:
 
 
 def search_all(
-    vectors: Floats,
-    labels: Ints,
-    shown: Shown,
+    users: Users,
+    members: Ints,
+    bias: Floats,
     k: int,
-    cells: Cells | None,
     config: AnalyzeConfig,
     block: int = BLOCK,
     progress: Progress = silent,
 ) -> Lists:
-    """Everybody's k closest shown users of another label.
+    """Everybody's k closest members of another label.
 
     Args:
-        vectors: [n, dim] unit vectors, C order: all queries.
-        labels: [n] theirs.
-        shown: the index side.
+        users: everybody.
+        members: positions of those who may be found, ascending; at most one of each label.
+        bias: [n_members] taken off every similarity to that member.
         k: length of the lists.
-        cells: to look into; None = exact.
         config: ``recall`` and ``seed`` are used.
         block: queries at a time.
         progress: told of queries done.
     """
-    n = len(vectors)
-    exact = ExactIndex(shown)
-    if cells is None or not shown.size:
-        neighbours, scores = np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)
-        for start in range(0, n, block):
-            part = slice(start, start + block)
-            scores[part], neighbours[part] = exact.top_k(vectors[part], labels[part], k)
-            progress(min(n, start + block), n)
-        return Lists(neighbours, scores, 0, 1.0)
-    index = CellIndex(shown, cells)
-    probes, recall = _choose_probes(index, exact, vectors, labels, k, config)
-    neighbours, scores = np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)
-    order = np.argsort(cells.nearest(vectors, 1)[:, 0], kind="stable")
-    for start in range(0, n, block):
-        users = order[start : start + block]
-        scores[users], neighbours[users] = look_into_cells(index, vectors[users], labels[users], k, probes)
-        progress(min(n, start + block), n)
-    return Lists(neighbours, scores, probes, recall)
+    shown = Shown(users.vectors[members], bias, users.labels[members])
+    exact, probes, recall = ExactIndex(shown), 0, 1.0
+    search: Callable[[Floats, Ints, int], tuple[Floats, Ints]] = exact.top_k
+    order = np.arange(len(users.labels))
+    if users.cells is not None and len(members):
+        index = CellIndex(shown, users.cells, members)
+        probes, recall = _choose_probes(index, exact, users, k, config)
+        search = functools.partial(look_into_cells, index, probes=probes)
+        order = np.argsort(users.cells.home, kind="stable")  # near queries look into the same cells
+    found, scores = np.full((len(order), k), -1, np.int32), np.full((len(order), k), -np.inf, np.float32)
+    names = np.append(members, -1).astype(np.int32)
+    parts = [order[start : start + block] for start in range(0, len(order), block)]
+    done = 0
+    with side_by_side() as pool:
+        tasks = pool.map(lambda part: search(users.vectors[part], users.labels[part], k), parts)
+        for part, (best, at) in zip(parts, tasks, strict=True):
+            scores[part], found[part] = best, names[at]
+            done += len(part)
+            progress(done, len(order))
+    return Lists(found, scores, probes, recall)
 
 
 def _choose_probes(
-    index: CellIndex, exact: ExactIndex, vectors: Floats, labels: Ints, k: int, config: AnalyzeConfig
+    index: CellIndex, exact: ExactIndex, users: Users, k: int, config: AnalyzeConfig
 ) -> tuple[int, float]:
-    drawn = np.random.default_rng(config.seed).permutation(len(vectors))[:_TUNING_QUERIES]
-    queries = np.ascontiguousarray(vectors[drawn])
-    _, truth = exact.top_k(queries, labels[drawn], k)
+    drawn = np.random.default_rng(config.seed).permutation(len(users.labels))[:_TUNING_QUERIES]
+    queries = np.ascontiguousarray(users.vectors[drawn])
+    _, truth = exact.top_k(queries, users.labels[drawn], k)
     return index.probes_needed(queries, truth, config.recall)
 
 
 def look_into_cells(index: CellIndex, queries: Floats, labels: Ints, k: int, probes: int) -> tuple[Floats, Ints]:
     """As ``ExactIndex.top_k`` within the ``probes`` nearest cells of each query; in all where those hold too few."""
     depth = min(k + SLACK, index.shown.size)
-    if not depth:
-        return empty_lists(len(queries), k)
     found = index.candidates(queries, depth, probes)
     short = np.flatnonzero((found < 0).any(axis=1))
     if len(short) and probes < index.cells.size:

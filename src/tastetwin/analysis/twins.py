@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from tastetwin.analysis.cells import Cells
 from tastetwin.analysis.hubness import density, draw_bank
-from tastetwin.analysis.index import Floats, Ints, Shown
+from tastetwin.analysis.index import Floats, Ints
 from tastetwin.analysis.scale import ScoreScale, random_pair_scores
-from tastetwin.analysis.search import BLOCK, search_all
+from tastetwin.analysis.search import BLOCK, Users, search_all
 from tastetwin.config import AnalyzeConfig
 from tastetwin.progress import Progress, silent
 
@@ -78,13 +78,12 @@ def find_twins(
     labels = np.arange(n, dtype=np.int64) if labels is None else labels
     allowed = np.arange(n) if may_be_shown is None else np.flatnonzero(may_be_shown)
     members = _first_of_each(labels, allowed)
-    cells = None if n * len(members) <= config.exact_below**2 else Cells.fit(vectors[members], config.seed)
-    bank = draw_bank(members, config.csls_bank, config.seed)
-    densities = density(vectors, labels, bank, cells, config)
-    shown = Shown(vectors[members], densities[members] / np.float32(2), labels[members])
-    lists = search_all(vectors, labels, shown, config.k, cells, config, block, progress)
+    cells = None if n * len(members) <= config.exact_below**2 else Cells.fit(vectors, members, config.seed)
+    users = Users(vectors, labels, cells)
+    densities = density(users, draw_bank(members, config.csls_bank, config.seed), config)
+    lists = search_all(users, members, densities[members] / np.float32(2), config.k, config, block, progress)
     return Twins(
-        np.where(lists.neighbours >= 0, np.append(members, -1).astype(np.int32)[lists.neighbours], np.int32(-1)),
+        lists.neighbours,
         lists.scores - densities[:, None] / np.float32(2),
         _scale(vectors, densities, config.seed),
         SearchFacts(cells.size if cells else 0, lists.probes, lists.recall, len(members), len(allowed) - len(members)),
