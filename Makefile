@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick check bench spark-env clean distclean python-ok
+.PHONY: help demo test quick check bench benchmark-quality spark-env s3-env clean distclean python-ok
 
 help:
 	@echo "make demo       the whole daily job on a synthetic town"
@@ -13,13 +13,15 @@ help:
 	@echo "make quick      the tests that take moments"
 	@echo "make check      ruff and mypy"
 	@echo "make bench      our speed beside the peer's and the limit"
+	@echo "make benchmark-quality DATA='FOLDER ...'   every method on your folders and on two towns (an hour and more)"
 	@echo "make spark-env  Apache Spark in .venv-spark, for the tests that compare the two engines (needs Java)"
+	@echo "make s3-env     an S3 server (moto) in .venv-s3, for the tests of s3:// stores; make test does it by itself"
 	@echo "make clean      remove the demo and what tools leave behind; make distclean: the environments too"
 
 demo: .venv/.runtime
 	$(BIN)/tastetwin demo
 
-test: .venv/.tools
+test: .venv/.tools .venv-s3/.made
 	$(BIN)/python -m pytest
 
 quick: .venv/.tools
@@ -33,6 +35,10 @@ check: .venv/.tools
 # Single-threaded linear algebra, so that numbers per core mean what they say.
 bench: .venv/.tools
 	@for each in $(BENCHMARKS); do echo "== $$each"; OMP_NUM_THREADS=1 $(BIN)/python $$each || exit 1; done
+
+DATA := $(wildcard ../shared/data/*)
+benchmark-quality: .venv/.tools
+	$(BIN)/python benchmarks/quality.py $(DATA) --towns 1000 10000
 
 # The others ask for a bundle or a folder of events: see their --help.
 BENCHMARKS := $(filter-out benchmarks/encode.py benchmarks/quality.py,$(sort $(wildcard benchmarks/*.py)))
@@ -68,6 +74,14 @@ spark-env: .venv-spark/.made
 	@.venv-spark/bin/python -m pip --disable-pip-version-check --quiet install "pyspark[connect]==$(SPARK)" numpy orjson fsspec pydantic pydantic-settings pyyaml -c constraints.txt
 	@touch $@
 
+s3-env: .venv-s3/.made
+
+# The server's client library wants an older python-dateutil than ours: an environment of its own here too.
+.venv-s3/.made: constraints-s3.txt | python-ok
+	@$(PYTHON) -m venv .venv-s3
+	@.venv-s3/bin/python -m pip --disable-pip-version-check --quiet install -c constraints-s3.txt "moto[s3]" flask flask-cors
+	@touch $@
+
 SPARK = $(shell sed -n 's/^pyspark-client==//p' constraints.txt)
 
 clean:
@@ -75,4 +89,4 @@ clean:
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-spark src/*.egg-info
+	rm -rf .venv .venv-spark .venv-s3 src/*.egg-info

@@ -1,52 +1,20 @@
-"""The store's promises: formats, one writer, whole files, coded errors; on a disk and behind fsspec."""
+"""What a store on a disk promises besides the contract of every store (``tests/contracts/test_every_store.py``)."""
 
 from __future__ import annotations
 
 import errno
 import multiprocessing
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from tastetwin.errors import StoreError
-from tastetwin.store import MARKER, STORE_FORMAT, Store, is_aside
-
-
-@pytest.fixture(params=["disk", "memory"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "disk":
-        yield str(tmp_path / "store")
-        return
-    name = f"/{uuid.uuid4()}"
-    yield f"memory:/{name}"
-    fsspec.filesystem("memory").rm(name, recursive=True) if fsspec.filesystem("memory").exists(name) else None
+from tastetwin.store import MARKER, Store
 
 
 def code_of(error: pytest.ExceptionInfo[StoreError]) -> str:
     return error.value.problem.code
-
-
-def test_a_store_is_made_once_and_then_opened(root: str) -> None:
-    """The first command makes it, every later one finds it."""
-    with pytest.raises(StoreError) as caught:
-        Store.open(root)
-    assert code_of(caught) == "NO-STORE"
-    Store.create(root)
-    Store.create(root)
-    assert Store.open(root).read_json(MARKER)["format"] == STORE_FORMAT
-
-
-def test_a_store_of_a_newer_version_is_refused(root: str) -> None:
-    """An old program must not write into a layout it does not know."""
-    Store.create(root).write_json(MARKER, {"format": STORE_FORMAT + 1})
-    for enter in (Store.open, Store.create):
-        with pytest.raises(StoreError) as caught:
-            enter(root)
-        assert code_of(caught) == "STORE-NEWER"
 
 
 def test_a_folder_that_holds_something_else_is_not_made_a_store(tmp_path: Path) -> None:
@@ -67,39 +35,6 @@ def test_a_fresh_volume_and_what_a_killed_first_attempt_left_count_as_empty(tmp_
     assert Store.create(tmp_path).exists(MARKER)
 
 
-def test_json_comes_back_and_equal_values_give_equal_bytes(root: str) -> None:
-    """Manifests are compared by hash."""
-    store = Store.create(root)
-    store.write_json("a/one.json", {"b": 1, "a": [1.5, None, "é"]})
-    store.write_json("a/two.json", {"a": [1.5, None, "é"], "b": 1})
-    assert store.read_json("a/one.json") == {"a": [1.5, None, "é"], "b": 1}
-    assert store.sha256("a/one.json") == store.sha256("a/two.json")
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", None])
-def test_a_json_file_that_is_none_is_damaged(root: str, content: bytes | None) -> None:
-    """One code for every way in which a file of ours can be spoilt, absence included."""
-    store = Store.create(root)
-    if content is not None:
-        store.write_bytes("x.json", content)
-    with pytest.raises(StoreError) as caught:
-        store.read_json("x.json")
-    assert code_of(caught) == "DAMAGED"
-
-
-def test_names_and_files_are_relative_ascending_and_empty_for_no_folder(root: str) -> None:
-    """Callers join them with folders of their own, and tables list their files in this order."""
-    store = Store.create(root)
-    for name in ("t/b", "t/a", "t/deep/c"):
-        store.write_bytes(name, b"1")
-    assert store.names("t") == ["a", "b", "deep"]
-    assert store.files("t") == ["t/a", "t/b", "t/deep/c"]
-    assert store.names("none") == store.files("none") == []
-    store.remove("t")
-    store.remove("t")
-    assert store.files("") == [MARKER]
-
-
 def test_a_folder_that_cannot_be_listed_does_not_pass_for_an_empty_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,27 +53,6 @@ def test_a_folder_that_cannot_be_listed_does_not_pass_for_an_empty_one(
         with pytest.raises(StoreError) as caught:
             look("t/deep" if look == store.names else "t")
         assert code_of(caught) in ("STORE-UNREADABLE", "STORE-UNWRITABLE")
-
-
-def test_a_file_written_piece_by_piece_appears_whole_or_not_at_all(root: str) -> None:
-    """Collect and Parquet writers rely on a name standing for a finished file; the old one stays until then."""
-    store = Store.create(root)
-    store.write_bytes("f", b"old")
-
-    def write_and_fail() -> None:
-        with store.open_write("f") as handle:
-            handle.write(b"half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_and_fail()
-    assert store.open_read("f").read() == b"old"
-    with store.open_write("f") as handle:
-        handle.write(b"new ")
-        assert store.open_read("f").read() == b"old"
-        handle.write(b"bytes")
-    assert store.open_read("f").read() == b"new bytes"
-    assert not [name for name in store.names("") if is_aside(name)]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The root folder or URL under which everything lives, and the few durable file operations the rest is built on.
 
-A local path gets POSIX durability: write aside, fsync the file, rename, fsync the folder. Any fsspec URL (``s3://``,
-``gs://``, ``hdfs://``, ``memory://``) works too; there an atomic replacement is one whole-object put (object stores) or
-a rename (HDFS).
+A local path gets POSIX durability: write aside, fsync the file, rename, fsync the folder. URLs (``s3://``, and what
+fsspec knows: ``gs://``, ``hdfs://``, ``memory://``) work too; there an atomic replacement is one whole-object put
+(object stores) or a rename (HDFS).
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import errno
 import fcntl
 import hashlib
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
-import fsspec
 import orjson
 import pyarrow.fs as pafs
+from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.implementations.local import LocalFileSystem
 
 from tastetwin.errors import StoreError
+from tastetwin.filesystems import file_system, masked
 
 STORE_FORMAT: Final = 1
 MARKER: Final = "store.json"
@@ -34,7 +36,21 @@ class Store:
     """Paths below the root are relative, with forward slashes; nothing above the root is ever touched."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.fs, base = fsspec.core.url_to_fs(str(root))
+        """Name a root; nothing is read yet.
+
+        Raises:
+            StoreError: STORE-ADDRESS when no file system can be had for that URL.
+        """
+        try:
+            self.fs, base = file_system(str(root))
+        except (ValueError, ImportError) as error:
+            raise StoreError(
+                "STORE-ADDRESS",
+                place=masked(str(root)),
+                value=str(error),
+                rule="a folder, s3://BUCKET/FOLDER, or a URL that fsspec knows and has the package for",
+                fix="check --store and the environment, or install that package",
+            ) from error
         self.root: str = base.rstrip("/") or "/"
         self.is_local = isinstance(self.fs, LocalFileSystem)
 
@@ -105,18 +121,18 @@ class Store:
     @property
     def arrow(self) -> pafs.FileSystem:
         """The store's file system for pyarrow; takes paths from ``path``."""
-        return pafs.LocalFileSystem() if self.is_local else pafs.PyFileSystem(pafs.FSSpecHandler(self.fs))
+        if self.is_local:
+            return pafs.LocalFileSystem()
+        return self.fs.fs if isinstance(self.fs, ArrowFSWrapper) else pafs.PyFileSystem(pafs.FSSpecHandler(self.fs))
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     def exists(self, relative: str) -> bool:
         """Whether a file or folder is there."""
-        if not self.is_local:
-            return bool(self.fs.exists(self.path(relative)))
-        # fsspec takes any error for absence; a disk that cannot answer must not make published data look absent.
+        # fsspec's exists takes any error for absence; what cannot answer must not make published data look absent.
         try:
             with self._coded(relative, "STORE-UNREADABLE"):
-                Path(self.path(relative)).stat()
+                Path(self.path(relative)).stat() if self.is_local else self.fs.info(self.path(relative))
         except (FileNotFoundError, NotADirectoryError):
             return False
         return True
@@ -134,16 +150,25 @@ class Store:
         """All files below a folder, relative to the root, ascending; empty where there is no such folder."""
         prefix = len(self.root.rstrip("/")) + 1
         with self._coded(relative, "STORE-UNREADABLE"):
-            found = _walk(self.path(relative)) if self.is_local else self.fs.find(self.path(relative))
+            found = _walk(self.path(relative)) if self.is_local else self._found(self.path(relative))
         return sorted(str(path)[prefix:] for path in found)
+
+    def _found(self, top: str) -> list[str]:
+        if not isinstance(self.fs, ArrowFSWrapper):
+            return list(self.fs.find(top))
+        # Their own find asks folder by folder, and takes one that it cannot list for an empty one.
+        selector = pafs.FileSelector(top, recursive=True, allow_not_found=True)
+        return [each.path for each in self.arrow.get_file_info(selector) if each.is_file]
 
     def size(self, relative: str) -> int:
         """Bytes of a file."""
-        return int(self.fs.size(self.path(relative)))
+        with self._coded(relative, "STORE-UNREADABLE"):
+            return int(self.fs.size(self.path(relative)))
 
     def open_read(self, relative: str) -> IO[bytes]:
         """A file for reading, as stored."""
-        handle: IO[bytes] = self.fs.open(self.path(relative), "rb")
+        with self._coded(relative, "STORE-UNREADABLE"):
+            handle: IO[bytes] = self.fs.open(self.path(relative), "rb")
         return handle
 
     def read_json(self, relative: str) -> dict[str, Any]:
@@ -164,7 +189,7 @@ class Store:
     def sha256(self, relative: str) -> str:
         """Hex digest of a file's bytes."""
         digest = hashlib.sha256()
-        with self.open_read(relative) as handle:
+        with self._coded(relative, "STORE-UNREADABLE"), self.open_read(relative) as handle:
             while chunk := handle.read(_CHUNK):
                 digest.update(chunk)
         return digest.hexdigest()
@@ -213,7 +238,7 @@ class Store:
     def _written_aside_remote(self, path: str) -> Iterator[IO[bytes]]:
         # Closing a half-written remote file commits it on several file systems, so the name must be another one.
         folder, _, name = path.rpartition("/")
-        aside = f"{folder}/.{name}.{os.getpid()}.tmp"
+        aside = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"  # workers on other machines may have our process id
         self.fs.makedirs(folder, exist_ok=True)
         try:
             with self.fs.open(aside, "wb") as handle:
@@ -233,12 +258,13 @@ class Store:
             if code == "STORE-UNREADABLE" and isinstance(error, (FileNotFoundError, NotADirectoryError)):
                 raise
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            check = "check the path and its permissions" if self.is_local else "check bucket, credentials and network"
             raise StoreError(
                 "DISK-FULL" if full else code,
-                place=self.path(relative),
-                value=error.strerror or type(error).__name__,
+                place=self.url(relative),
+                value=error.strerror or str(error) or type(error).__name__,
                 rule="the store has room" if full else "the store can be read and written; published data is untouched",
-                fix="free some space and run the same command again" if full else "check the path and its permissions",
+                fix="free some space and run the same command again" if full else check,
             ) from error
 
     def _replace_remote(self, path: str, data: bytes) -> None:

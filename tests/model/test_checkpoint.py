@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from tastetwin.config import TrainConfig
@@ -66,6 +68,28 @@ def test_a_checkpoint_of_other_data_or_config_is_refused(tmp_path: Path) -> None
     (tmp_path / "checkpoint.json").write_text("{")
     with pytest.raises(StoreError, match="BAD-CHECKPOINT"):
         training.train(town, vocabulary, CONFIG, None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "DISK-FULL"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "DISK-FULL"),
+        (SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)"), "STORE-UNWRITABLE"),
+    ],
+    ids=["full", "full, in Rust's words", "broken"],
+)
+def test_a_checkpoint_that_cannot_be_written_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
+) -> None:
+    """A disk that fills up overnight must leave a message to act on, not the stack trace of a library."""
+
+    def refuse(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("tastetwin.model.checkpoint.save_file", refuse)
+    with pytest.raises(StoreError, match=code):
+        training.train(towns.histories(60, 40, 4, 12, seed=2), towns.vocabulary(40), CONFIG, None, tmp_path)
 
 
 def test_nan_steps_are_skipped_counted_and_rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

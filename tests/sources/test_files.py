@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tastetwin.errors import InputError
+from tastetwin.filesystems import masked
 from tastetwin.progress import silent
-from tastetwin.sources.files import Folder, masked, safe_name
+from tastetwin.sources.files import Folder, safe_name
 from tastetwin.store import Store
 
 LINE = b'{"user_idno": "1"}\n'

@@ -6,15 +6,16 @@ import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from fsspec.implementations.local import LocalFileSystem
 
 from tastetwin.errors import StoreError
 from tastetwin.features.histories import Histories
 from tastetwin.features.taste import from_arrow
+from tastetwin.filesystems import file_system
 from tastetwin.model.batches import length_buckets, pad
 from tastetwin.model.files import model_file
 from tastetwin.runs import Manifest
@@ -98,8 +99,9 @@ def _open_session(model: str) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        with fsspec.open(model, "rb") as handle:
-            source = model if fsspec.utils.get_protocol(model) == "file" else handle.read()
+        fs, path = file_system(model)
+        with fs.open(path, "rb") as handle:
+            source = path if isinstance(fs, LocalFileSystem) else handle.read()
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no base class with a file system's
         raise StoreError(

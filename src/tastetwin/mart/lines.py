@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO, Final, Literal
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 
 from tastetwin.errors import InputError
+from tastetwin.filesystems import file_system
 from tastetwin.schema import Kind
 
 Compression = Literal["none", "gzip", "zstd"]
@@ -80,8 +80,9 @@ def plan_splits(kind: Kind, path: str, size: int, split_bytes: int) -> list[Spli
 
 
 def open_path(path: str) -> IO[bytes]:
-    """A local path or any fsspec URL, for reading bytes."""
-    handle: IO[bytes] = fsspec.open(path if "://" in path else f"file://{path}", "rb").open()
+    """A local path or a URL, for reading bytes."""
+    fs, path = file_system(path if "://" in path else f"file://{path}")
+    handle: IO[bytes] = fs.open(path, "rb")
     return handle
 
 

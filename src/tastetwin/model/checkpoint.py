@@ -6,6 +6,7 @@ number of steps done are all there is to keep.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,9 +22,9 @@ from torch import Tensor, nn
 
 from tastetwin.errors import StoreError
 from tastetwin.features.histories import Histories, Vocabulary
+from tastetwin.model.files import CHECKPOINT
 
 TENSORS: Final = "checkpoint-{step}.safetensors"
-POINTER: Final = "checkpoint.json"
 _MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -57,7 +58,17 @@ class TrainingState:
     """Data fingerprint and config: must be equal on resumption."""
 
     def save(self, folder: Path, step: int) -> None:
-        """Make ``step`` the checkpoint of ``folder``; killed at any moment, the folder holds the old or the new one."""
+        """Make ``step`` the checkpoint of ``folder``; killed at any moment, the folder holds the old or the new one.
+
+        Raises:
+            StoreError: DISK-FULL or STORE-UNWRITABLE; the old one stands.
+        """
+        try:
+            self._save(folder, step)
+        except (OSError, SafetensorError) as error:
+            raise _unwritable(folder, error) from error
+
+    def _save(self, folder: Path, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         name = TENSORS.format(step=step)
         aside = folder / f"{name}.aside"
@@ -71,9 +82,9 @@ class TrainingState:
             "skipped_steps": self.record.skipped_steps,
             "rollbacks": self.record.rollbacks,
         }
-        pointer = folder / f"{POINTER}.aside"
+        pointer = folder / f"{CHECKPOINT}.aside"
         pointer.write_text(json.dumps(content))
-        _publish(pointer, folder / POINTER)
+        _publish(pointer, folder / CHECKPOINT)
         for old in folder.glob(TENSORS.format(step="*") + "*"):
             if old.name != name:
                 old.unlink()
@@ -84,7 +95,7 @@ class TrainingState:
         Raises:
             StoreError: OTHER-CHECKPOINT when it belongs to other data or another config, BAD-CHECKPOINT when damaged.
         """
-        if not (folder / POINTER).exists():
+        if not (folder / CHECKPOINT).exists():
             return 0
         content = self._read(folder)
         if content["identity"] != self.identity:
@@ -103,12 +114,12 @@ class TrainingState:
     def roll_back(self, folder: Path) -> None:
         """Weights and optimiser as in the last checkpoint, if there is one; the record goes on."""
         self.record.rollbacks += 1
-        if (folder / POINTER).exists():
+        if (folder / CHECKPOINT).exists():
             self._load(folder, self._read(folder))
 
     def _read(self, folder: Path) -> dict[str, Any]:
         try:
-            content: dict[str, Any] = json.loads((folder / POINTER).read_text())
+            content: dict[str, Any] = json.loads((folder / CHECKPOINT).read_text())
             if not isinstance(content["step"], int) or "/" in content["tensors"]:
                 raise ValueError("step or tensors")
             return content
@@ -151,6 +162,18 @@ def _difference(found: Any, wanted: dict[str, Any]) -> str:
     if not isinstance(found, dict):
         return "unreadable identity"
     return ", ".join(sorted(key for key in wanted if found.get(key) != wanted[key])) or "unknown keys"
+
+
+def _unwritable(folder: Path, error: Exception) -> StoreError:
+    # safetensors has no errno, only Rust's words for it.
+    full = any(f"{word} {errno.ENOSPC}" in str(error) for word in ("[Errno", "os error"))
+    return StoreError(
+        "DISK-FULL" if full else "STORE-UNWRITABLE",
+        place=str(folder),
+        value=str(error),
+        rule="there is room for checkpoints" if full else "checkpoints can be written",
+        fix="free some space and run the same command again" if full else "check the path and its permissions",
+    )
 
 
 def _damaged(folder: Path, error: Exception) -> StoreError:

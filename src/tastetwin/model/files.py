@@ -11,6 +11,8 @@ MODEL: Final = "encoder.onnx"
 WEIGHTS: Final = "weights.safetensors"
 RECORD: Final = "encoder.json"
 VOCABULARY: Final = "vocabulary.parquet"
+CHECKPOINT: Final = "checkpoint.json"
+"""The pointer to the tensors of a training's last checkpoint."""
 
 
 def model_file(store: Store, bundle: Manifest) -> str:

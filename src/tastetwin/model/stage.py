@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,18 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from tastetwin.config import Config
-from tastetwin.errors import MissingExtra
+from tastetwin.errors import MissingExtra, StoreError
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.holdout import choose_holdout
 from tastetwin.features.stage import read_histories
 from tastetwin.features.vocabulary import read_vocabulary, write_vocabulary
 from tastetwin.model.files import MODEL, RECORD, VOCABULARY, WEIGHTS
+from tastetwin.model.mirror import Mirror
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import FOLDERS, FileEntry, Made, Manifest, Plan, entry_of, make
 from tastetwin.store import Store
 
 if TYPE_CHECKING:
-    from tastetwin.model.train import Trained
+    from tastetwin.model.train import OnStep, Trained
 
 
 def train_bundle(
@@ -31,7 +34,7 @@ def train_bundle(
 ) -> Manifest:
     """A bundle fitted on the users of ``features``, held-out users left aside.
 
-    Interrupted training goes on from its last checkpoint, kept beside the bundle until that is finished.
+    Interrupted training goes on from its last checkpoint, kept in the store until the bundle is finished.
 
     Args:
         store: holds everything.
@@ -66,11 +69,29 @@ def _write(store: Store, features: Manifest, config: Config, folder: str, progre
     vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
     mask = choose_holdout(histories, config.evaluate, config.evaluate.seed)
     with tempfile.TemporaryDirectory(prefix="tastetwin-") as aside:
-        checkpoints = Path(store.make_folder(_checkpoints(folder)) if store.is_local else aside)
-        trained = _fit(histories, vocabulary, config, mask, checkpoints, progress)
+        with _kept(store, _checkpoints(folder), Path(aside)) as (checkpoints, saved):
+
+            def on_step(step: int, of: int, loss: float) -> None:
+                saved()
+                progress(step, of)
+
+            trained = _fit(histories, vocabulary, config, mask, checkpoints, on_step)
         tables = _write_bundle(store, trained, vocabulary, folder, Path(aside))
     counts = {"training_users": trained.record.training_users, "held_out": int(mask.sum())}
     return tables, {"counts": counts, "validation_mrr": trained.record.validation_mrr}
+
+
+@contextmanager
+def _kept(store: Store, folder: str, aside: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """A folder of this machine for checkpoints, and what to call when there may be a new one in it."""
+    if store.is_local:
+        yield Path(store.make_folder(folder)), lambda: None
+        return
+    mirror = Mirror(store, folder, aside)
+    try:
+        yield aside, mirror.update
+    except StoreError as error:
+        raise mirror.placed(error) from error
 
 
 def _fit(
@@ -79,14 +100,14 @@ def _fit(
     config: Config,
     holdout: npt.NDArray[np.bool_],
     checkpoints: Path,
-    progress: Progress,
+    on_step: OnStep,
 ) -> Trained:
     try:
         from tastetwin.model.train import train
     except ImportError as error:
         raise MissingExtra.of(error.name or "torch", "train") from error
     users = np.flatnonzero(holdout)
-    return train(histories, vocabulary, config.train, users, checkpoints, lambda step, of, loss: progress(step, of))
+    return train(histories, vocabulary, config.train, users, checkpoints, on_step)
 
 
 def _write_bundle(

@@ -17,10 +17,10 @@ from functools import partial
 from typing import IO, Any, Final
 from urllib.parse import quote
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from tastetwin.errors import InputError
+from tastetwin.filesystems import file_system, masked
 from tastetwin.progress import Progress
 from tastetwin.runs import FileEntry, entry_of
 from tastetwin.schema import KINDS, Kind
@@ -187,17 +187,15 @@ class Folder:
 
 def _file_system(source: str) -> tuple[Any, str]:
     try:
-        fs, base = fsspec.core.url_to_fs(source)
+        return file_system(source)
     except (ValueError, ImportError) as error:
-        scheme = source.partition("://")[0]
         raise InputError(
             "SOURCE-SCHEME",
             place=masked(source),
-            value=scheme,
-            rule="a folder, an fsspec URL (s3://, gs://, hdfs://, ...) or a mongodb:// address",
-            fix=str(error) if isinstance(error, ImportError) else "check --source",
+            value=str(error),
+            rule="a folder, s3://BUCKET/FOLDER, another URL that fsspec knows, or a mongodb:// address",
+            fix="check --source and the environment, or install that package",
         ) from error
-    return fs, str(base)
 
 
 def _add(progress: Progress, before: int, total: int, copied: int) -> None:
@@ -255,13 +253,6 @@ def safe_name(name: str) -> str:
 def _shown(path: str) -> str:
     """A path fit for a terminal and a log: bytes that are no text and control characters escaped."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in path)
-
-
-def masked(url: str) -> str:
-    """A URL without user, password and query: the part that may stand in manifests, logs and messages."""
-    scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}" if separator else url
 
 
 def _rule() -> str:
