@@ -154,30 +154,80 @@ def _stage_command(stage: Stage, what: str) -> None:
         again: AgainOption = False,
         as_json: JsonOption = False,
     ) -> None:
-        from tastetwin.pipeline import run_stage
-        from tastetwin.runs import parse_date
-        from tastetwin.store import Store
-
-        settings = _settings(config)
-        day = None if date_ is None else parse_date(date_)
-        with _Reporting() as reporter:
-            done = run_stage(Store.open(store), stage, day, settings, again=again, reporter=reporter)
-        _say_run(store, done, as_json)
+        _run_stage(stage, store, date_, config, again, as_json)
 
     app.command(stage, help=f"{what}\n\nExample: `tastetwin {stage} --store store/`")(command)
+
+
+def _run_stage(stage: Stage, store: str, date_: str | None, config: Path | None, again: bool, as_json: bool) -> None:
+    from tastetwin.pipeline import run_stage
+    from tastetwin.runs import parse_date
+    from tastetwin.store import Store
+
+    settings = _settings(config)
+    day = None if date_ is None else parse_date(date_)
+    with _Reporting() as reporter:
+        done = run_stage(Store.open(store), stage, day, settings, again=again, reporter=reporter)
+    _say_run(store, done, as_json)
 
 
 _stage_command("mart", "Clean the day's raw lines into typed tables; refused lines go to quarantine with a reason.")
 _stage_command("features", "Build user_favor and place, the vocabulary, and every user's taste history.")
 _stage_command("train", "Fit the encoder; the result is a model bundle.")
 _stage_command("analyze", "Encode all users and make every user's twin list.")
-_stage_command("evaluate", "Measure the run against baselines and the published run; write the report.")
+
+
+@app.command()
+def evaluate(
+    store: Annotated[str | None, typer.Option("--store", help="Judge a run of this store.", metavar="DIR")] = None,
+    source: Annotated[str | None, typer.Option("--source", help="Measure all methods on this folder instead.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="With --source: how many splits.")] = 5,
+    date_: RunDateOption = None,
+    config: ConfigOption = None,
+    again: AgainOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the run against baselines and the published run; write the report.
+
+    With `--source`, the full benchmark in place of a run: seven tasks, every baseline, several splits; no store is
+    needed or changed.
+
+    Example: `tastetwin evaluate --store store/`, `tastetwin evaluate --source events/ --json`
+    """
+    from tastetwin.errors import UsageError
+
+    if (store is None) == (source is None):
+        rule = "either a store, whose run is judged, or a source, on which methods are measured"
+        raise UsageError("EVALUATE-WHAT", place="evaluate", value="neither or both", rule=rule, fix="give one of them")
+    if store is not None:
+        _run_stage("evaluate", store, date_, config, again, as_json)
+        return
+    from tastetwin.engine import connect
+    from tastetwin.evaluation.benchmark import as_tables, run_benchmark
+    from tastetwin.evaluation.dataset import load_dataset
+
+    assert source is not None
+    settings = _settings(config)
+    engine = connect(settings.engine.remote, settings.engine.partitions)
+    dataset = load_dataset(engine, source, _day(date_), settings)
+    found = run_benchmark(dataset, settings, seeds, tell=lambda what: console.err.print(what, markup=False))
+    if as_json:
+        console.print_json(found.to_json())
+        return
+    for title, columns, rows in as_tables(found):
+        console.print_table(title, columns, rows)
+
+
 _stage_command("deliver", "Publish the lists, if the gate agrees.")
 
 
 @app.command()
 def runs(store: StoreOption, as_json: JsonOption = False) -> None:
     """Every run: id, date, status, durations and its funnel of lines and users.
+
+    A run is *running*, *open* (begun stage by stage, the next one awaited), *delivered*, *published* (what readers
+    see), *refused* by the gate, *failed*, or *interrupted*. Where a process was killed, the next one to work on the
+    store notes it.
 
     Example: `tastetwin runs --store store/ --json`
     """

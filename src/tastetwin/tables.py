@@ -32,6 +32,9 @@ Work = Callable[[pa.Table], pa.Table]
 _BUCKET: Final = "_bucket"
 _ROW_GROUP: Final = 1 << 16
 _BYTES_PER_PASS: Final = 32 << 20
+PARQUET: Final[dict[str, Any]] = {"compression": "zstd", "use_dictionary": False}
+"""How all tables are written. Ids hardly repeat within a row group, and where values do, zstd alone finds it:
+dictionaries made our tables larger and slower to write and to read."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ def bucket_of(key: str, buckets: int) -> int:
 def put_table(store: Store, relative: str, table: pa.Table) -> FileEntry:
     """Write one Parquet file, whole or not at all."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=_ROW_GROUP)
+    pq.write_table(table, sink, **PARQUET, row_group_size=_ROW_GROUP)
     data = sink.getvalue().to_pybytes()
     store.write_bytes(relative, data)
     return FileEntry(relative, len(data), hashlib.sha256(data).hexdigest())

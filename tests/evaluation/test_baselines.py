@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tastetwin.evaluation.baselines import BASELINES, Material, category_region_cells, region_histograms
+from tastetwin.evaluation.baselines import (
+    BASELINES,
+    MORE_BASELINES,
+    Material,
+    bm25,
+    category_region_cells,
+    jaccard,
+    region_histograms,
+)
 from tastetwin.evaluation.metrics import dense, reciprocal, true_twin_ranks
 from tests.evaluation.planted import CONFIG, make_histories, world
 
@@ -81,3 +89,36 @@ def test_region_histograms_by_hand() -> None:
     row = region_histograms(make_histories({"a": [2, 3, 4, 5]}), vocabulary)[0]
     counts = np.bincount(vocabulary.regions[2:6], minlength=4)
     assert row == pytest.approx(counts / np.linalg.norm(counts))
+
+
+def test_jaccard_is_shared_over_all_places() -> None:
+    """By hand: {2,3,4} and {3,4,5,6} share two of five."""
+    a, b = make_histories({"u": [2, 3, 4], "v": [7]}), make_histories({"u": [3, 4, 5, 6], "v": [7]})
+    planted = world()
+    left, right = jaccard(Material(planted.train, planted.vocabulary, a, b, CONFIG, seed=1))
+    assert (left @ right.T).tolist() == [[pytest.approx(2 / 5), 0], [0, 1]]
+    assert (left[1:] @ right.T).tolist() == [[0, 1]]
+
+
+def test_bm25_counts_rare_places_and_saturates_visits() -> None:
+    """A place nobody else visits says more than one that everybody does; the tenth visit says little."""
+    planted = world()
+    users = make_histories({"u": [2, 3]})
+    material = Material(planted.train, planted.vocabulary, users, users, CONFIG, seed=1)
+    visitors = material.visitors[[2, 3]]
+    once = bm25(material)[0].toarray()[0, [2, 3]]
+    assert (once[0] > once[1]) == (visitors[0] < visitors[1])
+    often = make_histories({"u": [2, 3]})
+    often.visits[:] = [10, 1]
+    many = bm25(Material(planted.train, planted.vocabulary, often, users, CONFIG, seed=1))[0].toarray()[0, [2, 3]]
+    assert 1 < (many[0] / many[1]) / (once[0] / once[1]) < 2.2
+
+
+def test_the_further_baselines_keep_the_contract() -> None:
+    planted = world()
+    material = Material(planted.train, planted.vocabulary, planted.pseudo.a, planted.pseudo.b, CONFIG, seed=1)
+    for name in ("BM25 overlap", "item2vec"):
+        a, b = MORE_BASELINES[name](material)
+        for half in (a, b):
+            assert np.linalg.norm(dense(half), axis=1) == pytest.approx(1, abs=1e-5)
+    assert float(reciprocal(true_twin_ranks(*MORE_BASELINES["item2vec"](material), 10)).mean()) > 0.1

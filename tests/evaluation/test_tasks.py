@@ -1,17 +1,13 @@
-"""The held-out tasks: who is held out, and that the two halves of a user are honest."""
+"""The held-out tasks: the two halves of a user are honest."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tastetwin.evaluation.tasks import MATCHED_OTHERS, disjoint_pairs, matched_candidates
-from tastetwin.features.holdout import choose_holdout
-from tastetwin.features.home import home_regions
-from tests.evaluation.planted import CONFIG, make_histories, make_vocabulary, world
+from tastetwin.evaluation.tasks import MATCHED_OTHERS, chronological_pairs, disjoint_pairs, matched_candidates
+from tests.evaluation.planted import CONFIG, world
 
 
 def test_no_query_half_shares_a_place_with_any_candidate_half() -> None:
@@ -37,24 +33,17 @@ def test_both_halves_together_are_the_user() -> None:
         assert planted.pseudo.activity[i] == len(whole[user])
 
 
-def test_a_user_stays_held_out_when_others_come_and_go() -> None:
-    """If who is held out depended on who else is there, tomorrow's model would have trained on today's test."""
-    histories = world().histories
-    mask = choose_holdout(histories, CONFIG, seed=1)
-    some = np.arange(0, histories.n_users, 3)
-    assert np.array_equal(choose_holdout(histories.select(some), CONFIG, seed=1), mask[some])
-
-
-def test_holdout_respects_share_cap_eligibility_and_seed() -> None:
-    """The configured share of eligible users, at most the cap, never a user with too few places."""
-    histories = world().histories
-    mask = choose_holdout(histories, CONFIG, seed=1)
-    assert 0.2 < mask.mean() < 0.4
-    capped = choose_holdout(histories, CONFIG.model_copy(update={"max_holdout": 10}), seed=1)
-    assert capped.sum() == 10 and not (capped & ~mask).any()
-    assert not np.array_equal(mask, choose_holdout(histories, CONFIG, seed=2))
-    few_places = make_histories({"a": [2, 3, 4]})
-    assert not choose_holdout(few_places, CONFIG.model_copy(update={"holdout_share": 0.99}), seed=1).any()
+def test_the_chronological_halves_are_older_and_newer() -> None:
+    """Histories are oldest first; the first half of each is one person, the rest the other."""
+    planted = world()
+    pairs = chronological_pairs(planted.histories, planted.holdout, planted.vocabulary, CONFIG)
+    users = planted.histories.select(np.flatnonzero(planted.holdout))
+    assert pairs.a.user_ids.tolist() == pairs.b.user_ids.tolist() == users.user_ids.tolist()
+    for user in range(0, pairs.n_users, 7):
+        whole, older, newer = (
+            h.places[h.offsets[user] : h.offsets[user + 1]].tolist() for h in (users, pairs.a, pairs.b)
+        )
+        assert older + newer == whole and len(older) == len(whole) // 2
 
 
 def test_a_place_keeps_its_half_when_rows_and_users_change() -> None:
@@ -86,13 +75,6 @@ def test_the_cut_is_even() -> None:
     assert 0.4 < first / (first + second) < 0.6
 
 
-def test_home_region_is_the_most_frequent_known_one() -> None:
-    """Ties go to the smaller index, so that a re-run agrees; users without a known region get -1."""
-    vocabulary = make_vocabulary(5, np.array([0, 1, 1, -1, 2], np.int32), np.zeros(5, np.int32))
-    histories = make_histories({"a": [2, 3, 4, 5], "b": [5], "c": [2, 6], "d": [5, 6]})
-    assert home_regions(histories, vocabulary).tolist() == [1, -1, 0, 2]
-
-
 def test_matched_candidates_are_neighbours_of_similar_activity() -> None:
     """Column 0 is the true twin; the others are distinct, of the same region and activity while these last."""
     planted = world(users=1200)
@@ -106,11 +88,3 @@ def test_matched_candidates_are_neighbours_of_similar_activity() -> None:
         assert ((ratio >= 0.5) & (ratio <= 2)).all()
         same_region = [c for c in row if c % 4 == user % 4]
         assert len(same_region) >= min(60, (np.arange(len(chosen)) % 4 == user % 4).sum() // 2)
-
-
-@given(st.text(st.characters(codec=None, categories=["Cs", "Ll", "Zs", "Cc"]), max_size=20))
-@settings(max_examples=50, deadline=None)
-def test_any_identifier_can_be_held_out(user: str) -> None:
-    """Ids are hostile text: lone surrogates and control characters must not stop an evaluation."""
-    histories = make_histories({user: list(range(2, 14))})
-    assert choose_holdout(histories, CONFIG, seed=1).shape == (1,)

@@ -26,6 +26,7 @@ from tastetwin.model.linear import (
     fit_full,
     fit_fused,
     fit_ials,
+    fit_ppmi,
     fit_svd,
     histories_matrix,
     region_matrix,
@@ -117,6 +118,54 @@ def tfidf_overlap(material: Material) -> Pair:
     return unit_rows(a @ weights), unit_rows(b @ weights)
 
 
+class Sets:
+    """Binary rows whose product is the Jaccard similarity (Jaccard 1901) in place of the dot product."""
+
+    def __init__(self, rows: sp.csr_matrix) -> None:
+        self.rows = rows
+        self.shape = rows.shape
+
+    def __getitem__(self, part: slice) -> Sets:
+        return Sets(self.rows[part])
+
+    @property
+    def T(self) -> Sets:  # noqa: N802 - as numpy and scipy call it
+        """Itself: the product knows what to do."""
+        return self
+
+    def __matmul__(self, other: Sets) -> npt.NDArray[np.float32]:
+        """[n_self, n_other] shared over all places of both."""
+        shared = (self.rows @ other.rows.T).toarray()
+        mine, theirs = (np.asarray(each.rows.sum(axis=1)) for each in (self, other))
+        return np.asarray(shared / np.maximum(mine + theirs.T - shared, 1), np.float32)
+
+
+def jaccard(material: Material) -> Pair:
+    """Shared places over all places of both."""
+    a, b = material.halves
+    return Sets(a), Sets(b)
+
+
+BM25_K1: Final = 1.2
+
+
+def bm25(material: Material) -> Pair:
+    """Cosine over places weighted by BM25 without length (Robertson & Zaragoza 2009): visits saturate."""
+    visitors, users = material.visitors, material.train.n_users
+    idf = sp.diags_array(np.log1p((users - visitors + 0.5) / (visitors + 0.5)).astype(np.float32))
+    sides = []
+    for half, matrix in zip((material.a, material.b), material.halves, strict=True):
+        weighted = matrix.copy()
+        weighted.data = (half.visits * (BM25_K1 + 1) / (half.visits + BM25_K1)).astype(np.float32)
+        sides.append(unit_rows(weighted @ idf))
+    return sides[0], sides[1]
+
+
+def item2vec(material: Material) -> Pair:
+    """Mean of place vectors learnt from co-visits: skip-gram's closed form, shifted PPMI (Levy & Goldberg 2014)."""
+    return material.fold_in(fit_ppmi(material.matrix, 128, material.seed))
+
+
 def category_by_region(material: Material) -> Pair:
     """TF-IDF histogram over category x region cells: a home area and a favorite kind of place, without any learning."""
     cells = category_region_cells(material.vocabulary)
@@ -158,6 +207,9 @@ BASELINES: Final[dict[str, Baseline]] = {
     "full linear": full_linear,
 }
 """Name to function, from the simplest to the strongest: the order of the report."""
+
+MORE_BASELINES: Final[dict[str, Baseline]] = {"Jaccard": jaccard, "BM25 overlap": bm25, "item2vec": item2vec}
+"""Besides, in the full benchmark."""
 
 
 def tune_ials(material: Material) -> Ials:

@@ -88,3 +88,15 @@ class Histories:
         return Histories(
             user_ids, offsets, self.places[favors], self.visits[favors], self.ratings[favors], self.days[favors]
         )
+
+
+def joined(first: Histories, second: Histories) -> Histories:
+    """Two sets of histories end to end; ids may repeat."""
+    return Histories(
+        np.concatenate([first.user_ids, second.user_ids]),
+        np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:]]),
+        np.concatenate([first.places, second.places]),
+        np.concatenate([first.visits, second.visits]),
+        np.concatenate([first.ratings, second.ratings]),
+        np.concatenate([first.days, second.days]),
+    )

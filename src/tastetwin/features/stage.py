@@ -102,16 +102,22 @@ def _mart_table(engine: Engine, store: Store, mart: Manifest, kind: Any) -> Data
     return engine.read(store, mart.paths(kind), LAYOUTS[kind].schema)
 
 
+def favor_rows(engine: Engine, store: Store, mart: Manifest, config: FeaturesConfig) -> DataFrame:
+    """Everything in a mart that counts as a favor, one row each."""
+    places = _mart_table(engine, store, mart, "places")
+    reviews = favored_reviews(_mart_table(engine, store, mart, "reviews"), places, config)
+    return favors(reviews, favored_likes(_mart_table(engine, store, mart, "likes"), places, config))
+
+
 def write_user_favor(
     engine: Engine, store: Store, mart: Manifest, config: FeaturesConfig, folder: str
 ) -> list[FileEntry]:
     """``user_favor`` of a mart, in buckets by user."""
-    places = _mart_table(engine, store, mart, "places")
-    reviews = favored_reviews(_mart_table(engine, store, mart, "reviews"), places, config)
-    likes = favored_likes(_mart_table(engine, store, mart, "likes"), places, config)
     inputs = [*mart.paths("reviews"), *mart.paths("likes")]
     layout = Layout(USER_FAVOR, (USER,))
-    return write_frame(engine, favors(reviews, likes), store, folder, layout, inputs, make=group_favors)
+    return write_frame(
+        engine, favor_rows(engine, store, mart, config), store, folder, layout, inputs, make=group_favors
+    )
 
 
 def _write_places(engine: Engine, store: Store, mart: Manifest, folder: str) -> list[FileEntry]:

@@ -22,6 +22,7 @@ from tastetwin.mart.gate import GateRules, Split, gate_split
 from tastetwin.progress import Progress
 from tastetwin.schema import MART, QUARANTINE, Kind
 from tastetwin.store import Store
+from tastetwin.tables import PARQUET
 
 _TASKS: Final = pa.schema([pa.field("number", pa.int64()), pa.field("split", pa.string())])
 
@@ -103,5 +104,5 @@ class _Part:
             return
         if self._writer is None:
             sink = self._files.enter_context(self._store.open_write(self._relative))
-            self._writer = self._files.enter_context(pq.ParquetWriter(sink, self._schema, compression="zstd"))
+            self._writer = self._files.enter_context(pq.ParquetWriter(sink, self._schema, **PARQUET))
         self._writer.write_batch(batch)

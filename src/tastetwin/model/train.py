@@ -23,7 +23,7 @@ from tastetwin.config import TrainConfig
 from tastetwin.errors import InputError
 from tastetwin.features.histories import FIRST_PLACE_ROW, Histories, Vocabulary
 from tastetwin.model import checkpoint
-from tastetwin.model.batches import Batch, cut_catalogue, pad
+from tastetwin.model.batches import Batch, cut_catalogue, length_buckets, pad
 from tastetwin.model.encoder import Encoder, LinearViews, Shape, strength
 from tastetwin.model.linear import csls, fit_ials, strength_matrix
 from tastetwin.model.objectives import masked_place, two_view_contrast
@@ -43,6 +43,7 @@ CANDIDATES: Final = 4_096
 WARMUP_SHARE: Final = 0.1
 ROLLBACK_AFTER: Final = 3
 PROJECTION_SAMPLE: Final = 50_000
+_ENCODE_TOKENS: Final = 16_384
 
 OnStep = Callable[[int, int, float], None]
 
@@ -70,6 +71,14 @@ class Trained:
 
     encoder: Encoder
     record: Record
+
+    @torch.no_grad()
+    def encode(self, histories: Histories, max_length: int) -> npt.NDArray[np.float32]:
+        """[n_users, dim] unit vectors by torch; the daily job encodes with the exported model."""
+        vectors = np.zeros((histories.n_users, int(self.encoder.projection.shape[1])), np.float32)
+        for users in length_buckets(histories.lengths(), _ENCODE_TOKENS, max_length):
+            vectors[users] = self.encoder(*tensors(pad(histories, users, max_length))).numpy()
+        return vectors
 
 
 @dataclass(frozen=True)
