@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from tastetwin.config import Config
@@ -31,6 +33,14 @@ Lines = Sequence[dict[str, Any]] | bytes
 @pytest.fixture(scope="session")
 def engine() -> Engine:
     return connect(None, 4)
+
+
+@pytest.fixture
+def memory_store() -> Iterator[Store]:
+    """An empty store that costs no disk: for tests that write many small files and ask nothing of the disk."""
+    name = f"/{uuid.uuid4()}"
+    yield Store.create(f"memory:/{name}")
+    fsspec.filesystem("memory").rm(name, recursive=True)
 
 
 @pytest.fixture(scope="session")

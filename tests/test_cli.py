@@ -1,4 +1,4 @@
-"""The command line: help, errors, exit codes and tables. What needs a finished run is in ``test_journey.py``."""
+"""The command line: help, errors, exit codes, answers and tables; a real run is in ``test_journey.py``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from typer.main import get_command
 from tastetwin import __version__, cli, console
 from tastetwin.cli import app
 from tastetwin.errors import EXIT_INTERRUPTED, GateRefused, InputError, MissingExtra, StoreError, UsageError
+from tastetwin.runs import STAGES
 from tastetwin.store import Store
+from tests import handmade
 
 VERBS: Final = [name for name, verb in get_command(app).commands.items() if not hasattr(verb, "commands")]  # type: ignore[attr-defined]
 NEEDS_STORE: Final = ("mart", "features", "train", "analyze", "evaluate", "deliver", "runs", "rollback")
@@ -199,6 +201,61 @@ def test_a_reader_that_goes_away_is_no_crash() -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, env=environment)
     assert "Traceback" not in done.stderr
+
+
+# -- answers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The root of a store with a published run, and one that failed after it; read only."""
+    store = Store.create(tmp_path_factory.mktemp("cli") / "store")
+    handmade.publish_by_hand(store)
+    return store.root
+
+
+def test_similar_answers_in_json_with_the_run_it_speaks_of(shell: Shell, shown: str) -> None:
+    """Who keeps an answer must know which day's it is."""
+    said = json.loads(shell("similar", "ann", "--store", shown, "-k", "1", "--json").out)
+    assert (said["user_idno"], said["run_id"]) == ("ann", "2026-06-01.1")
+    assert [(twin["twin_idno"], twin["why"], twin["shared_places"]) for twin in said["twins"]] == [
+        ("bob", "Both favor Blue Kitchen.", ["a"])
+    ]
+
+
+def test_runs_tell_status_durations_and_funnel_in_json(shell: Shell, shown: str) -> None:
+    """Oldest first, stages in their order; what monitoring reads."""
+    first, second = json.loads(shell("runs", "--store", shown, "--json").out)
+    assert (first["published"], first["status"]) == (True, "delivered")
+    assert (second["published"], second["status"]) == (False, "failed")
+    assert first["seconds"] == dict.fromkeys(STAGES, 1.5) and list(first["seconds"]) == list(STAGES)
+    assert {"lines_read", "accepted", "quarantined", "users", "users_served"} < set(first["funnel"])
+
+
+@pytest.mark.parametrize(
+    ("what", "name", "said"),
+    [
+        ("twins", "t.csv", {"rows": 6}),
+        ("vectors", "v.parquet", {"rows": 5}),
+        ("report", "r.html", {"bytes": len(handmade.REPORT)}),
+    ],
+)
+def test_export_says_what_it_wrote(
+    shell: Shell, shown: str, tmp_path: Path, what: str, name: str, said: dict[str, int]
+) -> None:
+    """And how much of it."""
+    to = str(tmp_path / name)
+    done = shell("export", what, "--store", shown, "--to", to, "--json")
+    assert json.loads(done.out) == {"what": what, "to": to, **said}
+    assert (tmp_path / name).exists()
+
+
+def test_sql_prints_an_object_a_row(shell: Shell, shown: str) -> None:
+    """For ``jq``; a refused statement is a coded error there, too."""
+    done = shell("sql", "SELECT idno FROM result ORDER BY idno", "--store", shown, "--json")
+    assert [json.loads(line) for line in done.out.splitlines()] == [{"idno": "ann"}, {"idno": "bob"}]
+    refused = shell("sql", "DROP VIEW result", "--store", shown, "--json")
+    assert (refused.code, refused.error["code"]) == (UsageError.exit_code, "SQL")
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tastetwin import runs
+from tastetwin.config import Config
 from tastetwin.errors import StoreError, TasteTwinError, UsageError
+from tastetwin.pipeline import run_stage
 from tastetwin.runs import STAGES, FileEntry, Manifest, Run, StageRecord
 from tastetwin.store import Store
 
@@ -173,6 +175,43 @@ def test_recording_a_stage_again_drops_what_came_after_it(store: Store) -> None:
     with pytest.raises(UsageError) as caught:
         run.generation("train")
     assert code_of(caught) == "STAGE-MISSING"
+
+
+def test_a_run_whose_process_was_killed_is_noted_by_the_next_writer(tmp_path: Path) -> None:
+    """``kill -9`` leaves nobody to write down how it ended; whoever holds the lock knows that nobody else runs."""
+    store = Store.create(tmp_path / "store")
+    dead, failed = runs.new_run(store, DAY), runs.new_run(store, DAY)
+    runs.write_run(store, replace(failed, status="failed", error="X"))
+    with store.writing():
+        assert [run.run_id for run in runs.close_dead(store)] == [dead.run_id]
+        assert runs.close_dead(store) == []
+    now = runs.read_run(store, dead.run_id)
+    assert now.status == "interrupted" and now.error is not None and "killed" in now.error
+    assert runs.read_run(store, failed.run_id).error == "X"
+
+
+def test_without_a_lock_nobody_is_taken_for_dead() -> None:
+    """On object storage another machine may well be running."""
+    store = Store(f"memory://{uuid.uuid4()}")
+    runs.new_run(store, DAY)
+    assert runs.close_dead(store) == []
+    assert runs.latest_run(store).status == "running"
+
+
+def test_a_run_made_stage_by_stage_is_open_between_stages_and_a_killed_stage_is_noted(tmp_path: Path) -> None:
+    """Nobody works on it for hours, and yet it is not dead: the next stage goes on with it."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "likes.jsonl").write_bytes(b"{}\n")
+    store = Store.create(tmp_path / "store")
+    first = run_stage(store, "collect", DAY, Config(), source=str(source))
+    runs.new_run(store, DAY)  # killed while collecting
+    third = run_stage(store, "collect", DAY, Config(), source=str(source))
+    assert [run.status for run in runs.list_runs(store)] == ["open", "interrupted", "open"]
+    assert (first.status, third.status) == ("open", "open")
+    with pytest.raises(UsageError, match="STAGE-MISSING"):
+        run_stage(store, "features", DAY, Config())
+    assert runs.read_run(store, third.run_id).status == "failed"
 
 
 @pytest.mark.parametrize("run_id", ["2026-11-22.7", "../store", "", "2026-11-22.1/../x"])

@@ -158,7 +158,7 @@ def _as_source(events: Events) -> Iterator[str]:
 def _arrow(kind: str, frame: Any) -> pa.Table:
     try:
         return pa.table(frame)
-    except (TypeError, ValueError, pa.ArrowInvalid) as error:
+    except (TypeError, ValueError, OverflowError, pa.ArrowInvalid) as error:
         raise UsageError(
             "FRAME-TYPE",
             place=kind,

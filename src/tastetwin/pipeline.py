@@ -24,6 +24,7 @@ from tastetwin.runs import (
     RunStatus,
     Stage,
     StageRecord,
+    close_dead,
     is_finished,
     is_whole,
     latest_run,
@@ -209,6 +210,7 @@ def run_day(
         TasteTwinError: from any stage; the run's record keeps it, what is published stays.
     """
     with store.writing():
+        close_dead(store)
         job = Job(store, config, new_run(store, day), again=again, reporter=reporter or Quiet())
         with _recorded(job):
             collect(job, source)
@@ -229,6 +231,7 @@ def run_stage(
 ) -> Run:
     """One stage by itself: ``collect`` begins a run for ``day``, any other goes on with the newest run (of ``day``)."""
     with store.writing():
+        close_dead(store)
         run = _begin(store, stage, day)
         job = Job(store, config, run, again=again, reporter=reporter or Quiet())
         with _recorded(job):
@@ -237,6 +240,8 @@ def run_stage(
                 collect(job, source)
             else:
                 STEPS[stage](job)
+            if job.run.status == "running":
+                job.run = write_run(store, replace(job.run, status="open"))
         return job.run
 
 
@@ -246,7 +251,7 @@ def _begin(store: Store, stage: Stage, day: date | None) -> Run:
         return new_run(store, day)
     run = latest_run(store, day)
     if run.status != "delivered":
-        return run
+        return write_run(store, replace(run, status="running"))
     # A delivered run is what readers see; going back in it means a new run with the same beginnings.
     before = set(STAGES[: STAGES.index(stage)])
     kept = {str(name): record for name, record in run.stages.items() if name in before}

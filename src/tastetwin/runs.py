@@ -37,7 +37,8 @@ FOLDERS: Final[dict[Stage, str]] = {
 POINTER: Final = "published.json"
 MANIFEST: Final = "manifest.json"
 
-RunStatus = Literal["running", "failed", "interrupted", "refused", "delivered"]
+RunStatus = Literal["running", "open", "failed", "interrupted", "refused", "delivered"]
+"""``running`` while a process works on it, ``open`` between stages that are carried out one by one."""
 
 
 @dataclass(frozen=True)
@@ -347,6 +348,17 @@ def record_stage(store: Store, run: Run, stage: Stage, record: StageRecord) -> R
     later = set(STAGES[STAGES.index(stage) :])
     kept = {name: known for name, known in run.stages.items() if name not in later}
     return write_run(store, replace(run, status="running", error=None, stages={**kept, stage: record}))
+
+
+def close_dead(store: Store) -> list[Run]:
+    """Mark runs that still read ``running`` as interrupted: their process was killed; returns them.
+
+    Only for who holds the store (``Store.writing``): then nobody else is running. A store that is not local has no such
+    lock, and there nothing is marked.
+    """
+    left = [run for run in list_runs(store) if run.status == "running"] if store.is_local else []
+    said = "the process ended without a word (killed, or the machine went down); the same command goes on from there"
+    return [write_run(store, replace(run, status="interrupted", error=said)) for run in left]
 
 
 def funnel(run: Run) -> dict[str, int]:

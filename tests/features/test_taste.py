@@ -11,11 +11,10 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tastetwin.features.histories import UNKNOWN_DAY, Histories, Vocabulary
-from tastetwin.features.home import home_regions
+from tastetwin.features.histories import UNKNOWN_DAY, Histories
 from tastetwin.features.taste import from_arrow, history_table, taste_histories, to_arrow
 from tastetwin.features.user_favor import USER_FAVOR
-from tastetwin.features.vocabulary import PlaceRows, empty_vocabulary
+from tastetwin.features.vocabulary import PlaceRows
 
 ROWS = {"p1": 2, "p2": 3, "p3": 3, "p4": 4, "nothing": -1}
 PLACES = PlaceRows(pa.array(list(ROWS)), np.array(list(ROWS.values()), np.int32))
@@ -113,21 +112,3 @@ def test_a_slice_of_a_table_is_read_as_a_slice() -> None:
     assert full.places.tolist() == [2, 3, 4] and part.places.tolist() == [3, 4]
     arrow = pa.Table.from_batches([to_arrow(full, np.ones(3, np.int32))])
     assert from_arrow(arrow[1:]).places.tolist() == [3, 4]
-
-
-def test_the_home_is_the_region_of_most_places() -> None:
-    """The smaller index on ties, -1 where no region is known."""
-    base = empty_vocabulary()
-    vocabulary = Vocabulary(
-        np.array(["", "", "a", "b", "c", "d"], object), np.zeros(6, bool), np.zeros(7, np.int64), base.categories,
-        np.array([-1, -1, 1, 1, 0, -1], np.int32), base.category_codes, np.array(["r0", "r1"], object),
-    )  # fmt: skip
-    lists = [[2, 3, 4], [4, 2], [5], [], [5, 2]]
-    flat = np.array([row for each in lists for row in each], np.int32)
-    offsets = np.cumsum([0, *map(len, lists)]).astype(np.int64)
-    zeros = np.zeros(len(flat))
-    histories = Histories(
-        np.array(list("vwxyz"), object), offsets, flat, zeros.astype(np.float32), zeros.astype(np.float32),
-        zeros.astype(np.int32),
-    )  # fmt: skip
-    assert home_regions(histories, vocabulary).tolist() == [1, 0, -1, -1, 1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from tastetwin.evaluation.stage import report_path
 from tastetwin.runs import published_run, read_manifest
 from tastetwin.schema import TWINS, VECTORS
 from tastetwin.store import Store
-from tastetwin.tables import read_files
+from tastetwin.tables import PARQUET, read_files
 
 TABLES: Final[dict[str, pa.Schema]] = {"twins": TWINS, "vectors": VECTORS}
 SUFFIXES: Final = {"twins": (".parquet", ".csv"), "vectors": (".parquet",), "report": (".html",)}
@@ -50,7 +50,7 @@ def write_parquet(table: pa.Table, to: Path) -> None:
     """
     _check("vectors", to)
     with _whole(to) as aside:
-        pq.write_table(table, aside, compression="zstd")
+        pq.write_table(table, aside, **PARQUET)
 
 
 @contextmanager
@@ -69,7 +69,8 @@ def _whole(to: Path) -> Iterator[Path]:
             fix="see --to",
         ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # a path that cannot be written cannot be removed either, and that is told already
+            aside.unlink()
 
 
 def _check(what: str, to: Path) -> None:
@@ -94,4 +95,4 @@ def _copy(store: Store, paths: list[str], schema: pa.Schema, to: Path, suffix: s
 
 
 def _writer(to: Path, schema: pa.Schema, suffix: str) -> Any:
-    return pacsv.CSVWriter(to, schema) if suffix == ".csv" else pq.ParquetWriter(to, schema, compression="zstd")
+    return pacsv.CSVWriter(to, schema) if suffix == ".csv" else pq.ParquetWriter(to, schema, **PARQUET)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import duckdb
 import orjson
 import pyarrow as pa
+import pyarrow.dataset as pads
 
 from tastetwin.errors import UsageError
 from tastetwin.features.user_favor import USER_FAVOR
@@ -39,22 +40,19 @@ _RUNS: Final = pa.schema(
 
 
 def connect(store: Store) -> duckdb.DuckDBPyConnection:
-    """A DuckDB session with a view per published table; it can reach the store's files and nothing else.
+    """A DuckDB session with a view per published table; it can reach nothing else, neither in the store nor outside.
 
     Raises:
         UsageError: NOT-PUBLISHED when nothing is published yet.
     """
     run = published_run(store)
     session = duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
-    if not store.is_local:
-        session.register_filesystem(store.fs)
     for view, (stage, schema) in VIEWS.items():
-        _create_view(session, store, read_manifest(store, stage, run.generation(stage)), view, schema)
+        session.register(view, _published(store, read_manifest(store, stage, run.generation(stage)), view, schema))
     session.register("runs", _runs_table(store))
-    if store.is_local:
-        session.execute(f"SET allowed_directories = ['{_quoted(store.root)}']")
-        session.execute("SET enable_external_access = false")
-        session.execute("SET lock_configuration = true")
+    # Arrow reads the files, so DuckDB needs none: what it may read it may also write, with a COPY inside a WITH.
+    session.execute("SET enable_external_access = false")
+    session.execute("SET lock_configuration = true")
     return session
 
 
@@ -66,11 +64,10 @@ def query(store: Store, sql: str) -> pa.Table:
     """
     session = connect(store)
     try:
-        # DuckDB lets a session write where it may read: COPY could replace what is published.
-        if any(each.type != duckdb.StatementType.SELECT for each in session.extract_statements(sql)):
+        statements = session.extract_statements(sql)
+        if not statements or any(each.type != duckdb.StatementType.SELECT for each in statements):
             raise duckdb.NotSupportedError("only SELECT, FROM, WITH, DESCRIBE, SHOW and SUMMARIZE are answered")
-        found = session.sql(sql)
-        return pa.table({}) if found is None else found.to_arrow_table()
+        return session.sql(sql).to_arrow_table()
     except duckdb.Error as error:
         raise UsageError(
             "SQL",
@@ -88,20 +85,11 @@ def json_lines(table: pa.Table) -> Iterator[bytes]:
             yield orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS)
 
 
-def _create_view(
-    session: duckdb.DuckDBPyConnection, store: Store, manifest: Manifest, view: str, schema: pa.Schema
-) -> None:
-    paths = manifest.paths(view)
+def _published(store: Store, manifest: Manifest, table: str, schema: pa.Schema) -> pa.Table | pads.Dataset:
+    paths = [store.path(path) for path in manifest.paths(table)]
     if not paths:
-        session.register(view, schema.empty_table())
-        return
-    columns = ", ".join(f'"{name}"' for name in schema.names)
-    files = ", ".join(f"'{_quoted(store.url(path))}'" for path in paths)
-    session.execute(f"CREATE VIEW {view} AS SELECT {columns} FROM read_parquet([{files}])")
-
-
-def _quoted(path: str) -> str:
-    return path.replace("'", "''")
+        return schema.empty_table()
+    return pads.dataset(paths, schema=schema, format="parquet", filesystem=store.arrow)
 
 
 def _runs_table(store: Store) -> pa.Table:

@@ -88,7 +88,7 @@ def _results(store: Store, twins_path: str, history_path: str, vocabulary: Vocab
     home = home_regions(from_arrow(history), vocabulary)
     names = pa.array([*vocabulary.region_codes, None], pa.string())
     columns = {
-        "logical_date": pa.array([day] * len(ids)),
+        "logical_date": pa.array([day] * len(ids), pa.string()),
         "favors": history.column("favors"),
         "places": pc.list_value_length(history.column("places")).cast(pa.int32()),
         "home_region": names.take(pa.array(np.where(home < 0, len(names) - 1, home))),

@@ -1,0 +1,242 @@
+"""One user's twins, and why: the right rows, few of them read, and clear words where there is no answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tastetwin.analysis.evidence import K_ANONYMITY, Visitors
+from tastetwin.analysis.lookup import About, TwinLists, as_json_row, read_visitors, write_visitors
+from tastetwin.errors import UsageError
+from tastetwin.features.stage import read_place_rows
+from tastetwin.features.taste import HISTORY
+from tastetwin.runs import Run, read_manifest
+from tastetwin.schema import TWINS
+from tastetwin.store import Store
+from tastetwin.tables import bucket_name, bucket_of
+from tests import handmade
+from tests.world import Journey
+
+
+def handmade_run(store: Store) -> Run:
+    handmade.features(store)
+    handmade.analysis(store)
+    return handmade.run_of(store, {"features": "f", "analyze": "a"})
+
+
+@pytest.fixture
+def store(memory_store: Store) -> Store:
+    return memory_store
+
+
+@pytest.fixture
+def lists(store: Store) -> TwinLists:
+    return TwinLists(store, handmade_run(store))
+
+
+# -- twins ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_list_is_the_user_s_own_closest_first(lists: TwinLists) -> None:
+    """bob and dot share a bucket, and each is in others' lists: a filter on the wrong column would show."""
+    for user, wanted in handmade.LISTS.items():
+        found = lists.twins(user, 10)
+        assert [(twin.twin_idno, twin.score, twin.percentile) for twin in found] == wanted
+        assert [twin.rank for twin in found] == list(range(1, len(wanted) + 1))
+
+
+def test_k_is_how_many_are_shown(lists: TwinLists) -> None:
+    """The closest ones."""
+    assert [twin.twin_idno for twin in lists.twins("ann", 1)] == ["bob"]
+
+
+def test_why_two_are_twins_is_said_by_what_they_share(lists: TwinLists) -> None:
+    """ann and bob share a and b; nine people know b, so only a is named, by its name.
+
+    ann and dot share c, which nine know: then it is cafés and r2. dot and gus share nothing.
+    """
+    first, second = (twin.evidence for twin in lists.twins("ann", 2))
+    assert first.sentence == "Both favor Blue Kitchen."
+    assert [(shared.key, shared.visitors) for shared in first.places] == [("a", 10)]
+    assert second.places == () and second.sentence == "Both favor places of category 200, and area r2."
+    (third,) = [twin for twin in lists.twins("dot", 2) if twin.twin_idno == "gus"]
+    assert (third.evidence.places, third.evidence.categories, third.evidence.regions) == ((), (), ())
+
+
+def test_only_the_buckets_that_can_hold_the_answer_are_read(store: Store) -> None:
+    """At thirty million users the other files are what takes minutes: here they are not even Parquet any more."""
+    run = handmade_run(store)
+    ann, twins = bucket_of("ann", handmade.BUCKETS), ("bob", "dot")
+    of_twins = {bucket_of(twin, handmade.BUCKETS) for twin in twins}
+    assert ann not in of_twins and {ann} | of_twins != set(range(handmade.BUCKETS)), "the premise"
+    needed = {"features/f/history": {ann} | of_twins, "analysis/a/twins": {ann}, "analysis/a/vectors": set()}
+    for folder, buckets in needed.items():
+        for number in set(range(handmade.BUCKETS)) - buckets:
+            store.write_bytes(f"{folder}/{bucket_name(number)}", b"no Parquet")
+    assert [twin.twin_idno for twin in TwinLists(store, run).twins("ann", 10)] == list(twins)
+
+
+@pytest.mark.parametrize(
+    ("user", "code", "says"),
+    [
+        ("nobody", "UNKNOWN-USER", f"not in the run of {handmade.DAY}"),
+        ("cid", "TOO-FEW-FAVORS", "has 1 distinct places"),
+        ("hal", "NO-TWINS", "nobody to be shown"),
+    ],
+)
+def test_no_answer_is_explained_by_which_of_three_it_is(lists: TwinLists, user: str, code: str, says: str) -> None:
+    """A mistyped id, a newcomer, and one whom nobody may be shown to need different help."""
+    with pytest.raises(UsageError) as caught:
+        lists.twins(user, 10)
+    problem = caught.value.problem
+    assert (problem.code, problem.place) == (code, f"user {user}") and says in problem.value
+
+
+def test_the_fewest_favors_are_those_of_the_analysis(store: Store) -> None:
+    """And not of today's settings: the run's lists were made by its own."""
+    handmade.features(store)
+    handmade.analysis(store)
+    strict = handmade.generation(
+        store, "analyze", "strict", facts={"buckets": handmade.BUCKETS}, settings={"min_favors": 3}
+    )
+    lists = TwinLists(store, handmade.run_of(store, {"features": "f", "analyze": strict.generation}))
+    with pytest.raises(UsageError, match="at least 3 are needed") as caught:
+        lists.twins("dot", 1)
+    assert caught.value.problem.code == "TOO-FEW-FAVORS"
+
+
+def test_a_twin_as_json_has_ids_and_the_sentence(lists: TwinLists) -> None:
+    """Programs read ids; names are for people."""
+    assert as_json_row(lists.twins("ann", 1)[0]) == {
+        "rank": 1,
+        "twin_idno": "bob",
+        "score": 0.75,
+        "percentile": 99.0,
+        "why": "Both favor Blue Kitchen.",
+        "shared_places": ["a"],
+        "shared_categories": ["100"],
+        "shared_regions": ["r1"],
+    }
+
+
+# -- about a user -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("user", "about"), [("ann", About(3, "r1")), ("dot", About(2, "r2")), ("gus", About(2, ""))])
+def test_a_user_in_one_line_is_places_and_home(lists: TwinLists, user: str, about: About) -> None:
+    """Of gus's places no region is known."""
+    assert lists.about(user) == about
+
+
+@pytest.mark.parametrize(("user", "code"), [("nobody", "UNKNOWN-USER"), ("cid", "TOO-FEW-FAVORS")])
+def test_about_refuses_as_twins_does(lists: TwinLists, user: str, code: str) -> None:
+    """The same question of the same run."""
+    with pytest.raises(UsageError, match=code):
+        lists.about(user)
+
+
+def test_the_home_is_the_one_that_is_delivered(lists: TwinLists) -> None:
+    """``about`` and ``result`` speak of the same home; hal has a place in either region."""
+    for user, home in handmade.HOMES.items():
+        if user != "cid":
+            assert lists.about(user).home_region == (home or "")
+
+
+# -- some users -------------------------------------------------------------------------------------------------------
+
+
+def town_of(store: Store, lengths: dict[str, int], served: set[str]) -> TwinLists:
+    """Users with so many places, all in one bucket, and who of them has a twin."""
+    rows: list[dict[str, Any]] = [
+        {"user_idno": user, "places": [2] * n, "visits": [0.0] * n, "ratings": [0.0] * n, "days": [0] * n, "favors": n}
+        for user, n in sorted(lengths.items())
+    ]
+    handmade.generation(
+        store, "features", "f", {"history": [pa.Table.from_pylist(rows, HISTORY)]}, facts={"buckets": 1}
+    )
+    pairs = [
+        {"user_idno": user, "rank": rank, "twin_idno": "x", "score": 0.5, "percentile": 50.0}
+        for user in sorted(served)
+        for rank in (1, 2)
+    ]
+    twins = {"twins": [pa.Table.from_pylist(pairs, TWINS)]}
+    handmade.generation(store, "analyze", "a", twins, facts={"buckets": 1}, settings={"min_favors": 3})
+    return TwinLists(store, handmade.run_of(store, {"features": "f", "analyze": "a"}))
+
+
+def test_some_users_have_twins_and_a_usual_history(store: Store) -> None:
+    """They are shown as examples; short and endless histories are no good ones."""
+    lengths = {"few": 9, "least": 10, "most": 100, "many": 101, "alone": 50}
+    lists = town_of(store, lengths, {"few", "least", "most", "many"})
+    assert lists.some_users(10) == ["least", "most"]
+
+
+def test_some_users_are_the_same_every_time_and_no_more_than_asked_for(store: Store) -> None:
+    """A report rendered again is the same report; ascending, none twice."""
+    users = {f"u{number:03}": 20 for number in range(60)}
+    lists = town_of(store, users, set(users))
+    some = lists.some_users(5)
+    assert len(set(some)) == 5 and some == sorted(some)
+    assert TwinLists(store, lists.run).some_users(5) == some
+    assert some != sorted(users)[:5], "not always the first ids"
+
+
+def test_where_nobody_is_usual_anyone_with_twins_will_do(store: Store) -> None:
+    """A small town: an example of three places is better than none."""
+    assert town_of(store, {"a": 3, "b": 4, "c": 5}, {"a", "c"}).some_users(10) == ["a", "c"]
+
+
+def test_where_nobody_is_served_there_are_no_examples(store: Store) -> None:
+    """And no error: the report has worse to tell."""
+    assert town_of(store, {"a": 20}, set()).some_users(3) == []
+
+
+# -- visitors ---------------------------------------------------------------------------------------------------------
+
+
+def test_visitors_come_back_as_they_were_written(store: Store) -> None:
+    """Four lists in one file; a shift by one would name what may not be named."""
+    written = Visitors(7, np.array([0, 0, 3, 4]), np.array([5]), np.array([1, 2]))
+    write_visitors(store, "x/visitors.parquet", written)
+    found = read_visitors(store, "x/visitors.parquet")
+    assert found.n_users == 7
+    assert [part.tolist() for part in (found.places, found.categories, found.regions)] == [[0, 0, 3, 4], [5], [1, 2]]
+
+
+# -- a whole run ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_evidence_names_only_places_that_many_favor(journey: Journey) -> None:
+    """Naming a place that few favor would reveal a visit; counted here from the histories themselves."""
+    features = read_manifest(journey.store, "features", journey.first.generation("features"))
+    rows, visitors = read_place_rows(journey.store, features.paths("place_row")[0])
+    known = dict(zip(rows.place_ids.to_pylist(), visitors.tolist(), strict=True))
+    lists = TwinLists(journey.store, journey.first)
+    named = {
+        shared.key: shared.visitors
+        for user in lists.some_users(20)
+        for twin in lists.twins(user, 10)
+        for shared in twin.evidence.places
+    }
+    assert named
+    assert all(K_ANONYMITY <= count <= known[place] for place, count in named.items())
+
+
+@pytest.mark.slow
+def test_who_has_too_few_favors_is_told_so(journey: Journey) -> None:
+    """The one with the shortest history of the town, and how many there would have to be."""
+    features = read_manifest(journey.store, "features", journey.first.generation("features"))
+    history = pa.concat_tables([pq.read_table(journey.store.path(path)) for path in features.paths("history")])
+    user, places = min(zip(history["user_idno"].to_pylist(), history["places"].to_pylist(), strict=True), key=size)
+    with pytest.raises(UsageError, match="TOO-FEW-FAVORS") as caught:
+        TwinLists(journey.store, journey.first).twins(user, 10)
+    assert f"has {len(places)} distinct places" in caught.value.problem.value
+
+
+def size(row: tuple[str, list[int]]) -> int:
+    return len(row[1])
