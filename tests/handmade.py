@@ -53,6 +53,7 @@ LISTS: Final = {
     "gus": [("dot", 0.25, 50.0)],
 }
 """User -> (twin, score, percentile), closest first; hal may be shown nobody."""
+SAYS_ALL: Final[dict[str, Any]] = {"analyze": {"sensitive_categories": []}}
 NAMES: Final = {"a": "Blue Kitchen", "c": "Old House"}
 
 NOON: Final = datetime(2026, 5, 1, 12)
@@ -189,7 +190,7 @@ def analysis(store: Store, name: str = "a", **more: Any) -> Manifest:
         tables,
         keeps=keeps,
         facts={"buckets": BUCKETS},
-        settings={"min_favors": MIN_FAVORS},
+        settings={"min_favors": MIN_FAVORS, **SAYS_ALL},
         **more,
     )
 

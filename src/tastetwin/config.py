@@ -103,6 +103,7 @@ class AnalyzeConfig(Section):
     csls_neighbours: int = Field(10, ge=0, le=1000, description="neighbours in the hubness correction; 0 = off")
     csls_bank: int = Field(20_000, ge=100, description="users in the hubness reference bank, at most")
     batch_tokens: int = Field(2_048, ge=512, description="padded favors per encoder call")
+    sensitive_categories: list[int] = Field([], description="categories never named as evidence, nor places with one")
     seed: int = Field(1, ge=0, description="of samples drawn in analysis")
 
 

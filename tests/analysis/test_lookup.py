@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,17 @@ def store(memory_store: Store) -> Store:
 @pytest.fixture
 def lists(store: Store) -> TwinLists:
     return TwinLists(store, handmade_run(store))
+
+
+def test_a_sensitive_category_is_never_named_nor_a_place_that_has_it(store: Store) -> None:
+    """ann and bob share a, a noodle shop: with noodles sensitive, only the area is left to say."""
+    run = handmade_run(store)
+    lists = TwinLists(store, run)
+    settings = {"min_favors": 2, "analyze": {"sensitive_categories": [100]}}
+    lists.analysis = replace(lists.analysis, settings=settings)
+    evidence = lists.twins("ann", 1)[0].evidence
+    assert evidence.places == () and evidence.categories == () and [each.key for each in evidence.regions] == ["r1"]
+    assert [each.key for each in TwinLists(store, run).twins("ann", 1)[0].evidence.places] == ["a"]
 
 
 # -- twins ------------------------------------------------------------------------------------------------------------
@@ -101,7 +113,7 @@ def test_the_fewest_favors_are_those_of_the_analysis(store: Store) -> None:
     handmade.features(store)
     handmade.analysis(store)
     strict = handmade.generation(
-        store, "analyze", "strict", facts={"buckets": handmade.BUCKETS}, settings={"min_favors": 3}
+        store, "analyze", "strict", facts={"buckets": handmade.BUCKETS}, settings={"min_favors": 3, **handmade.SAYS_ALL}
     )
     lists = TwinLists(store, handmade.run_of(store, {"features": "f", "analyze": strict.generation}))
     with pytest.raises(UsageError, match="at least 3 are needed") as caught:
@@ -164,7 +176,9 @@ def town_of(store: Store, lengths: dict[str, int], served: set[str]) -> TwinList
         for rank in (1, 2)
     ]
     twins = {"twins": [pa.Table.from_pylist(pairs, TWINS)]}
-    handmade.generation(store, "analyze", "a", twins, facts={"buckets": 1}, settings={"min_favors": 3})
+    handmade.generation(
+        store, "analyze", "a", twins, facts={"buckets": 1}, settings={"min_favors": 3, **handmade.SAYS_ALL}
+    )
     return TwinLists(store, handmade.run_of(store, {"features": "f", "analyze": "a"}))
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tastetwin.analysis.evidence import Evidence, Explainer, Visitors
+from tastetwin.analysis.evidence import Evidence, EvidenceRules, Explainer, Visitors
 from tastetwin.errors import UsageError
 from tastetwin.features.histories import Vocabulary
 from tastetwin.features.taste import HISTORY
@@ -168,7 +168,8 @@ class TwinLists:
     @functools.cached_property
     def _explainer(self) -> Explainer:
         visitors = read_visitors(self.store, self.analysis.paths("visitors")[0])
-        return Explainer(self._vocabulary, visitors, names=self._names())
+        sensitive = frozenset(self.analysis.settings["analyze"]["sensitive_categories"])
+        return Explainer(self._vocabulary, visitors, EvidenceRules(sensitive_categories=sensitive), self._names())
 
     @functools.cached_property
     def _vocabulary(self) -> Vocabulary:
