@@ -53,12 +53,17 @@ class Engine:
         """The path for the engine's reader, which takes it for a glob; Sail's knows no ``\\[``, Hadoop's no ``[[]``."""
         return re.sub(r"([*?\[{])", r"[\1]" if self.is_embedded else r"\\\1", path)
 
-    def at_once(self, tasks: int) -> int:
-        """Partitions for independent tasks: one each on a cluster, which starts what it has room for.
+    def tasks(self, table: pa.Table) -> DataFrame:
+        """Independent tasks, a row each: a partition each on a cluster, which starts what it has room for.
 
-        The embedded engine starts all of its partitions at once, so it gets as many as there are cores.
+        The embedded engine starts all of its partitions at once, so it gets as many as there are cores. It cannot deal
+        out single rows, only hash them by the first column, and Spark's hash would leave a third of the partitions
+        empty.
         """
-        return min(tasks, os.cpu_count() or 1) if self.is_embedded else tasks
+        frame = self.table(table)
+        if self.is_embedded:
+            return frame.repartition(min(table.num_rows, os.cpu_count() or 1), table.column_names[0])
+        return frame.repartition(table.num_rows)
 
     def table(self, table: pa.Table) -> DataFrame:
         """A small Arrow table as a DataFrame."""

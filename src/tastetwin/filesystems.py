@@ -72,8 +72,8 @@ def _endpoint() -> dict[str, str]:
     if not given:
         return {}
     url = urlsplit(given)
-    if url.scheme not in ("http", "https") or not url.netloc:
-        raise ValueError(f"AWS_ENDPOINT_URL is {given!r}; expected http(s)://HOST:PORT")
+    if url.scheme not in ("http", "https") or not url.netloc or "@" in url.netloc or url.path.strip("/"):
+        raise ValueError(f"AWS_ENDPOINT_URL is {masked(given)}; expected http(s)://HOST:PORT and nothing else")
     if url.scheme == "http" and os.environ.get("AWS_ALLOW_HTTP", "").lower() not in ("true", "1"):
         raise ValueError("AWS_ENDPOINT_URL is plain http; set AWS_ALLOW_HTTP=true if that is meant")
     if not (os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")):

@@ -97,7 +97,8 @@ class Plan:
 
     def inputs(self) -> dict[str, Any]:
         """What the generation's id is a fingerprint of."""
-        return {role: parent and parent.digest() for role, parent in self.parents.items()} | self.settings
+        parents = {role: parent and parent.digest() for role, parent in self.parents.items()}
+        return {"parents": parents, "settings": self.settings}
 
     def manifest(self, generation: str, made: Made) -> Manifest:
         """The record of what was made."""

@@ -68,12 +68,13 @@ def write_frame(
         layout: types, order and what makes two rows one.
         inputs: the large files that the frame is made from. The embedded engine keeps in memory what it shuffles, so a
             table of large inputs is written in several passes over them, some of the buckets each.
-        make: the rows of the table, in order, from all rows of a bucket.
+        make: the rows of the table, in order, from all rows of a bucket; by default the layout's order and one per key.
     """
     from pyspark.sql import functions as F
 
-    work = functools.partial(_write_buckets, root=store.url(""), folder=folder, layout=layout, make=make)
-    placed = frame.select(_bucket(engine, layout), "*") if make else _placed(engine, frame, layout)
+    made = make or functools.partial(_laid_out, layout=layout)
+    work = functools.partial(_write_buckets, root=store.url(""), folder=folder, make=made)
+    placed = frame.select(_bucket(engine, layout), "*")
     passes = _passes(engine, store, inputs)
     entries: list[FileEntry] = []
     for number in range(passes):
@@ -90,7 +91,7 @@ def map_files(engine: Engine, store: Store, paths: Sequence[str], folder: str, w
     """
     if not paths:
         return []
-    tasks = engine.table(pa.table({"path": list(paths)})).repartition(engine.at_once(len(paths)), "path")
+    tasks = engine.tasks(pa.table({"path": list(paths)}))
     job = functools.partial(_map_files, root=store.url(""), folder=folder, work=work)
     entries = [FileEntry(**orjson.loads(text)) for text in engine.gather(tasks, job)]
     return sorted(entries, key=lambda entry: entry.path)
@@ -105,13 +106,8 @@ def _passes(engine: Engine, store: Store, inputs: Sequence[str]) -> int:
 def one_per_key(engine: Engine, frame: DataFrame, layout: Layout) -> DataFrame:
     """The rows that ``write_frame`` would keep."""
     work = functools.partial(_keep_one_per_key, layout=layout)
-    placed = _placed(engine, frame, layout).repartition(engine.partitions, _BUCKET)
+    placed = frame.select(_bucket(engine, layout), *layout.schema.names).repartition(engine.partitions, _BUCKET)
     return engine.map_arrow(placed, work, layout.schema)
-
-
-def _placed(engine: Engine, frame: DataFrame, layout: Layout) -> DataFrame:
-    """The frame with the bucket of each row."""
-    return frame.select(_bucket(engine, layout), *layout.schema.names)
 
 
 def _bucket(engine: Engine, layout: Layout) -> Column:
@@ -127,9 +123,7 @@ def _keep_one_per_key(batches: Iterator[pa.RecordBatch], *, layout: Layout) -> I
         yield from lay_out(rows, layout).to_batches(_ROW_GROUP)
 
 
-def _write_buckets(
-    batches: Iterator[pa.RecordBatch], *, root: str, folder: str, layout: Layout, make: Work | None
-) -> Iterator[str]:
+def _write_buckets(batches: Iterator[pa.RecordBatch], *, root: str, folder: str, make: Work) -> Iterator[str]:
     """The worker's side: the rows of some buckets in, one file entry per bucket out."""
     found = list(batches)
     if not found:
@@ -139,8 +133,7 @@ def _write_buckets(
     store = Store(root)
     for bucket in sorted(pc.unique(rows.column(_BUCKET)).to_pylist()):
         mine = rows.filter(pc.equal(rows.column(_BUCKET), bucket))
-        laid = make(mine) if make else lay_out(mine.select(layout.schema.names).cast(layout.schema), layout)
-        yield _told(put_table(store, f"{folder}/{bucket_name(bucket)}", laid.cast(layout.schema)))
+        yield _told(put_table(store, f"{folder}/{bucket_name(bucket)}", make(mine)))
 
 
 def _map_files(batches: Iterator[pa.RecordBatch], *, root: str, folder: str, work: Work) -> Iterator[str]:
@@ -155,6 +148,10 @@ def _map_files(batches: Iterator[pa.RecordBatch], *, root: str, folder: str, wor
 
 def _told(entry: FileEntry) -> str:
     return orjson.dumps(asdict(entry)).decode()
+
+
+def _laid_out(rows: pa.Table, *, layout: Layout) -> pa.Table:
+    return lay_out(rows.select(layout.schema.names).cast(layout.schema), layout)
 
 
 def lay_out(rows: pa.Table, layout: Layout) -> pa.Table:

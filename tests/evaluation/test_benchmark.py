@@ -27,7 +27,7 @@ TOWN = TownConfig(users=600, seed=11)
 def dataset(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("benchmark") / "town"
     write_town(TOWN, folder)
-    (folder / "friends.csv").write_text("user_id,friend_id\n10000001,10000002\n10000003,10000004\n")
+    (folder / "friends.csv").write_text("user_id,friend_id\n10000001,10000002\n007,12345678901234567890\n")
     return load_dataset(engine, str(folder), TOWN.until, CONFIG)
 
 
@@ -46,7 +46,7 @@ def test_the_dataset_is_everything_the_source_says(dataset: Dataset) -> None:
     """Every event counts, whatever its rating; friends and the town's truth come along."""
     histories = dataset.histories()
     assert 590 <= histories.n_users <= 600 and histories.lengths().min() == 1
-    assert dataset.friends.tolist() == [["10000001", "10000002"], ["10000003", "10000004"]]
+    assert dataset.friends.tolist() == [["10000001", "10000002"], ["007", "12345678901234567890"]], "ids are no numbers"
     assert dataset.truth is not None and set(histories.user_ids) <= set(dataset.truth.user_ids)
     ratings = np.array([value for value in dataset.favors["rating"].to_pylist() if value is not None])
     assert ratings.min() < 3
@@ -88,6 +88,12 @@ def test_the_record_is_plain_json(found: Benchmark) -> None:
     again = json.loads(orjson.dumps(found.to_json()))
     assert again["dataset"] == "town" and again["seeds"] == [1, 2]
     assert len(again["pairs"]) == 3 * 3 * 2
+
+
+def test_a_source_of_short_histories_is_refused_with_the_reason(dataset: Dataset) -> None:
+    few = replace(dataset, favors=dataset.favors.slice(0, 30))
+    with pytest.raises(InputError, match="TOO-FEW-LONG"):
+        run_benchmark(few, CONFIG, 1, {"random in region": random_in_region}, tell=lambda text: None)
 
 
 def test_friends_that_are_no_pairs_are_refused(engine: Engine, tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from tastetwin.evaluation import metrics
 from tastetwin.evaluation.metrics import (
     activity_buckets,
     bootstrap_mean,
+    bootstrap_mean_by_user,
     bootstrap_ratio,
+    bootstrap_ratio_by_user,
     hits,
     mean_nearest,
     reciprocal,
@@ -144,3 +146,23 @@ def test_buckets_are_exhaustive_and_disjoint() -> None:
     regions = np.array([0] * 9 + [1] * 7 + [2] * 6 + [3] * 4 + [-1], np.int32)
     named = {name: int(mask.sum()) for name, mask in region_buckets(regions, ["a", "b", "c", "d"], largest=2)}
     assert named == {"a": 9, "b": 7, "other": 10, "unknown": 1}
+
+
+def test_a_user_with_many_values_is_drawn_as_one() -> None:
+    """Five copies of every value are no more evidence than one; the naive interval would be less than half as wide."""
+    values = np.random.default_rng(3).uniform(size=200)
+    once = bootstrap_mean(values, 2_000, seed=1)
+    owners = np.tile(np.arange(200), 5)
+    again = bootstrap_mean_by_user(np.tile(values, 5), owners, 2_000, seed=1)
+    assert again.value == pytest.approx(once.value)
+    assert again.high - again.low == pytest.approx(once.high - once.low, rel=0.1)
+    naive = bootstrap_mean(np.tile(values, 5), 2_000, seed=1)
+    assert naive.high - naive.low < 0.5 * (again.high - again.low)
+
+
+def test_a_ratio_by_user_weighs_all_values() -> None:
+    """Owner a has two values, b one: the ratio is that of the means over all three."""
+    ours, theirs = np.array([1.0, 0.5, 0.2]), np.array([0.5, 0.5, 0.4])
+    found = bootstrap_ratio_by_user(ours, theirs, ["a", "a", "b"], 500, seed=1)
+    assert found.value == pytest.approx(1.7 / 1.4)
+    assert (found.low, found.high) == pytest.approx((0.5, 1.5))

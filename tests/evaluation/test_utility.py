@@ -80,13 +80,33 @@ def test_ndcg_is_what_the_formula_says() -> None:
     assert recall.tolist() == [1]
 
 
-def test_recommenders_rank_as_their_names_say() -> None:
-    ((_, popular),) = list(popularity(WORLD)())
-    assert popular.shape == WORLD.matrix.shape and popular[0, FIRST_PLACE_ROW:].tolist() == [2, 2, 2, 2, 2, 2]
-    at_home = np.concatenate([block for _, block in popularity_at_home(WORLD)()])
-    assert at_home[0, FIRST_PLACE_ROW] > at_home[0, FIRST_PLACE_ROW + 4], "a lives where 0, 1 and 2 are"
-    by_items = np.concatenate([block for _, block in item_knn(WORLD)()])[0, FIRST_PLACE_ROW:]
-    assert by_items[3] > 0 and by_items[4] > 0 and by_items[3] > by_items[4], "3 shares b with 0 and 1, 4 only c with 2"
+def test_equal_scores_earn_nothing() -> None:
+    """The order in which places are numbered must not pay: ids often follow age or popularity."""
+    ndcg, recall = ndcg_and_recall(
+        future({"a": [0], "b": [1]}, {"a": [2]}), lambda: iter([(0, np.zeros((2, 30), np.float32)[:, :8])])
+    )
+    assert recall.tolist() == [1] and ndcg[0] < 0.4, "last of the eight"
+
+
+def test_the_popular_come_first_and_those_of_home_before_them() -> None:
+    world = future({"a": [0, 1], "b": [0, 1, 3], "c": [3, 4], "d": [3]}, {}, regions=[0, 0, 0, 1, 1, 1])
+    ((_, popular),) = list(popularity(world)())
+    assert popular.shape == world.matrix.shape
+    assert popular[:, FIRST_PLACE_ROW:].tolist() == [[2, 2, 0, 3, 1, 0]] * 4
+    at_home = np.concatenate([block for _, block in popularity_at_home(world)()])[:, FIRST_PLACE_ROW:]
+    assert np.argsort(-at_home[0], kind="stable").tolist()[:4] == [0, 1, 3, 4], "a lives where 0 and 1 are"
+    assert np.argsort(-at_home[2], kind="stable").tolist()[:4] == [3, 4, 0, 1], "c where 3 and 4 are"
+
+
+def test_item_knn_is_the_cosine_of_columns() -> None:
+    """Beside the formula written out over dense arrays."""
+    visits = WORLD.matrix.toarray()
+    visitors = np.maximum(visits.sum(axis=0), 1)
+    cosine = (visits.T @ visits) / np.sqrt(visitors[:, None] * visitors)
+    np.fill_diagonal(cosine, 0)
+    wanted = (visits * np.log1p(4 / visitors)) @ cosine
+    found = np.concatenate([block for _, block in item_knn(WORLD)()])
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def favors(rows: Sequence[tuple[str, int | None, str]]) -> pa.Table:

@@ -102,6 +102,15 @@ def entries(mart: Manifest, partition: str) -> list[tuple[str, str]]:
     return [(entry.path, entry.sha256) for entry in mart.tables[partition]]
 
 
+def test_a_day_landed_again_with_more_lines_is_built_anew(mart: Mart) -> None:
+    """Late data for the same day must not be taken for what is finished already."""
+    first = mart.day(1, reviews(review("1")))
+    mart.latest = None
+    second = mart.day(1, reviews(review("1"), review("2")))
+    assert second.generation != first.generation and second.facts["counts"]["accepted"] == 2
+    assert second.parents["collect"] != first.parents["collect"]
+
+
 def test_a_new_day_adds_a_partition_and_refers_to_the_older_ones(mart: Mart) -> None:
     """An increment costs what it brings, not the whole past."""
     first = mart.day(1, reviews(review("1"), review("2", "u2")))

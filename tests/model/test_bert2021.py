@@ -17,7 +17,7 @@ def town() -> Histories:
 
 def test_users_of_a_group_come_to_lie_together() -> None:
     """Places of a group share users, so masked prediction must place them, and their users, near each other."""
-    vectors = encode_bert(fit_bert(town(), 62, seed=1, recipe=RECIPE), town(), 20)
+    vectors = encode_bert(fit_bert(town(), 62, seed=1, recipe=RECIPE), town())
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     group = np.arange(240) % 3
     cosine = vectors @ vectors.T
@@ -27,6 +27,6 @@ def test_users_of_a_group_come_to_lie_together() -> None:
 
 
 def test_the_same_seed_gives_the_same_vectors() -> None:
-    first, second = (encode_bert(fit_bert(town(), 62, 3, RECIPE), town(), 20) for _ in range(2))
+    first, second = (encode_bert(fit_bert(town(), 62, 3, RECIPE), town()) for _ in range(2))
     assert np.array_equal(first, second)
-    assert not np.array_equal(first, encode_bert(fit_bert(town(), 62, 4, RECIPE), town(), 20))
+    assert not np.array_equal(first, encode_bert(fit_bert(town(), 62, 4, RECIPE), town()))

@@ -17,7 +17,8 @@ from tastetwin.config import AnalyzeConfig
 from tastetwin.progress import Progress, silent
 
 BLOCK: Final = 8192
-"""Queries searched at a time: bounds memory, changes no result."""
+"""Queries searched at a time: bounds memory. Changes no result of the exact search; among cells, users at the very same
+score at the end of a list may change with it."""
 _TUNING_QUERIES: Final = 1000
 
 
@@ -38,7 +39,7 @@ class Lists:
     """The closest shown users of everybody, and how they were found."""
 
     neighbours: npt.NDArray[np.int32]
-    """[n, k] positions, closest first, ties by position; -1 where there is nobody left."""
+    """[n, k] positions, closest first, ties in a list by position; -1 where there is nobody left."""
     scores: Floats
     """[n, k] ``dot - bias``; -inf where there is nobody left."""
     probes: int

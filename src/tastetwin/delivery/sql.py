@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from decimal import Decimal
 from typing import Any, Final
 
 import duckdb
@@ -82,7 +83,14 @@ def json_lines(table: pa.Table) -> Iterator[bytes]:
     """One JSON object a row; times as ISO 8601."""
     for batch in table.to_batches(max_chunksize=4096):
         for row in batch.to_pylist():
-            yield orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS)
+            yield orjson.dumps(row, default=_plain, option=orjson.OPT_NON_STR_KEYS)
+
+
+def _plain(value: Any) -> Any:
+    """DuckDB's sums of integers are decimals of 128 bits: numbers all the same."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() and abs(value) < 1 << 63 else float(value)
+    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def _published(store: Store, manifest: Manifest, table: str, schema: pa.Schema) -> pa.Table | pads.Dataset:

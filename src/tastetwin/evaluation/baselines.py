@@ -15,8 +15,8 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from tastetwin.config import EvaluateConfig
-from tastetwin.evaluation.metrics import reciprocal, true_twin_ranks
-from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs
+from tastetwin.evaluation.metrics import CSLS_NEIGHBOURS, reciprocal, true_twin_ranks
+from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs, matched_candidates
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.holdout import choose_holdout
 from tastetwin.model.linear import (
@@ -220,7 +220,7 @@ def tune_ials(material: Material) -> Ials:
 
     def quality(size: int, alpha: float) -> float:
         model = fit_ials(matrix, size, alpha, IALS_REGULARISATION, TUNING_ITERATIONS, material.seed)
-        ranks = true_twin_ranks(model.fold_in(halves[0]), model.fold_in(halves[1]), csls_neighbours=10)
+        ranks = true_twin_ranks(model.fold_in(halves[0]), model.fold_in(halves[1]), csls_neighbours=CSLS_NEIGHBOURS)
         return float(reciprocal(ranks).mean())
 
     grid = [(size, alpha) for size in IALS_SIZES for alpha in IALS_ALPHAS]
@@ -244,6 +244,13 @@ def region_histograms(users: Histories, vocabulary: Vocabulary) -> npt.NDArray[n
     """[n_users, n_regions] unit rows: where a user's places are; zero where no region is known."""
     histograms = unit_rows(histories_matrix(users, vocabulary.n_rows) @ region_matrix(vocabulary))
     return np.asarray(histograms.toarray(), np.float32)
+
+
+def home_candidates(pseudo: PseudoUsers, vocabulary: Vocabulary, seed: int) -> npt.NDArray[np.int64]:
+    """``matched_candidates`` by the regions of both halves together."""
+    both = region_histograms(pseudo.a, vocabulary) + region_histograms(pseudo.b, vocabulary)
+    norms = np.linalg.norm(both, axis=1, keepdims=True)
+    return matched_candidates(pseudo, np.asarray(both / np.where(norms > 0, norms, 1), np.float32), seed)
 
 
 def unit_rows(matrix: sp.csr_matrix) -> sp.csr_matrix:

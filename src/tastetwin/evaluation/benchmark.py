@@ -13,31 +13,34 @@ import numpy as np
 import numpy.typing as npt
 
 from tastetwin.config import Config, EvaluateConfig, TrainConfig
+from tastetwin.errors import InputError
 from tastetwin.evaluation.baselines import (
     BASELINES,
     MORE_BASELINES,
     Baseline,
     Material,
     Pair,
-    region_histograms,
+    home_candidates,
     tune_ials,
 )
 from tastetwin.evaluation.dataset import Dataset
 from tastetwin.evaluation.health import gini, reciprocity, skewness
 from tastetwin.evaluation.known import friends_auc, planted_taste
 from tastetwin.evaluation.metrics import (
+    CSLS_NEIGHBOURS,
     Interval,
     bootstrap_mean,
+    bootstrap_mean_by_user,
     bootstrap_ratio,
+    bootstrap_ratio_by_user,
     hits,
-    mean_nearest,
     reciprocal,
     score_blocks,
     true_twin_ranks,
     true_twin_ranks_among,
 )
 from tastetwin.evaluation.records import MODEL
-from tastetwin.evaluation.tasks import PseudoUsers, chronological_pairs, disjoint_pairs, matched_candidates
+from tastetwin.evaluation.tasks import PseudoUsers, chronological_pairs, disjoint_pairs
 from tastetwin.evaluation.utility import (
     NEIGHBOURS,
     Future,
@@ -53,9 +56,9 @@ from tastetwin.evaluation.utility import (
 from tastetwin.features.histories import FIRST_PLACE_ROW, Histories, joined
 from tastetwin.features.holdout import choose_holdout
 
-CSLS: Final = 10
 HOLDOUT: Final = 0.3
 LIST_LENGTH: Final = 100
+MIN_LONG: Final = 20
 PairTask = Literal["disjoint", "matched", "chronological"]
 PairKey = tuple[PairTask, str, bool]
 """Task, method, with CSLS or without."""
@@ -136,10 +139,22 @@ def run_benchmark(
         seeds: how many splits, with the encoder trained anew on each: 1, 2, ...
         methods: in place of all.
         tell: hears what is being done.
+
+    Raises:
+        InputError: TOO-FEW-LONG when hardly anybody has places enough to be cut in two.
     """
     chosen = all_methods(config.train) if methods is None else methods
     histories = dataset.histories()
     places = int((~dataset.vocabulary.is_group).sum()) - FIRST_PLACE_ROW
+    if (histories.lengths() >= config.evaluate.min_places).sum() < MIN_LONG:
+        raise InputError(
+            "TOO-FEW-LONG",
+            place=dataset.name,
+            value=f"{(histories.lengths() >= config.evaluate.min_places).sum()} users",
+            rule=f"{MIN_LONG} users with {config.evaluate.min_places} distinct places (evaluate.min_places), to be cut "
+            "in two",
+            fix="give more events",
+        )
     found = Benchmark(dataset.name, histories.n_users, places, len(dataset.favors), list(range(1, seeds + 1)))
     found.pairs = _pair_tasks(dataset, config, found.seeds, chosen, tell)
     found.utility, found.lists = _list_tasks(dataset, config, chosen, tell)
@@ -166,10 +181,10 @@ def encoder(config: TrainConfig) -> Baseline:
 
 def bert_2021(material: Material) -> Pair:
     """Masked places alone, mean pooling."""
-    from tastetwin.model.bert2021 import Recipe, encode_bert, fit_bert
+    from tastetwin.model.bert2021 import encode_bert, fit_bert
 
     model = fit_bert(material.train, material.vocabulary.n_rows, material.seed)
-    a, b = (encode_bert(model, half, Recipe().max_length) for half in (material.a, material.b))
+    a, b = (encode_bert(model, half) for half in (material.a, material.b))
     return a, b
 
 
@@ -180,6 +195,7 @@ def _pair_tasks(
     dataset: Dataset, config: Config, seeds: list[int], methods: Mapping[str, Baseline], tell: OnStep
 ) -> list[PairScore]:
     ranks: dict[PairKey, list[npt.NDArray[np.int64]]] = {}
+    owners: dict[PairTask, list[npt.NDArray[np.object_]]] = {"disjoint": [], "matched": [], "chronological": []}
     histories = dataset.histories()
     for seed in seeds:
         rules = config.evaluate.model_copy(update={"holdout_share": HOLDOUT, "max_holdout": 10**9, "seed": seed})
@@ -189,17 +205,20 @@ def _pair_tasks(
         older_newer = chronological_pairs(histories, mask, dataset.vocabulary, rules)
         both = _together(disjoint, older_newer)
         material = Material(learners, dataset.vocabulary, *both, rules, seed)
-        candidates = _matched(dataset, disjoint, seed)
+        candidates = home_candidates(disjoint, dataset.vocabulary, seed)
+        for task, pseudo in (("disjoint", disjoint), ("matched", disjoint), ("chronological", older_newer)):
+            owners[task].append(pseudo.a.user_ids)  # type: ignore[index]
         for name, method in methods.items():
             tell(f"seed {seed}: {name}")
             a, b = method(material)
             n = disjoint.n_users
-            for csls in (0, CSLS):
+            for csls in (0, CSLS_NEIGHBOURS):
                 key = (name, csls > 0)
                 ranks.setdefault(("disjoint", *key), []).append(true_twin_ranks(a[:n], b[:n], csls))
                 ranks.setdefault(("matched", *key), []).append(true_twin_ranks_among(a[:n], b[:n], candidates, csls))
                 ranks.setdefault(("chronological", *key), []).append(true_twin_ranks(a[n:], b[n:], csls))
-    return _summaries({key: np.concatenate(each) for key, each in ranks.items()}, config.evaluate)
+    users = {task: np.concatenate(each) for task, each in owners.items()}
+    return _summaries({key: np.concatenate(each) for key, each in ranks.items()}, users, config.evaluate)
 
 
 def _together(first: PseudoUsers, second: PseudoUsers) -> tuple[Histories, Histories]:
@@ -207,21 +226,20 @@ def _together(first: PseudoUsers, second: PseudoUsers) -> tuple[Histories, Histo
     return joined(first.a, second.a), joined(first.b, second.b)
 
 
-def _matched(dataset: Dataset, pseudo: PseudoUsers, seed: int) -> npt.NDArray[np.int64]:
-    both = region_histograms(pseudo.a, dataset.vocabulary) + region_histograms(pseudo.b, dataset.vocabulary)
-    norms = np.linalg.norm(both, axis=1, keepdims=True)
-    return matched_candidates(pseudo, np.asarray(both / np.where(norms > 0, norms, 1), np.float32), seed)
-
-
-def _summaries(ranks: dict[PairKey, npt.NDArray[np.int64]], rules: EvaluateConfig) -> list[PairScore]:
+def _summaries(
+    ranks: dict[PairKey, npt.NDArray[np.int64]],
+    owners: Mapping[PairTask, npt.NDArray[np.object_]],
+    rules: EvaluateConfig,
+) -> list[PairScore]:
     values = {key: reciprocal(found) for key, found in ranks.items()}
     best = {task: max(_rivals(values, task), key=lambda key: float(values[key].mean())) for task, _, _ in values}
     scores = []
     for key, found in ranks.items():
         task, method, csls = key
-        ratio = None if key == best[task] else _ratio(values[key], values[best[task]], rules)
+        how = (owners[task], rules.bootstrap, rules.seed)
+        ratio = None if key == best[task] else bootstrap_ratio_by_user(values[key], values[best[task]], *how)
         recall_10, recall_100 = (float(hits(found, depth).mean()) for depth in (10, 100))
-        mrr = bootstrap_mean(values[key], rules.bootstrap, rules.seed)
+        mrr = bootstrap_mean_by_user(values[key], *how)
         scores.append(PairScore(task, method, csls, len(found), mrr, recall_10, recall_100, ratio))
     return scores
 
@@ -262,7 +280,7 @@ def _recommenders(future: Future, material: Material) -> Iterator[tuple[str, Sco
     yield "popularity", popularity(future)
     yield "popularity at home", popularity_at_home(future)
     yield "item kNN", item_knn(future)
-    yield "iALS (tuned)", factors(future, tune_ials(material))
+    yield "iALS (tuned on twins)", factors(future, tune_ials(material))
 
 
 def _best_length(future: Future, vectors: Any, seed: int) -> tuple[int, Values, Values]:
@@ -300,7 +318,8 @@ def _list_score(name: str, dataset: Dataset, future: Future, vectors: Any, seed:
     if rows is not None and len(dataset.friends):
         auc, mrr = (_finite(value) for value in friends_auc(rows, future.past.user_ids, dataset.friends, seed))
     if rows is not None and dataset.truth is not None:
-        planted = planted_taste(rows, future.past.user_ids, _mean_popularity(future), dataset.truth, seed)
+        found = planted_taste(rows, future.past.user_ids, _mean_popularity(future), dataset.truth, seed)
+        planted = _finite(found)
     health = (float((shown == 0).mean()), gini(shown), skewness(shown), reciprocity(twins, sample))
     return ListScore(name, *health, auc, mrr, planted)
 
@@ -309,16 +328,23 @@ def _nearest(vectors: Any) -> npt.NDArray[np.int32]:
     """[n, k] everybody's nearest by CSLS, themselves aside."""
     n = vectors.shape[0]
     k = min(LIST_LENGTH, n - 1)
-    crowd = mean_nearest(vectors, vectors, CSLS + 1)
+    near = min(CSLS_NEIGHBOURS, n - 1)
+    crowd = np.concatenate([np.partition(c, -near, axis=1)[:, -near:].mean(axis=1) for _, c in _others(vectors)])
     twins = np.empty((n, k), np.int32)
-    for start, cosine in score_blocks(vectors, vectors):
+    for start, cosine in _others(vectors):
         scores = 2 * cosine - crowd
-        rows = np.arange(len(cosine))
-        scores[rows, start + rows] = -np.inf
         top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
         order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1, kind="stable")
         twins[start : start + len(cosine)] = np.take_along_axis(top, order, axis=1)
     return twins
+
+
+def _others(vectors: Any) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    """``score_blocks`` of everybody with everybody else; -inf with themselves."""
+    for start, cosine in score_blocks(vectors, vectors):
+        rows = np.arange(len(cosine))
+        cosine[rows, start + rows] = -np.inf
+        yield start, cosine
 
 
 def _rows(vectors: Any) -> npt.NDArray[np.float32] | None:

@@ -27,6 +27,7 @@ from tastetwin.features.stage import favor_rows, unlisted_too
 from tastetwin.features.taste import taste_histories
 from tastetwin.features.user_favor import group_favors
 from tastetwin.features.vocabulary import PlaceRows, assign_rows, empty_vocabulary, grow
+from tastetwin.filesystems import masked
 from tastetwin.mart.merge import LAYOUTS
 from tastetwin.mart.stage import build_mart
 from tastetwin.schema import PLACE, USER
@@ -75,7 +76,8 @@ def load_dataset(engine: Engine, source: str, day: date, config: Config) -> Data
 
     Args:
         engine: where the mart is built.
-        source: a folder, URL or address, as ``collect`` takes it.
+        source: a folder, URL or address, as ``collect`` takes it; friends and truth are looked for beside a folder of
+            this machine only.
         day: the logical date: later times are not believed.
         config: sections ``collect`` and ``mart`` are used.
 
@@ -91,23 +93,23 @@ def load_dataset(engine: Engine, source: str, day: date, config: Config) -> Data
     visitors = pa.table({PLACE: visited.column("place"), "visitors": visited.column(f"{USER}_count_distinct")})
     vocabulary = grow(empty_vocabulary(), places, visitors, 1)
     rows = assign_rows(vocabulary, unlisted_too(places, visitors.column(PLACE)))
-    folder = Path(source)
-    return Dataset(
-        folder.name, favors, rows, vocabulary, _friends(folder / _FRIENDS_FILE), _truth(truth_folder(folder))
-    )
+    folder = Path(source).resolve()
+    name = masked(source) if "://" in source else folder.name
+    return Dataset(name, favors, rows, vocabulary, _friends(folder / _FRIENDS_FILE), _truth(truth_folder(folder)))
 
 
 def _friends(path: Path) -> npt.NDArray[np.object_]:
     if not path.is_file():
         return np.empty((0, 2), object)
     try:
-        table = pacsv.read_csv(path)
-    except pa.ArrowInvalid as error:
+        names = pacsv.open_csv(path).schema.names
+        as_text = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+        table = pacsv.read_csv(path, convert_options=as_text)
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise _no_friends(path, str(error)) from error
     if table.num_columns < 2:
         raise _no_friends(path, f"columns {', '.join(table.column_names)}")
-    pairs = [table.column(at).cast(pa.string()).to_pylist() for at in (0, 1)]
-    return np.array(pairs, object).T.reshape(-1, 2)
+    return np.array([table.column(at).to_pylist() for at in (0, 1)], object).T.reshape(-1, 2)
 
 
 def _no_friends(path: Path, value: str) -> InputError:

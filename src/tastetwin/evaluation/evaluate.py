@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from tastetwin.config import EvaluateConfig
-from tastetwin.evaluation.baselines import BASELINES, Baseline, Material, Pair, region_histograms
+from tastetwin.evaluation.baselines import BASELINES, Baseline, Material, Pair, home_candidates
 from tastetwin.evaluation.health import (
     EarlierLists,
     ServedUsers,
@@ -21,6 +20,7 @@ from tastetwin.evaluation.health import (
     vector_health,
 )
 from tastetwin.evaluation.metrics import (
+    CSLS_NEIGHBOURS,
     Ranks,
     activity_buckets,
     bootstrap_mean,
@@ -31,10 +31,9 @@ from tastetwin.evaluation.metrics import (
     true_twin_ranks_among,
 )
 from tastetwin.evaluation.records import MODEL, PUBLISHED, Bucket, Evaluation, MethodScore, Task
-from tastetwin.evaluation.tasks import PseudoUsers, matched_candidates
+from tastetwin.evaluation.tasks import PseudoUsers
 from tastetwin.features.histories import Histories, Vocabulary
 
-CSLS_NEIGHBOURS: Final = 10
 FloatMatrix = npt.NDArray[np.float32]
 OnMethod = Callable[[str], None]
 
@@ -91,7 +90,7 @@ def score_methods(
 ) -> list[MethodScore]:
     """Model, published model, then the baselines in their order; each on both tasks, without and with CSLS."""
     pseudo = held_out.pseudo
-    candidates = _matched(pseudo, held_out.vocabulary, config.seed)
+    candidates = home_candidates(pseudo, held_out.vocabulary, config.seed)
     material = Material(held_out.train, held_out.vocabulary, pseudo.a, pseudo.b, config, config.seed)
     scores: list[MethodScore] = []
     on_method(MODEL)
@@ -117,12 +116,6 @@ def pseudonyms(user_ids: Iterable[object], seed: int) -> list[str]:
     key = f"evaluation {seed}".encode()
     encoded = (str(user).encode("utf-8", "surrogatepass") for user in user_ids)
     return [hashlib.blake2b(user, digest_size=8, key=key).hexdigest() for user in encoded]
-
-
-def _matched(pseudo: PseudoUsers, vocabulary: Vocabulary, seed: int) -> npt.NDArray[np.int64]:
-    histograms = region_histograms(pseudo.a, vocabulary) + region_histograms(pseudo.b, vocabulary)
-    norms = np.linalg.norm(histograms, axis=1, keepdims=True)
-    return matched_candidates(pseudo, np.asarray(histograms / np.where(norms > 0, norms, 1), np.float32), seed)
 
 
 def _score(method: str, pair: Pair, candidates: npt.NDArray[np.int64], config: EvaluateConfig) -> list[MethodScore]:

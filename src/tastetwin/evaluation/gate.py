@@ -205,6 +205,11 @@ def _against_published(evaluation: Evaluation, published: Evaluation, config: Ev
     if published.users and common < MIN_COMMON_HELD_OUT:
         sentence = "most held-out users of the published run are gone"
         yield _refuse("HELD-OUT-LOST", common, MIN_COMMON_HELD_OUT, sentence)
+    if ratio_to_published(evaluation, published, config) is None and published.users and evaluation.users:
+        sentence = "too few users were held out in both runs to compare the two models"
+        yield Finding(
+            "NOT-COMPARABLE", "warn", len(set(evaluation.users) & set(published.users)), MIN_HELD_OUT, sentence
+        )
     for task in TASKS:
         ratio = ratio_to_published(evaluation, published, config, task)
         if ratio is not None and ratio.high < config.min_ratio_to_published:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from tastetwin.evaluation.dataset import Truth
-from tastetwin.evaluation.metrics import dense
+from tastetwin.evaluation.metrics import score_blocks
 
 PAIRS: Final = 200_000
 """Random pairs drawn where not all are looked at."""
@@ -44,11 +44,14 @@ def friends_auc(
 
 def _nearest_friend(vectors: npt.NDArray[np.float32], pairs: npt.NDArray[np.int64]) -> float:
     both = np.concatenate([pairs, pairs[:, ::-1]])
+    both = both[np.argsort(both[:, 0], kind="stable")]
+    users, starts = np.unique(both[:, 0], return_index=True)
+    friends = np.split(both[:, 1], starts[1:])
     reciprocals = []
-    for user in np.unique(both[:, 0]):
-        cosine = dense(vectors @ vectors[user])
-        best = cosine[both[both[:, 0] == user, 1]].max()
-        reciprocals.append(1 / max(1, (cosine >= best).sum() - 1))  # the user is nearest of all and not counted
+    for start, cosine in score_blocks(vectors[users], vectors):
+        for row, scores in enumerate(cosine):
+            best = scores[friends[start + row]].max()
+            reciprocals.append(1 / max(1, (scores >= best).sum() - 1))  # the user is nearest of all and not counted
     return float(np.mean(reciprocals))
 
 
@@ -62,7 +65,7 @@ def planted_taste(
     """Partial Spearman correlation of similarity with that of true taste, home and popularity held fixed.
 
     Over random pairs: all are ranked; what same home and a like liking for popular places explain is regressed out of
-    both; the rest is correlated.
+    both; the rest is correlated. NaN where one of them is constant.
 
     Args:
         vectors: [n, d] unit rows.
@@ -81,6 +84,8 @@ def planted_taste(
     controls = np.stack([np.ones(len(pairs)), same_home, alike], axis=1)
     found, true = (rankdata(_cosines(each, pairs)) for each in (vectors, taste))
     left, right = (each - controls @ np.linalg.lstsq(controls, each, rcond=None)[0] for each in (found, true))
+    if np.ptp(found) == 0 or np.ptp(true) == 0:
+        return float("nan")
     return float((left @ right) / np.sqrt((left @ left) * (right @ right)))
 
 

@@ -14,6 +14,7 @@ Ranks = npt.NDArray[np.int64]
 
 BLOCK_SCORES: Final = 1 << 22
 """Scores held at once: 16 MB of float32."""
+CSLS_NEIGHBOURS: Final = 10
 TIE: Final = 1e-6
 """Scores nearer than this count as equal: matrix products of equal vectors differ by rounding alone."""
 SMALLEST_REGION: Final = 5
@@ -111,6 +112,33 @@ def bootstrap_ratio(
     floor = np.finfo(np.float64).tiny
     ratios = means[:, 0] / np.maximum(means[:, 1], floor)
     return Interval(float(ours.mean() / max(theirs.mean(), floor)), *_percentiles(ratios))
+
+
+def bootstrap_mean_by_user(
+    values: npt.NDArray[np.float64], owners: Sequence[object] | npt.NDArray[Any], samples: int, seed: int
+) -> Interval:
+    """As ``bootstrap_mean`` where a user may own several of the [n] values: users are drawn, with all of theirs."""
+    totals = _per_owner(values, owners)
+    means = _resampled_means(totals, samples, seed)
+    return Interval(float(values.mean()), *_percentiles(means[:, 0] / means[:, 1]))
+
+
+def bootstrap_ratio_by_user(
+    ours: npt.NDArray[np.float64],
+    theirs: npt.NDArray[np.float64],
+    owners: Sequence[object] | npt.NDArray[Any],
+    samples: int,
+    seed: int,
+) -> Interval:
+    """As ``bootstrap_ratio`` where a user may own several of the values."""
+    sums = np.stack([_per_owner(values, owners)[:, 0] for values in (ours, theirs)], axis=1)
+    return bootstrap_ratio(sums[:, 0], sums[:, 1], samples, seed)
+
+
+def _per_owner(values: npt.NDArray[np.float64], owners: Sequence[object] | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """[n_owners, 2] each owner's sum and number of values."""
+    _, at = np.unique(np.asarray(owners, str), return_inverse=True)
+    return np.stack([np.bincount(at, values), np.bincount(at)], axis=1)
 
 
 def activity_buckets(activity: npt.NDArray[np.int64]) -> list[tuple[str, npt.NDArray[np.bool_]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict
 
 import numpy as np
@@ -19,7 +20,7 @@ from tastetwin.evaluation.gate import Finding, Verdict, judge, older_than
 from tastetwin.evaluation.health import EarlierLists, ServedUsers
 from tastetwin.evaluation.records import Evaluation, from_json, to_json
 from tastetwin.evaluation.report import Example, ExampleTwin, Funnel, ReportData, render
-from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs
+from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs, in_its_half
 from tastetwin.features.histories import Vocabulary
 from tastetwin.features.holdout import choose_holdout
 from tastetwin.features.home import home_regions
@@ -27,7 +28,7 @@ from tastetwin.features.reread import reread
 from tastetwin.features.stage import read_histories
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import FOLDERS, Manifest, Run, begin, entry_of, finish, published_or_none, read_manifest
+from tastetwin.runs import Made, Manifest, Plan, Run, entry_of, make, published_or_none, read_manifest
 from tastetwin.schema import TWINS, USER
 from tastetwin.store import Store
 from tastetwin.tables import read_table
@@ -55,13 +56,22 @@ def evaluate_run(
     rival = published_or_none(store)
     earlier = None if rival is None else read_manifest(store, "evaluate", rival.generation("evaluate"))
     rules = rules_of(bundle, config.evaluate)
-    settings = {"evaluate": rules.model_dump(mode="json")}
-    inputs = {"analysis": analysis.digest(), "published": earlier and earlier.digest(), **settings}
-    generation, finished = begin(store, "evaluate", run.logical_date, inputs, again=again)
-    if finished is not None:
-        return finished
+    parents = {"features": features, "train": bundle, "analyze": analysis, "published": earlier}
+    plan = Plan("evaluate", run.logical_date, parents, {"evaluate": rules.model_dump(mode="json")})
+
+    def work(folder: str) -> Made:
+        return _evaluate(store, run, plan, rules, config, folder, progress)
+
+    return make(store, plan, work, again=again)
+
+
+def _evaluate(
+    store: Store, run: Run, plan: Plan, rules: EvaluateConfig, config: Config, folder: str, progress: Progress
+) -> Made:
+    features, bundle, analysis = (_given(plan, role) for role in ("features", "train", "analyze"))
+    rival, earlier = published_or_none(store), plan.parents["published"]
     lists = None if rival is None else _earlier_lists(store, rival)
-    done = iter(range(1, 1_000))
+    done = itertools.count(1)
     served = _served(store, features, analysis)
     found = evaluate(
         _held_out(store, features, bundle, rival, rules, config.analyze.batch_tokens),
@@ -73,12 +83,15 @@ def evaluate_run(
     )
     besides = [] if rival is None else list(older_than(rival.logical_date, run.logical_date))
     verdict = judge(found, None if earlier is None else read_evaluation(store, earlier), rules, besides)
-    relative = f"{FOLDERS['evaluate']}/{generation}/{EVALUATION}"
-    store.write_bytes(relative, to_json(found))
+    store.write_bytes(f"{folder}/{EVALUATION}", to_json(found))
     facts = {"counts": {"held_out": len(found.users)}, "verdict": asdict(verdict), RIVAL: earlier and earlier.digest()}
-    parents = {"features": features.generation, "train": bundle.generation, "analyze": analysis.generation}
-    tables = {"evaluation": [entry_of(store, relative)]}
-    return finish(store, Manifest("evaluate", generation, run.logical_date, parents, settings, tables, facts))
+    return {"evaluation": [entry_of(store, f"{folder}/{EVALUATION}")]}, facts
+
+
+def _given(plan: Plan, role: str) -> Manifest:
+    manifest = plan.parents[role]
+    assert manifest is not None
+    return manifest
 
 
 def read_evaluation(store: Store, manifest: Manifest) -> Evaluation:
@@ -111,21 +124,24 @@ def _held_out(
     mask = choose_holdout(histories, rules, rules.seed)
     pseudo = disjoint_pairs(histories, mask, vocabulary, rules, rules.seed)
     trained_on = histories.select(np.flatnonzero(~mask))
-    a, b = _vectors_of(store, bundle, pseudo, vocabulary, batch_tokens)
+    a, b = _vectors_of(store, bundle, pseudo, vocabulary, rules.seed, batch_tokens)
     published = None
     if rival is not None:
         its_bundle = read_manifest(store, "train", rival.generation("train"))
-        published = _vectors_of(store, its_bundle, pseudo, vocabulary, batch_tokens)
+        published = _vectors_of(store, its_bundle, pseudo, vocabulary, rules.seed, batch_tokens)
     return HeldOut(trained_on, vocabulary, pseudo, a, b, published)
 
 
 def _vectors_of(
-    store: Store, bundle: Manifest, pseudo: PseudoUsers, vocabulary: Vocabulary, batch_tokens: int
+    store: Store, bundle: Manifest, pseudo: PseudoUsers, vocabulary: Vocabulary, seed: int, batch_tokens: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """What a bundle's model makes of both halves, read by its own vocabulary."""
     encoder = open_encoder(store, bundle, batch_tokens)
     own = read_vocabulary(store, bundle.paths("vocabulary")[0])
-    a, b = (encoder.encode(reread(half, vocabulary, own)) for half in (pseudo.a, pseudo.b))
+    a, b = (
+        encoder.encode(in_its_half(reread(half, vocabulary, own), own, seed, second))
+        for half, second in ((pseudo.a, False), (pseudo.b, True))
+    )
     return a, b
 
 

@@ -102,6 +102,14 @@ def matched_candidates(pseudo: PseudoUsers, region_histograms: FloatMatrix, seed
     return chosen
 
 
+def in_its_half(half: Histories, vocabulary: Vocabulary, seed: int, second: bool) -> Histories:
+    """Without the places that the cut of the catalogue puts into the other half.
+
+    Another vocabulary may read two places of different halves as one group, and the halves would share it.
+    """
+    return _only(half, _second_half(half.places, vocabulary, seed) == second)
+
+
 def _second_half(places: npt.NDArray[np.int32], vocabulary: Vocabulary, seed: int) -> npt.NDArray[np.bool_]:
     """[n_favors] true for the places that fall into the second half of the catalogue."""
     rows, inverse = np.unique(places, return_inverse=True)

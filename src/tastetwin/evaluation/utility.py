@@ -100,7 +100,7 @@ def twins_places(future: Future, vectors: Any, neighbours: int) -> ScoreBlocks:
 def popularity(future: Future) -> ScoreBlocks:
     """The same places for everybody: the most visited."""
     counts = np.asarray(future.matrix.sum(axis=0), np.float32)
-    return lambda: iter([(0, np.repeat(counts, future.past.n_users, axis=0))])
+    return lambda: score_blocks(np.ones((future.past.n_users, 1), np.float32), counts.T)
 
 
 def popularity_at_home(future: Future) -> ScoreBlocks:
@@ -117,12 +117,13 @@ def popularity_at_home(future: Future) -> ScoreBlocks:
 
 
 def item_knn(future: Future) -> ScoreBlocks:
-    """Places that share visitors with the user's own: cosine of TF-IDF columns (Sarwar et al. 2001)."""
-    idf = np.log1p(future.past.n_users / np.maximum(np.asarray(future.matrix.sum(axis=0)).ravel(), 1))
-    norms = np.sqrt(np.maximum(np.asarray(future.matrix.sum(axis=0)).ravel(), 1))
-    columns = (future.matrix @ sp.diags_array((1 / norms).astype(np.float32))).tocsr()
-    weighted = (future.matrix @ sp.diags_array(idf.astype(np.float32) / norms.astype(np.float32))).tocsr()
-    return lambda: score_blocks(weighted @ columns.T, columns.T.tocsr())
+    """Places that share visitors with the user's own: cosine of place columns, own by IDF (Sarwar et al. 2001)."""
+    visitors = np.maximum(np.asarray(future.matrix.sum(axis=0)).ravel(), 1)
+    columns = (future.matrix @ sp.diags_array((1 / np.sqrt(visitors)).astype(np.float32))).tocsr()
+    cosine = (columns.T @ columns).tocsr()
+    cosine.setdiag(0)
+    idf = np.log1p(future.past.n_users / visitors).astype(np.float32)
+    return lambda: score_blocks((future.matrix @ sp.diags_array(idf)).tocsr(), cosine)
 
 
 def factors(future: Future, model: Ials) -> ScoreBlocks:
@@ -140,7 +141,7 @@ def ndcg_and_recall(future: Future, scores: ScoreBlocks) -> tuple[npt.NDArray[np
         mine = np.flatnonzero(judged[start : start + len(block)])
         seen, wanted = (matrix[start + mine].toarray() > 0 for matrix in (future.matrix, future.visits))
         ranked = np.where(seen, -np.inf, block[mine])
-        top = np.argsort(-ranked, axis=1, kind="stable")[:, :DEPTH]
+        top = np.lexsort((wanted, -ranked), axis=1)[:, :DEPTH]  # of equal scores the wanted come last
         gains = np.take_along_axis(wanted, top, axis=1)
         discounts = 1 / np.log2(np.arange(2, top.shape[1] + 2))
         ideal = np.cumsum(discounts)[np.minimum(wanted.sum(axis=1), top.shape[1]) - 1]

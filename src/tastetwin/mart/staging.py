@@ -48,9 +48,8 @@ def stage_lines(
         [pa.array(range(len(splits))), pa.array([orjson.dumps(split).decode() for split in splits])], schema=_TASKS
     )
     work = functools.partial(_gate_tasks, root=store.url(""), folder=folder, rules=rules)
-    frame = engine.table(tasks).repartition(engine.at_once(len(splits)), "number")
     answers: dict[int, Counter[str]] = {}
-    for text in engine.gather(frame, work):
+    for text in engine.gather(engine.tasks(tasks), work):
         number, found = orjson.loads(text)
         answers[number] = Counter(found)
         progress(sum(counts["lines_read"] for counts in answers.values()), None)

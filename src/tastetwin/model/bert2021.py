@@ -43,6 +43,7 @@ class Bert(nn.Module):
 
     def __init__(self, n_rows: int, recipe: Recipe) -> None:
         super().__init__()
+        self.max_length = recipe.max_length
         shape = Shape(recipe.width, recipe.width, recipe.layers, recipe.heads, recipe.dropout)
         self.place = nn.Embedding(n_rows, recipe.width, padding_idx=PAD_ROW)
         self.position = nn.Embedding(recipe.max_length, recipe.width)
@@ -104,11 +105,11 @@ def _step(
 
 
 @torch.no_grad()
-def encode_bert(model: Bert, histories: Histories, max_length: int) -> npt.NDArray[np.float32]:
+def encode_bert(model: Bert, histories: Histories) -> npt.NDArray[np.float32]:
     """[n_users, width] unit means of the states of each user's places."""
     vectors = np.zeros((histories.n_users, model.place.embedding_dim), np.float32)
-    for users in length_buckets(histories.lengths(), _TOKENS, max_length):
-        places = torch.from_numpy(pad(histories, users, max_length).places)
+    for users in length_buckets(histories.lengths(), _TOKENS, model.max_length):
+        places = torch.from_numpy(pad(histories, users, model.max_length).places)
         weights = (places != PAD_ROW).float()
         vectors[users] = unit((weights[:, None] @ model(places))[:, 0]).numpy()
     return vectors
