@@ -148,7 +148,7 @@ def test_all_that_a_pointer_leads_to_is_durable_before_the_pointer_moves(tmp_pat
     root = tmp_path / "store"
     outcome = faults.run(lambda: publish_day(root, "new"), str(tmp_path))
     assert outcome.error is None
-    pending, renames = _replay(outcome.log, root)
+    pending, renames = faults.replay(outcome.log, str(root))
     assert any(name.endswith("/published.json") for name in renames)
     assert {Path(name).name for name in pending} <= {".lock"}
 
@@ -164,37 +164,6 @@ def test_a_landed_file_is_durable_before_it_gets_its_name(tmp_path: Path) -> Non
 
     outcome = faults.run(land, str(tmp_path))
     assert outcome.error is None
-    pending, renames = _replay(outcome.log, root)
+    pending, renames = faults.replay(outcome.log, str(root))
     assert any(name.endswith("/likes/likes.jsonl") for name in renames)
     assert pending == set()
-
-
-def _replay(log: list[tuple[str, str, str]], root: Path) -> tuple[set[str], list[str]]:
-    """Walk the log as a disk without power would: (names not durable at the end, targets of renames).
-
-    Asserts that no file is renamed before its contents are durable, and that nothing at all is pending (asides and the
-    lock apart) when the pointer moves.
-    """
-    contents: set[str] = set()
-    names: set[str] = set()
-    renames = []
-    for what, path, other in log:
-        if what in ("open-write", "write"):
-            contents.add(path)
-            names.add(path)
-        elif what == "mkdir":
-            names.add(path)
-        elif what == "fsync":
-            contents.discard(path)
-            names = {name for name in names if str(Path(name).parent) != path}
-        elif what == "remove":
-            contents.discard(path)
-            names.discard(path)
-        elif what == "rename":
-            assert path not in contents, f"{path} renamed before its fsync"
-            names.discard(path)
-            if other == f"{root}/published.json":
-                assert {name for name in contents | names if not name.endswith("/.lock")} == set()
-            names.add(other)
-            renames.append(other)
-    return contents | names, renames
