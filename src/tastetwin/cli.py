@@ -189,10 +189,10 @@ def evaluate(
 ) -> None:
     """Measure the run against baselines and the published run; write the report.
 
-    With `--source`, the full benchmark in place of a run: seven tasks, every baseline, several splits; no store is
-    needed or changed.
+    With `--source events/`, the full benchmark in place of a run: seven tasks, every baseline, several splits; minutes
+    for a small town, hours for a city. No store is needed or changed.
 
-    Example: `tastetwin evaluate --store store/`, `tastetwin evaluate --source events/ --json`
+    Example: `tastetwin evaluate --store store/`
     """
     from tastetwin.errors import UsageError
 
