@@ -168,7 +168,7 @@ class TwinLists:
     @functools.cached_property
     def _explainer(self) -> Explainer:
         visitors = read_visitors(self.store, self.analysis.paths("visitors")[0])
-        sensitive = frozenset(self.analysis.settings["analyze"]["sensitive_categories"])
+        sensitive = frozenset(self.analysis.settings["analyze"].get("sensitive_categories", []))
         return Explainer(self._vocabulary, visitors, EvidenceRules(sensitive_categories=sensitive), self._names())
 
     @functools.cached_property
