@@ -406,6 +406,14 @@ def test_a_delivered_run_is_never_changed_by_a_later_stage(town: Town, stage: St
         assert seen(town.store) == shown.run_id
 
 
+def test_going_on_after_a_refusal_is_a_new_run(town: Town) -> None:
+    """Else nobody could see later that the gate had said no, and why."""
+    refused = write_run(town.store, replace(town.day(), status="refused", error="GATE-REFUSED"))
+    later = town.stage("features")
+    assert later.run_id != refused.run_id and later.status == "open"
+    assert read_run(town.store, refused.run_id) == refused
+
+
 def test_a_new_run_that_fails_at_once_has_only_the_beginnings(town: Town) -> None:
     """The delivered run's later stages were never this one's: it must not look as if it had lists."""
     town.day()

@@ -83,7 +83,7 @@ class TrainConfig(Section):
     dropout: float = Field(0.2, ge=0, lt=1, description="dropout in the blocks")
     mask_share: float = Field(0.15, gt=0, lt=1, description="share of favors hidden for the masked-place objective")
     temperature: float = Field(0.07, gt=0, description="of the contrastive objective")
-    checkpoint_steps: int = Field(100, ge=1, description="steps between checkpoints")
+    checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")
     seed: int = Field(1, ge=0, description="of everything random in training")
     threads: int = Field(0, ge=0, description="CPU threads; 0 = all")
 

@@ -250,9 +250,9 @@ def _begin(store: Store, stage: Stage, day: date | None) -> Run:
         assert day is not None
         return new_run(store, day)
     run = latest_run(store, day)
-    if run.status != "delivered":
+    if run.status not in ("delivered", "refused"):
         return write_run(store, replace(run, status="running"))
-    # A delivered run is what readers see; going back in it means a new run with the same beginnings.
+    # What was delivered is what readers see, and a refusal is to be remembered: a new run with the same beginnings.
     before = set(STAGES[: STAGES.index(stage)])
     kept = {str(name): record for name, record in run.stages.items() if name in before}
     return write_run(store, replace(new_run(store, date.fromisoformat(run.logical_date)), stages=kept))

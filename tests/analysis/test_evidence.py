@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tastetwin.analysis.evidence import OVERALL, EvidenceRules, Explainer, Visitors, count_visitors
+from tastetwin.analysis.evidence import NOTHING, EvidenceRules, Explainer, Visitors, count_visitors
 from tastetwin.features.histories import Histories, Vocabulary
 
 NOODLES, CAFE, CLINIC = 100, 200, 300
@@ -68,7 +68,7 @@ def test_categories_weigh_the_overlap_of_shares_by_rarity() -> None:
 def test_rare_categories_and_areas_are_not_named_either() -> None:
     """With nine visitors in the whole category or area the fallback would betray them just as well."""
     found = explainer({2: 9}, groups=9).explain(rows(2), rows(2))
-    assert (found.places, found.categories, found.regions, found.sentence) == ((), (), (), OVERALL)
+    assert (found.places, found.categories, found.regions, found.sentence) == ((), (), (), NOTHING)
 
 
 def test_sensitive_categories_and_their_places_are_never_named() -> None:
@@ -81,9 +81,9 @@ def test_sensitive_categories_and_their_places_are_never_named() -> None:
 
 def test_nothing_shared_is_said_plainly() -> None:
     """Twins by the model alone; a fallback group is not a place to name."""
-    assert explainer({2: 100, 5: 100}).explain(rows(2), rows(5)).sentence == OVERALL
+    assert explainer({2: 100, 5: 100}).explain(rows(2), rows(5)).sentence == NOTHING
     assert explainer({7: 100}).explain(rows(7), rows(7)).places == ()
-    assert explainer({}).explain(rows(), rows()).sentence == OVERALL
+    assert explainer({}).explain(rows(), rows()).sentence == NOTHING
 
 
 def test_no_more_than_asked_for_is_named() -> None:

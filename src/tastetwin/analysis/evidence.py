@@ -15,7 +15,8 @@ from tastetwin.features.histories import Histories, Vocabulary
 Rows = npt.NDArray[np.int32]
 
 K_ANONYMITY: Final = 10
-OVERALL: Final = "Their overall pattern is alike; no single place, category or area stands out."
+NOTHING: Final = "Nothing that both favor is known to enough people to be named."
+"""Said both where nothing is shared and where what is shared is rare: the difference would betray a visit."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def _sentence(places: Sequence[str], categories: Sequence[Shared], regions: Sequ
         return f"Both favor places of {word} {_listed([c.key for c in categories])}{also}."
     if regions:
         return f"Both favor places in {where}."
-    return OVERALL
+    return NOTHING
 
 
 def _listed(words: Sequence[str]) -> str:
