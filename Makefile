@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick check bench benchmark-quality spark-env s3-env clean distclean python-ok
+.PHONY: help demo test quick check bench benchmark-quality spark-env s3-env peers-env clean distclean python-ok
 
 help:
 	@echo "make demo       the whole daily job on a synthetic town"
@@ -16,6 +16,7 @@ help:
 	@echo "make benchmark-quality DATA='FOLDER ...'   every method on your folders and on two towns (an hour and more)"
 	@echo "make spark-env  Apache Spark in .venv-spark, for the tests that compare the two engines (needs Java)"
 	@echo "make s3-env     an S3 server (moto) in .venv-s3, for the tests of s3:// stores; make test does it by itself"
+	@echo "make peers-env  RecTools and RecBole in environments of their own, for benchmarks/bert4rec.py"
 	@echo "make clean      remove the demo and what tools leave behind; make distclean: the environments too"
 
 demo: .venv/.runtime
@@ -41,7 +42,7 @@ benchmark-quality: .venv/.tools
 	$(BIN)/python benchmarks/quality.py $(DATA) --towns 1000 10000
 
 # The others ask for a bundle or a folder of events: see their --help.
-BENCHMARKS := $(filter-out benchmarks/encode.py benchmarks/quality.py,$(sort $(wildcard benchmarks/*.py)))
+BENCHMARKS := $(filter-out $(addprefix benchmarks/,bert4rec.py compress.py parts.py quality.py retrains.py),$(sort $(wildcard benchmarks/*.py)))
 
 python-ok:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there; install Python 3.11 or newer, or name one: make demo PYTHON=/path/to/python3" >&2; exit 1; }
@@ -82,6 +83,16 @@ s3-env: .venv-s3/.made
 	@.venv-s3/bin/python -m pip --disable-pip-version-check --quiet install -c constraints-s3.txt "moto[s3]" flask flask-cors
 	@touch $@
 
+peers-env: .venv-rectools/.made .venv-recbole/.made
+
+# Both want numpy below 2, and nothing of theirs is wanted in ours.
+.venv-rectools/.made: PEER = rectools[torch]==0.19.0
+.venv-recbole/.made: PEER = recbole==1.2.1
+.venv-rectools/.made .venv-recbole/.made: constraints-peers.txt | python-ok
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints-peers.txt "$(PEER)"
+	@touch $@
+
 SPARK = $(shell sed -n 's/^pyspark-client==//p' constraints.txt)
 
 clean:
@@ -89,4 +100,4 @@ clean:
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-spark .venv-s3 src/*.egg-info
+	rm -rf .venv .venv-spark .venv-s3 .venv-rectools .venv-recbole src/*.egg-info

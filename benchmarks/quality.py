@@ -18,8 +18,9 @@ import orjson
 
 from tastetwin.config import Config
 from tastetwin.engine import Engine, connect
-from tastetwin.evaluation.benchmark import Benchmark, as_tables, run_benchmark
+from tastetwin.evaluation.benchmark import Benchmark, run_benchmark
 from tastetwin.evaluation.dataset import load_dataset
+from tastetwin.evaluation.tables import as_tables
 from tastetwin.sources.synthetic import TownConfig, write_town
 
 

@@ -105,6 +105,7 @@ def vocabulary() -> Vocabulary:
         np.array([-1, -1, 0, 0, 1, -1, 1, -1, 0, 1], np.int32),
         np.array([100, 200]),
         np.array(["r1", "r2"], object),
+        np.full((10, 2), np.nan, np.float32),
     )
 
 
@@ -135,9 +136,16 @@ def history() -> pa.Table:
     return pa.Table.from_pylist(rows, HISTORY)
 
 
+def parts_of(score: float) -> tuple[float, float]:
+    """Taste and home part: without hubs the score is the similarity; a quarter of it is home."""
+    return 0.75 * score, 0.25 * score
+
+
 def twins() -> pa.Table:
-    """``TWINS`` of everybody."""
-    rows = [(user, rank, *twin) for user, found in LISTS.items() for rank, twin in enumerate(found, 1)]
+    """``TWINS`` of everybody; see ``parts_of``."""
+    rows = [
+        (user, rank, *twin, *parts_of(twin[1])) for user, found in LISTS.items() for rank, twin in enumerate(found, 1)
+    ]
     return pa.Table.from_pylist([dict(zip(TWINS.names, row, strict=True)) for row in rows], TWINS)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -218,10 +218,10 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> TasteTwin:
 def test_similar_is_a_table_of_twins_and_why(asked: TasteTwin) -> None:
     """The columns that its documentation names."""
     found = asked.similar("ann", k=1)
-    assert found.schema.names == ["user_idno", "rank", "twin_idno", "score", "percentile", "evidence"]
+    assert found.schema.names == ["user_idno", "rank", "twin_idno", "score", "percentile", "taste", "home", "evidence"]
     assert found.to_pylist() == [
         {"user_idno": "ann", "rank": 1, "twin_idno": "bob", "score": 0.75, "percentile": 99.0,
-         "evidence": "Both favor Blue Kitchen."}
+         "taste": 0.5625, "home": 0.1875, "evidence": "Both favor Blue Kitchen."}
     ]  # fmt: skip
     assert asked.similar("ann").num_rows == 2, "all there are, up to ten"
 
@@ -291,12 +291,12 @@ def test_frames_of_any_make_give_the_same_vectors(journey: Journey) -> None:
 
 @pytest.mark.slow
 def test_frames_pass_the_gate(journey: Journey) -> None:
-    """A rating out of range becomes null, so the visit counts; one of 1.0 is a rating, so it does not."""
-    ratings = {"impossible": -7.0, "poor": 1.0, "good": 5.0}
+    """As lines do: a visit without a rating counts; a poor rating does not, and one out of range says nothing."""
+    ratings = {"impossible": -7.0, "poor": 1.0, "good": 5.0, "visit": None}
     place = place_of(journey)
-    rows = {"user_idno": list(ratings), "review_place_id": [place] * 3, "review_rating": list(ratings.values())}
+    rows = {"user_idno": list(ratings), "review_place_id": [place] * 4, "review_rating": list(ratings.values())}
     vectors, unusable = journey.tt.embed({"reviews": pl.DataFrame(rows)})
-    assert vectors["user_idno"].to_pylist() == ["good", "impossible"]
+    assert vectors["user_idno"].to_pylist() == ["good", "visit"]
     assert unusable == []
 
 

@@ -6,16 +6,23 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from rich.cells import cell_len
 from typer.main import get_command
 
 from tastetwin import __version__, cli, console
+from tastetwin.analysis.evidence import Evidence
+from tastetwin.analysis.lookup import Twin
 from tastetwin.cli import app
 from tastetwin.errors import EXIT_INTERRUPTED, GateRefused, InputError, MissingExtra, StoreError, UsageError
-from tastetwin.runs import STAGES
+from tastetwin.evaluation.benchmark import Benchmark, PairScore
+from tastetwin.evaluation.metrics import Interval
+from tastetwin.evaluation.steps import Steps
+from tastetwin.runs import STAGES, write_run
 from tastetwin.store import Store
 from tests import handmade
 
@@ -160,7 +167,7 @@ def test_collect_lands_events_and_says_so_in_json(shell: Shell, tmp_path: Path) 
 def raising(error: BaseException) -> Any:
     """A stand-in for the command line that fails."""
 
-    def fail() -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     return fail
@@ -214,11 +221,18 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
     return store.root
 
 
+def test_near_and_far_say_where_they_are_the_same(shell: Shell, shown: str) -> None:
+    """The handmade run has no home part; the words go to stderr, where no program reads them as twins."""
+    near, far = (shell("similar", "ann", "--store", shown, dial, "--json") for dial in ("--near", "--far"))
+    assert json.loads(near.out) == json.loads(far.out) and "no home part" in near.err and "no home part" in far.err
+    assert "no home part" not in shell("similar", "ann", "--store", shown).err
+
+
 def test_similar_answers_in_json_with_the_run_it_speaks_of(shell: Shell, shown: str) -> None:
     """Who keeps an answer must know which day's it is."""
     said = json.loads(shell("similar", "ann", "--store", shown, "-k", "1", "--json").out)
     assert (said["user_idno"], said["run_id"]) == ("ann", "2026-06-01.1")
-    assert [(twin["twin_idno"], twin["why"], twin["shared_places"]) for twin in said["twins"]] == [
+    assert [(twin["twin_idno"], twin["evidence"], twin["shared_places"]) for twin in said["twins"]] == [
         ("bob", "Both favor Blue Kitchen.", ["a"])
     ]
 
@@ -230,6 +244,77 @@ def test_runs_tell_status_durations_and_funnel_in_json(shell: Shell, shown: str)
     assert (second["published"], second["status"]) == (False, "failed")
     assert first["seconds"] == dict.fromkeys(STAGES, 1.5) and list(first["seconds"]) == list(STAGES)
     assert {"lines_read", "accepted", "quarantined", "users", "users_served"} < set(first["funnel"])
+
+
+def test_runs_tell_people_when_what_and_why(shell: Shell, shown: str, tmp_path: Path) -> None:
+    """Who looks after a bad night sees the code and the reason at once, and which run readers see."""
+    store = Store.create(tmp_path / "store")
+    run = handmade.publish_by_hand(store)
+    error = "QUARANTINE-SHARE: lake/x, byte 7: 9 of 10 lines refused. at most 20% may be refused. look at the source"
+    failed = handmade.run_of(store, {"collect": "c"}, status="failed")
+    write_run(store, replace(failed, started_at="2099-11-22T03:04:05.678+00:00", error=error))
+    said = shell("runs", "--store", store.root).out
+    assert f"{run.run_id} published".split() == said.splitlines()[2].split()[:2]
+    assert "11-22 03:04" in said and "delivered" not in said
+    assert f"{failed.run_id} failed: {error}" in said.splitlines()
+
+
+def test_the_error_of_a_run_is_shown_for_the_newest_only(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A year of failures must not bury last night's."""
+    monkeypatch.setattr("tastetwin.cli.history.ERRORS", 2)
+    store = Store.create(tmp_path / "store")
+    for number in range(3):
+        write_run(store, replace(handmade.run_of(store, {}, status="failed"), error=f"CODE-{number}"))
+    said = shell("runs", "--store", store.root).out
+    assert "CODE-0" not in said and "CODE-1" in said and "CODE-2" in said and "1 older errors" in said
+
+
+class StoppedMeasurement:
+    """A benchmark that is interrupted after one of four steps, or none."""
+
+    def __init__(self, done: int) -> None:
+        self.steps = Steps([("seed 1", f"m{n}") for n in range(4)], lambda text: None)
+        self.steps.done = {("seed 1", f"m{n}"): 1.0 for n in range(done)}
+
+    def run(self) -> None:
+        raise SystemExit(130)
+
+    def found(self) -> Benchmark:
+        score = PairScore("disjoint", "m0", False, 9, Interval(0.5, 0.4, 0.6), 0.7, 0.8)
+        return Benchmark("town", 9, 9, 9, [1], [score], complete=False)
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_stopped_benchmark_shows_what_it_has(shell: Shell, monkeypatch: pytest.MonkeyPatch, done: int) -> None:
+    """Hours of work are not thrown away; nobody is told of published runs, which are not touched at all."""
+    monkeypatch.setattr("tastetwin.cli.evaluation._measurement", lambda *_: StoppedMeasurement(done))
+    said = shell("evaluate", "--source", "events/")
+    assert (said.code, "0.400 .. 0.600" in said.out) == (130, bool(done))
+    last = said.err.strip().splitlines()[-1]
+    assert last == f"interrupted: {done} of 4 steps are kept; the same command goes on from there"
+    as_json = shell("evaluate", "--source", "events/", "--json").out
+    assert not done or json.loads(as_json)["complete"] is False
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        (["run", "--source", "."], "interrupted: what is published is untouched, the same command goes on from here"),
+        (["runs"], "interrupted"),
+    ],
+)
+@pytest.mark.parametrize("code", [130, 143], ids=["ctrl-C", "SIGTERM"])
+def test_an_interrupt_says_what_is_true_of_that_verb(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: list[str], words: str, code: int
+) -> None:
+    """Nothing was published by ``runs``, and nothing goes on."""
+    for name in ("tastetwin.pipeline.run_day", "tastetwin.runs.list_runs"):
+        monkeypatch.setattr(name, raising(SystemExit(code)))
+    Store.create(tmp_path / "store")
+    done = shell(*verb, "--store", str(tmp_path / "store"))
+    assert (done.code, done.err.strip().splitlines()[-1]) == (code, words)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +343,16 @@ def test_sql_prints_an_object_a_row(shell: Shell, shown: str) -> None:
     assert (refused.code, refused.error["code"]) == (UsageError.exit_code, "SQL")
 
 
+def test_sql_shows_lists_and_structs_as_json(shell: Shell, shown: str) -> None:
+    """A Python object's repr can be copied nowhere."""
+    statement = "SELECT review_list[1].review_place_id AS place, review_list, 1/3 AS third FROM user_favor"
+    (row,) = shell("sql", statement, "--store", shown, columns=300).out.splitlines()[2:]
+    review = '[{"review_id":"r1","review_rating":4.5,"review_visited_date":"2026-05-01T12:00:00","review_place_id":'
+    assert row.split() == ["a", review[:99] + "…", "0.3333"]
+    maps = shell("sql", "SELECT seconds FROM runs LIMIT 1", "--store", shown, columns=300).out.splitlines()[2]
+    assert json.loads(maps)["collect"] == 1.5
+
+
 # -- tables ----------------------------------------------------------------------------------------------------------
 
 
@@ -267,8 +362,8 @@ def table(capture: pytest.CaptureFixture[str], columns: list[str], rows: list[li
     return [line.rstrip() for line in capture.readouterr().out.splitlines()]
 
 
-RUN: Final[list[object]] = ["2026-06-30.12", "interrupted", 123, 3_000_000, 2_950_000, 50_000, 100_000, None]
-HEADERS: Final = ["run", "status", "seconds", "lines", "accepted", "quarantined", "users", "served"]
+RUN: Final[list[object]] = ["2026-06-30.12", "interrupted", "07-01 00:15", 123, 3_000_000, 50_000, 100_000, None]
+HEADERS: Final = ["run", "status", "started", "secs", "lines", "quarantined", "users", "served"]
 
 
 @pytest.mark.parametrize("columns", [20, 80, 120])
@@ -279,7 +374,8 @@ def test_ids_and_numbers_are_never_broken(
     monkeypatch.setenv("COLUMNS", str(columns))
     header, row = table(capsys, HEADERS, [RUN])
     assert header.split() == HEADERS
-    assert row.split() == ["2026-06-30.12", "interrupted", "123", "3,000,000", "2,950,000", "50,000", "100,000", "-"]
+    start = ["07-01", "00:15"]
+    assert row.split() == ["2026-06-30.12", "interrupted", *start, "123", "3,000,000", "50,000", "100,000", "-"]
 
 
 def test_a_usual_list_of_runs_fits_80_columns(
@@ -301,6 +397,38 @@ def test_long_text_is_folded_beside_numbers_on_the_right(
     assert lines[1].startswith("   1    0.5  Both favor")
     assert " ".join(" ".join(lines[1:]).split()).count("Kitchen") == 2
     assert max(map(len, lines)) <= 40
+
+
+TWIN: Final = Twin(
+    1, "10000648", -0.0461, 99.96, None, None, Evidence((), (), (), "Both favor Café Kitchen 67, 골목 House 335 and X.")
+)
+
+
+def twins(capture: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines of a twin list."""
+    console.print_twins("twins", [TWIN])
+    return [line.rstrip() for line in capture.readouterr().out.splitlines()]
+
+
+def test_a_twin_list_says_which_number_to_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A score below zero on the first screen needs a word."""
+    monkeypatch.setenv("COLUMNS", "120")
+    _, header, row, note = twins(capsys)
+    assert header.split() == ["rank", "twin_idno", "score", "percentile", "evidence"]
+    assert row.split()[:5] == ["1", "10000648", "-0.046", "99.96", "Both"]
+    assert "percentile" in note and (Path(__file__).parents[1] / note.split()[-1]).exists()
+
+
+def test_on_a_narrow_terminal_no_name_is_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A place's name over two lines cannot be read in a list of ten; so the evidence gets a line of its own."""
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = twins(capsys)
+    assert TWIN.evidence.sentence in [line.strip() for line in lines]
+    assert max(map(cell_len, lines)) <= 80
 
 
 def test_away_from_a_terminal_a_row_is_a_line(

@@ -45,7 +45,10 @@ def examples() -> list[list[str]]:
     group: Any = get_command(app)
     helps = [command.help or "" for command in group.commands.values()]
     helps += [command.help or "" for command in group.commands["config"].commands.values()]
-    return [shlex.split(found)[1:] for text in helps for found in re.findall(r"Example: `(.*)`", text, flags=re.DOTALL)]
+    helps.append(app.info.help or "")
+    return [
+        shlex.split(found)[1:] for text in helps for found in re.findall(r"Example: `(.*?)`", text, flags=re.DOTALL)
+    ]
 
 
 TASTETWIN_LINES: Final = [*examples(), *(line for page in PAGES for line in commands(page, "tastetwin"))]
@@ -77,6 +80,15 @@ def test_every_make_target_exists(arguments: list[str]) -> None:
     assert {word for word in arguments if "=" not in word} <= targets
 
 
+def test_what_the_pages_tell_people_to_make_stays_out_of_git() -> None:
+    """``git add .`` after an afternoon with the README must not commit somebody's events."""
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    words = {word for line in TASTETWIN_LINES for word in line}
+    folders = {word for word in words if re.fullmatch(r"[a-z][a-z0-9-]*/", word)}
+    assert {"events/", "store/"} <= folders
+    assert {f"/{folder}" for folder in folders} <= set(ignored)
+
+
 def test_the_example_lines_pass_the_gate(tmp_path: Path) -> None:
     """Somebody writes an exporter after these three lines: each must be taken as it stands, no value lost."""
     lines = blocks(ROOT / "README.md", "json")[0].splitlines()
@@ -86,9 +98,10 @@ def test_the_example_lines_pass_the_gate(tmp_path: Path) -> None:
         path.write_text(line + "\n", encoding="utf-8")
         split, *others = plan_splits(kind, str(path), path.stat().st_size, 1 << 20)
         (batch,) = gate_split(split, rules)
-        assert not others and +batch.counts == {"lines_read": 1, "accepted": 1}
+        assert not others and batch.counts["lines_read"] == batch.counts["accepted"] == 1
+        assert not batch.counts["ratings_refused"] and not [name for name in batch.counts if "." in name]
         written, taken = json.loads(line), batch.accepted.to_pylist()[0]
-        assert {name for name, value in taken.items() if value is not None} == set(written)
+        assert {name for name, value in taken.items() if value not in (None, False)} == set(written)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -101,7 +114,9 @@ def test_settings_shown_are_settings_that_exist(page: Path) -> None:
 @pytest.mark.slow
 def test_the_readme_s_own_data_block_runs(tmp_path: Path) -> None:
     """From a folder of events to published twins, SQL and a file, by the README's lines alone."""
-    write_town(TownConfig(users=300, seed=3), tmp_path / "events")
+    write_town(TownConfig(users=300, seed=3, dirt_share=0), tmp_path / "events")
+    for kind in KINDS:
+        (tmp_path / "events" / f"{kind}-00000.jsonl").rename(tmp_path / "events" / f"{kind}.jsonl")
     for arguments in commands(ROOT / "README.md", "tastetwin"):
         # A town's users are not called 42.
         user = _somebody(tmp_path) if any(EXAMPLE_USER in word for word in arguments) else ""
@@ -110,7 +125,7 @@ def test_the_readme_s_own_data_block_runs(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert arguments[0] == "run" or not user or user in done.stdout
     assert (tmp_path / "twins.parquet").stat().st_size > 0
-    for block in blocks(ROOT / "README.md", "python"):
+    for block in [*blocks(ROOT / "README.md", "python"), *blocks(ROOT / "docs/how-to/own-data.md", "python")]:
         shown = re.sub(rf'"{EXAMPLE_USER}"', f'"{_somebody(tmp_path)}"', block)
         (tmp_path / "example.py").write_text(shown, encoding="utf-8")
         done = _run([sys.executable, "example.py"], tmp_path)

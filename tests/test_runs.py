@@ -255,9 +255,32 @@ def test_nothing_is_published_at_first(store: Store) -> None:
     with pytest.raises(UsageError) as caught:
         runs.published_run(store)
     assert code_of(caught) == "NOT-PUBLISHED"
+    assert "no run yet" in caught.value.problem.value
     with pytest.raises(UsageError) as caught:
         runs.rollback(store, lambda _: True)
     assert code_of(caught) == "NO-PREVIOUS"
+
+
+def test_where_only_a_failed_run_is_readers_are_told_of_it(store: Store) -> None:
+    """The store is there, so the first run seemed to have worked; what went wrong is what has to be mended."""
+    failed = replace(runs.new_run(store, DAY), status="failed", error="NO-SOURCE: /nowhere: not there")
+    runs.write_run(store, failed)
+    with pytest.raises(UsageError) as caught:
+        runs.published_run(store)
+    assert code_of(caught) == "NOT-PUBLISHED"
+    assert caught.value.problem.value.endswith(f"{failed.run_id}, is failed: NO-SOURCE: /nowhere: not there")
+
+
+def test_a_missing_stage_is_answered_with_the_first_that_has_to_run(store: Store) -> None:
+    """``train`` asks for features; where nothing was collected either, building features is no help."""
+    run = runs.new_run(store, DAY)
+    for known, command in (
+        (run, "tastetwin collect --source DIR"),
+        (replace(run, stages={"collect": record()}), "mart"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            known.generation("features")
+        assert caught.value.problem.value == "no 'features' yet" and command in caught.value.problem.fix
 
 
 def test_publishing_moves_the_pointer_and_publishing_again_changes_nothing(store: Store) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tastetwin.engine import Engine
 from tastetwin.store import Store
-from tastetwin.tables import Layout, bucket_name, bucket_of, read_files, write_frame
+from tastetwin.tables import Layout, bucket_name, bucket_of, put_table, read_files, write_frame
 
 SCHEMA = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("n", pa.int64())])
 IDS = [f"사용자 {number}" for number in range(500)]
@@ -41,6 +41,23 @@ def test_rows_lie_sorted_in_the_bucket_a_reader_looks_in(engine: Engine, tmp_pat
     assert sorted(read_files(store, [entry.path for entry in entries], SCHEMA).to_pylist(), key=str) == sorted(
         rows, key=str
     )
+
+
+def test_a_column_that_earlier_versions_did_not_write_is_null(memory_store: Store) -> None:
+    """Stores outlive versions; what may be null may be missing."""
+    put_table(memory_store, "old.parquet", pa.table({"key": ["a", "b"]}))
+    new = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("since", pa.float32())])
+    assert read_files(memory_store, ["old.parquet"], new).to_pylist() == [
+        {"key": "a", "since": None},
+        {"key": "b", "since": None},
+    ]
+
+
+def test_a_file_without_a_column_that_must_be_there_is_refused(memory_store: Store) -> None:
+    """Nobody would notice nulls in its place."""
+    put_table(memory_store, "strange.parquet", pa.table({"since": [1.0]}))
+    with pytest.raises(ValueError, match="key"):
+        read_files(memory_store, ["strange.parquet"], pa.schema([pa.field("key", pa.string(), nullable=False)]))
 
 
 def test_no_rows_are_no_files(engine: Engine, tmp_path: Path) -> None:

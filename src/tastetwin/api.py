@@ -17,17 +17,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pyarrow as pa
 
 from tastetwin.config import Config, from_values, load
 from tastetwin.errors import UsageError
-from tastetwin.runs import Run, list_runs, parse_date, published_run, read_manifest
-from tastetwin.schema import KINDS, TWINS, USER, VECTORS
+from tastetwin.runs import Manifest, Run, list_runs, parse_date, published_run, read_manifest
+from tastetwin.schema import KINDS, TWINS, USER
 from tastetwin.store import Store
 from tastetwin.tables import read_table
+
+if TYPE_CHECKING:
+    from tastetwin.analysis.lookup import Twin, TwinLists
 
 Events = str | os.PathLike[str] | Mapping[str, Any]
 """A folder, URL or ``mongodb://`` address; or frames (polars, pandas, Arrow) by kind: reviews, likes, places."""
@@ -72,29 +75,39 @@ class TasteTwin:
             return run_day(Store.create(self._root), source, _day(date), self.config, again=again)
 
     def similar(self, user: str, k: int = 10) -> pa.Table:
-        """A user's twins: columns user_idno, rank, twin_idno, score, percentile, evidence; ``k`` at least 1.
+        """A user's twins: columns user_idno, rank, twin_idno, score, percentile, taste, home, evidence; k at least 1.
 
         Raises:
             UsageError: BAD-K, NOT-PUBLISHED, UNKNOWN-USER, TOO-FEW-FAVORS, NO-TWINS.
         """
+        return _with_evidence(user, self._lists(k).twins(str(user), k))
+
+    def near(self, user: str, k: int = 10) -> pa.Table:
+        """Twins of the same area first: searched afresh with more weight on the home part; as ``similar``."""
+        return _with_evidence(user, self._lists(k).near(str(user), k))
+
+    def far(self, user: str, k: int = 10) -> pa.Table:
+        """Twins who live elsewhere and share the taste, searched afresh; as ``similar``."""
+        return _with_evidence(user, self._lists(k).far(str(user), k))
+
+    def _lists(self, k: int) -> TwinLists:
         if k < 1:
             raise UsageError("BAD-K", place="similar", value=k, rule="at least one twin", fix="k=10")
         from tastetwin.analysis.lookup import TwinLists
 
-        twins = TwinLists(self.store, published_run(self.store)).twins(str(user), k)
-        rows = [
-            (str(user), twin.rank, twin.twin_idno, twin.score, twin.percentile, twin.evidence.sentence)
-            for twin in twins
-        ]
-        return pa.Table.from_pylist([dict(zip(EVIDENCE.names, row, strict=True)) for row in rows], schema=EVIDENCE)
+        return TwinLists(self.store, published_run(self.store))
 
     def twins(self) -> pa.Table:
-        """All published lists: columns user_idno, rank, twin_idno, score, percentile; users ascending."""
-        return self._published("twins", TWINS).sort_by([(USER, "ascending"), ("rank", "ascending")])
+        """All published lists: columns user_idno, rank, twin_idno, score, percentile, taste, home; users ascending."""
+        return read_table(self.store, self._analysis(), "twins", TWINS).sort_by(
+            [(USER, "ascending"), ("rank", "ascending")]
+        )
 
     def vectors(self) -> pa.Table:
         """All published taste vectors: columns user_idno, vector (unit length); users ascending."""
-        return self._published("vectors", VECTORS).sort_by(USER)
+        from tastetwin.analysis.stored import read_vectors_table
+
+        return read_vectors_table(self.store, self._analysis().paths("vectors")).sort_by(USER)
 
     def embed(self, events: Events) -> tuple[pa.Table, list[str]]:
         """Vectors for the users of any events by the published model, and the users it can say nothing of."""
@@ -116,9 +129,13 @@ class TasteTwin:
         """Every run, oldest first."""
         return list_runs(self.store)
 
-    def _published(self, table: str, schema: pa.Schema) -> pa.Table:
-        run = published_run(self.store)
-        return read_table(self.store, read_manifest(self.store, "analyze", run.generation("analyze")), table, schema)
+    def _analysis(self) -> Manifest:
+        return read_manifest(self.store, "analyze", published_run(self.store).generation("analyze"))
+
+
+def _with_evidence(user: str, twins: list[Twin]) -> pa.Table:
+    rows = [(str(user), *(getattr(twin, name) for name in TWINS.names[1:]), twin.evidence.sentence) for twin in twins]
+    return pa.Table.from_pylist([dict(zip(EVIDENCE.names, row, strict=True)) for row in rows], schema=EVIDENCE)
 
 
 def _config(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None) -> Config:

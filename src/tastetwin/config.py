@@ -51,7 +51,9 @@ class MartConfig(Section):
     max_quarantine_share: float = Field(0.2, ge=0, le=1, description="publish stops above this share of refused lines")
     rating_min: float = Field(0.0, description="smallest rating the source can give")
     rating_max: float = Field(5.0, description="largest rating the source can give")
-    rating_outlier: Literal["keep", "clip", "null"] = Field("null", description="what to do with a rating outside")
+    rating_outlier: Literal["keep", "clip", "null"] = Field(
+        "null", description="a rating outside: keep it, clip it to the limit, or null: unknown, so no favor"
+    )
     earliest: str = Field("2000-01-01", description="times before this day become null")
     future_hours: float = Field(24.0, ge=0, description="times later than the logical date's end + this become null")
 
@@ -76,7 +78,8 @@ class TrainConfig(Section):
     width: int = Field(128, ge=16, le=1024, description="width of a transformer block")
     heads: int = Field(4, ge=1, le=32, description="attention heads")
     max_length: int = Field(100, ge=8, le=1024, description="favors read per user, the most recent ones")
-    epochs: int = Field(6, ge=0, le=1000, description="passes over the training users")
+    epochs: int = Field(20, ge=0, le=1000, description="passes over the training users, each cut in two anew")
+    max_steps: int = Field(20_000, ge=0, description="steps of batch_users, at most; ends the passes of large data")
     batch_users: int = Field(256, ge=8, description="users per contrastive batch")
     learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
@@ -86,6 +89,10 @@ class TrainConfig(Section):
     checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")
     seed: int = Field(1, ge=0, description="of everything random in training")
     threads: int = Field(0, ge=0, description="CPU threads; 0 = all")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="of matrix products; auto = bf16 on a cuda device that has it, else float32"
+    )
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:
@@ -102,6 +109,8 @@ class AnalyzeConfig(Section):
     recall: float = Field(0.99, gt=0, le=1, description="recall@k the approximate search must reach on a sample")
     csls_neighbours: int = Field(10, ge=0, le=1000, description="neighbours in the hubness correction; 0 = off")
     csls_bank: int = Field(20_000, ge=100, description="users in the hubness reference bank, at most")
+    home_weight: float = Field(1.0, ge=0, le=100, description="of home area in the lists; 1 = as trained, 0 = no part")
+    vectors: Literal["float32", "float16", "int8"] = Field("float32", description="how taste vectors are stored")
     batch_tokens: int = Field(2_048, ge=512, description="padded favors per encoder call")
     sensitive_categories: list[int] = Field([], description="categories never named as evidence, nor places with one")
     seed: int = Field(1, ge=0, description="of samples drawn in analysis")
@@ -118,7 +127,7 @@ class EvaluateConfig(Section):
     bootstrap: int = Field(1_000, ge=100, description="resamples for the 95 % intervals")
     min_ratio_to_baseline: float = Field(0.95, description="MRR relative to the best baseline, at least")
     min_ratio_to_published: float = Field(0.95, description="MRR relative to the published run, at least")
-    min_users_to_published: float = Field(0.8, ge=0, description="users relative to the published run, at least")
+    min_users_to_published: float = Field(0.8, ge=0, description="users, and favors, relative to the published run")
     max_never_shown: float = Field(0.6, ge=0, le=1, description="share of users in nobody's list, at most")
     max_gini: float = Field(0.9, ge=0, le=1, description="inequality of exposure, at most")
     min_served: float = Field(0.5, ge=0, le=1, description="share of eligible users with a list, at least")
@@ -239,7 +248,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _file_error(path: Path, value: str) -> UsageError:
     return UsageError(
-        "CONFIG-FILE", place=str(path), value=value, rule="a readable YAML or TOML file of sections", fix="see the docs"
+        "CONFIG-FILE",
+        place=str(path),
+        value=value,
+        rule="a readable YAML or TOML file of sections, such as `train: {epochs: 3}` or `[train]` and `epochs = 3`",
+        fix="mend the file; `tastetwin config show` lists every section and key",
     )
 
 

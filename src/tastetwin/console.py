@@ -7,10 +7,10 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -29,6 +29,9 @@ from tastetwin.errors import TasteTwinError
 from tastetwin.progress import Progress
 from tastetwin.runs import Stage, StageRecord
 
+if TYPE_CHECKING:
+    from tastetwin.analysis.lookup import Twin
+
 UNITS: Final[dict[Stage, str]] = {
     "collect": "bytes",
     "mart": "lines",
@@ -42,7 +45,9 @@ _LOG_EVERY: Final = 10.0
 _UNBROKEN: Final = 24
 """Columns up to this many characters wide are never folded."""
 _ABSENT: Final = "-"
-_NUMBER: Final = re.compile(r"-?\d[\d,]*(\.\d+)?")
+_NUMBER: Final = re.compile(r"-?\d[\d,]*(\.\d+)?(e-?\d+)?")
+HOW_TO_READ: Final = "percentile is the one to read; score may be negative: docs/explanation/scores.md"
+GOES_ON: Final = "what is published is untouched, the same command goes on from here"
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
@@ -51,6 +56,30 @@ err = Console(stderr=True, highlight=False)
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY).decode() + "\n")
+
+
+def tell(what: str) -> None:
+    """A line about what is being done, on stderr."""
+    err.print(what, markup=False, soft_wrap=True)
+
+
+def print_twins(title: str, twins: Iterable[Twin]) -> None:
+    """A twin list, and how to read it; where the evidence does not fit beside the numbers, it stands below them."""
+    rows = [
+        (str(twin.rank), twin.twin_idno, f"{twin.score:z.3f}", f"{twin.percentile:.2f}", twin.evidence.sentence)
+        for twin in twins
+    ]
+    columns = ("rank", "twin_idno", "score", "percentile", "evidence")
+    widths = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
+    if sum(widths) + 2 * len(widths) - 2 <= _room():
+        print_table(title, columns, rows)
+    else:
+        out.print(Text(title, style="bold"))
+        for row, style in ((columns, "bold"), *((row, "") for row in rows)):
+            numbers = (set_cell_size(cell, width) if place == 1 else cell.rjust(width)
+                       for place, (cell, width) in enumerate(zip(row[:4], widths, strict=False)))  # fmt: skip
+            out.print(Text("  ".join(numbers) + "\n" + " " * (widths[0] + 2) + row[4], style=style))
+    out.print(Text(HOW_TO_READ, style="dim"))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -70,7 +99,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     for row in cells:
         table.add_row(*map(Text, row))
     least, gaps = sum(min(width, _UNBROKEN) for width in widths), len(columns) - 1
-    room = out.width if out.is_terminal or "COLUMNS" in os.environ else sys.maxsize
+    room = _room()
     table.collapse_padding = least + 2 * gaps > room
     gaps *= 1 if table.collapse_padding else 2
     table.width = max(least, min(sum(widths), room - gaps)) + gaps
@@ -79,10 +108,15 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     out.print(table)
 
 
-def shortened(value: object, most: int) -> object:
-    """Long values as text that ends in an ellipsis; others as they are."""
-    text = str(value)
-    return value if len(text) <= most else f"{text[: most - 1]}…"
+def _room() -> int:
+    """Characters in a line."""
+    return out.width if out.is_terminal or "COLUMNS" in os.environ else sys.maxsize
+
+
+def shortened(value: object, most: int) -> str:
+    """A value as tables show it; long ones end in an ellipsis."""
+    text = _shown(value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _are_numbers(values: Sequence[str]) -> bool:
@@ -92,7 +126,22 @@ def _are_numbers(values: Sequence[str]) -> bool:
 def _shown(value: object) -> str:
     if value is None:
         return _ABSENT
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, dict | list):
+        return orjson.dumps(_rounded(value), default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:,}" if isinstance(value, int) else str(_rounded(value))
+
+
+def _rounded(value: object) -> object:
+    """Floats to the four digits that somebody reads, inside lists and structs too."""
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    if not isinstance(value, float):
+        return value
+    return round(value, 4) if abs(value) >= 1 else float(f"{value:.4g}")
 
 
 def print_error(error: TasteTwinError) -> None:
@@ -106,7 +155,7 @@ def print_error(error: TasteTwinError) -> None:
 
 
 class _Rate(ProgressColumn):
-    """Units per second, over the whole stage."""
+    """Units per second, over the whole stage, or over its phase where it has several."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -128,13 +177,22 @@ class BarReporter:
             MofNCompleteColumn(),
             _Rate(),
             TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[phase]}"),
             console=err,
             transient=True,
         )
-        task = self._bars.add_task(stage, total=None, unit=UNITS[stage])
+        task = self._bars.add_task(stage, total=None, unit=UNITS[stage], phase="")
         self._bars.start()
         bars = self._bars
-        return lambda done, total: bars.update(task, completed=done, total=total)
+
+        def tell(done: int, total: int | None, phase: str = "", /) -> None:
+            nonlocal task
+            if phase != bars.tasks[0].fields["phase"]:
+                bars.remove_task(task)
+                task = bars.add_task(stage, total=None, unit=UNITS[stage], phase=phase)
+            bars.update(task, completed=done, total=total)
+
+        return tell
 
     def finished(self, stage: Stage, record: StageRecord) -> None:
         """Replace the bar by one line."""
@@ -151,20 +209,24 @@ class BarReporter:
 
 
 class LineReporter:
-    """Plain lines, for a log: one when a stage begins and ends, and one every ten seconds between."""
+    """Plain lines, for a log: when a stage or a phase of it begins, when it ends, every ten seconds between."""
 
     def started(self, stage: Stage) -> Progress:
         """Tell that the stage begins."""
         self._say(stage, "started")
         began = last = time.monotonic()
+        before, doing = 0, ""
 
-        def tell(done: int, total: int | None) -> None:
-            nonlocal last
+        def tell(done: int, total: int | None, phase: str = "", /) -> None:
+            nonlocal began, last, before, doing
             now = time.monotonic()
+            if phase != doing:
+                began, last, before, doing = now, now, done, phase
+                self._say(stage, phase)
             if now - last >= _LOG_EVERY:
                 last = now
                 of = "" if total is None else f" of {total}"
-                self._say(stage, f"{done}{of} {UNITS[stage]}, {done / (now - began):,.3g}/s")
+                self._say(stage, f"{done}{of} {UNITS[stage]}, {(done - before) / (now - began):,.3g}/s")
 
         return tell
 
@@ -182,9 +244,17 @@ class LineReporter:
         sys.stderr.flush()
 
 
-def reporter() -> BarReporter | LineReporter:
-    """Bars on a terminal, lines anywhere else."""
-    return BarReporter() if err.is_terminal else LineReporter()
+class Reporting:
+    """A reporter, bars on a terminal and lines anywhere else, that leaves the terminal clean whatever happens."""
+
+    def __enter__(self) -> BarReporter | LineReporter:
+        self._reporter = BarReporter() if err.is_terminal else LineReporter()
+        return self._reporter
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._reporter.stop()
+        if error is not None:
+            error.add_note(GOES_ON)
 
 
 def _counts(record: StageRecord) -> Text:

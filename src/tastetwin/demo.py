@@ -25,11 +25,8 @@ def run_demo(folder: Path, users: int, seed: int) -> Run:
         report = write_town(config, town)
         console.err.print(f"town: {report.events:,} events of {users:,} people, {report.bytes / 1e6:.1f} MB, in {town}")
     store = Store.create(folder / f"store-{users}-{seed}")
-    reporter = console.reporter()
-    try:
+    with console.Reporting() as reporter:
         run = run_day(store, str(town), config.until, load(), reporter=reporter)
-    finally:
-        reporter.stop()
     _show_twins(store, run)
     _show_evaluation(read_evaluation(store, read_manifest(store, "evaluate", run.generation("evaluate"))))
     _show_next(store, run)
@@ -40,12 +37,8 @@ def _show_twins(store: Store, run: Run) -> None:
     lists = TwinLists(store, run)
     user = lists.some_users(1)[0]
     about = lists.about(user)
-    rows = [
-        (twin.rank, twin.twin_idno, f"{twin.score:z.3f}", f"{twin.percentile:.2f}", twin.evidence.sentence)
-        for twin in lists.twins(user, 10)
-    ]
     title = f"\nThe ten closest twins of user {user} ({about.places} places, home area {about.home_region})"
-    console.print_table(title, ["rank", "twin", "score", "percentile", "why"], rows)
+    console.print_twins(title, lists.twins(user, 10))
 
 
 def _show_evaluation(evaluation: Evaluation) -> None:
@@ -64,8 +57,8 @@ def _show_evaluation(evaluation: Evaluation) -> None:
         for score in ranked
     ]
     title = (
-        f"\nCan one half of a person's places find the other half? {len(evaluation.users)} people out of training, "
-        "no place in common"
+        "\nCan one half of a person's places find the other half?\n"
+        f"({len(evaluation.users)} people kept out of training, no place in common)"
     )
     console.print_table(title, ["method", "MRR", "95 % interval", "recall@10"], rows)
 

@@ -44,10 +44,16 @@ class Engine:
         self.is_embedded = is_embedded
 
     def read(self, store: Store, paths: Sequence[str], schema: pa.Schema) -> DataFrame:
-        """Parquet files of a store as a DataFrame; with no files, an empty one of that schema."""
+        """Parquet files of a store as a DataFrame; with no files, an empty one of that schema.
+
+        A column that a file of an earlier version does not have is null.
+        """
+        from pyspark.sql.pandas.types import from_arrow_schema
+
         if not paths:
             return self.table(schema.empty_table())
-        return self.spark.read.parquet(*(self._literal(store.url(path)) for path in paths)).select(*schema.names)
+        reader = self.spark.read.schema(from_arrow_schema(schema))
+        return reader.parquet(*(self._literal(store.url(path)) for path in paths))
 
     def _literal(self, path: str) -> str:
         """The path for the engine's reader, which takes it for a glob; Sail's knows no ``\\[``, Hadoop's no ``[[]``."""

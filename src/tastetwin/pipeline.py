@@ -188,6 +188,7 @@ def deliver(job: Job) -> None:
     publish_run(job.store, job.run, job.config)
 
 
+INTERRUPTED: Final = "interrupted (ctrl-C or SIGTERM); the same command goes on from there"
 STEPS: Final[dict[Stage, Callable[[Job], None]]] = {
     "mart": mart,
     "features": features,
@@ -245,6 +246,14 @@ def run_stage(
         return job.run
 
 
+def help_train(store: Store, day: date | None, config: Config, *, again: bool = False) -> None:
+    """Take part in the training that process 0 carries out by ``run_stage``, in any other process of ``torchrun``."""
+    from tastetwin.model.stage import help_train as take_part
+
+    made = read_manifest(store, "features", latest_run(store, day).generation("features"))
+    take_part(store, made, config, again=again)
+
+
 def _begin(store: Store, stage: Stage, day: date | None) -> Run:
     if stage == "collect":
         assert day is not None
@@ -276,6 +285,8 @@ def _recorded(job: Job) -> Iterator[None]:
 
 def _close(job: Job, status: RunStatus, error: BaseException) -> None:
     said = str(error) if isinstance(error, TasteTwinError) else f"{type(error).__name__}: {error}"
+    if status == "interrupted":
+        said = INTERRUPTED
     # What goes wrong after the delivery (while pruning, say) must not take from readers the run they see.
     ended = "delivered" if job.run.status == "delivered" else status
     write_run(job.store, replace(job.run, status=ended, error=said))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-Progress = Callable[[int, int | None], None]
-"""Called with (done so far, total where known), in rows, lines, users or steps, whatever the stage counts."""
+from typing import Protocol
 
 
-def silent(done: int, total: int | None) -> None:
+class Progress(Protocol):
+    """Hears how far a stage is."""
+
+    def __call__(self, done: int, total: int | None, phase: str = "", /) -> None:
+        """``done`` so far of ``total`` where known, in rows, lines, users or steps, whatever the stage counts.
+
+        ``phase`` names what is being done where a stage is more than one thing; counts begin anew with each.
+        """
+
+
+def silent(done: int, total: int | None, phase: str = "", /) -> None:
     """Tell nobody."""

@@ -21,6 +21,7 @@ import orjson
 
 from tastetwin import __version__
 from tastetwin.errors import StoreError, UsageError
+from tastetwin.provenance import made_with
 from tastetwin.store import Store
 
 Stage = Literal["collect", "mart", "features", "train", "analyze", "evaluate", "deliver"]
@@ -56,7 +57,10 @@ Made = tuple[dict[str, list[FileEntry]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a generation holds and what it was made from. Holds no clock time: the same inputs give the same bytes."""
+    """What a generation holds and what it was made from.
+
+    Holds no clock time: the same inputs, code and kind of machine give the same bytes.
+    """
 
     stage: Stage
     generation: str
@@ -70,6 +74,9 @@ class Manifest:
     """Counts and notes that the stage states about its output; small JSON."""
     code_version: str = __version__
     format: int = 1
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """``parents``: role -> digest of its contents; ``code``, ``libraries``, ``machine``: see ``provenance.made_with``.
+    Empty in generations of earlier versions."""
 
     @property
     def folder(self) -> str:
@@ -104,7 +111,16 @@ class Plan:
         """The record of what was made."""
         parents = {role: parent.generation for role, parent in self.parents.items() if parent is not None}
         tables, facts = made
-        return Manifest(self.stage, generation, self.logical_date, parents, self.settings, tables, facts)
+        return Manifest(
+            self.stage,
+            generation,
+            self.logical_date,
+            parents,
+            self.settings,
+            tables,
+            facts,
+            provenance={"parents": self.inputs()["parents"], **made_with()},
+        )
 
 
 @dataclass(frozen=True)
@@ -135,12 +151,14 @@ class Run:
             UsageError: STAGE-MISSING when the stage has not run yet.
         """
         if stage not in self.stages:
+            first = next(each for each in STAGES if each not in self.stages)
+            source = " --source DIR" if first == "collect" else ""
             raise UsageError(
                 "STAGE-MISSING",
                 place=f"run {self.run_id}",
                 value=f"no '{stage}' yet",
                 rule="stages run in order: " + ", ".join(STAGES),
-                fix=f"tastetwin {stage} --store ... --date {self.logical_date}",
+                fix=f"tastetwin {first}{source} --store ... --date {self.logical_date}",
             )
         return self.stages[stage].generation
 
@@ -395,11 +413,20 @@ def published_run(store: Store) -> Run:
         raise UsageError(
             "NOT-PUBLISHED",
             place=store.root,
-            value="no published run",
+            value=_why_nothing(store),
             rule="a run is published by 'deliver'",
             fix="tastetwin run --source DIR --store " + store.root,
         )
     return read_run(store, pointer.run_id)
+
+
+def _why_nothing(store: Store) -> str:
+    """What became of the last run of a store in which nothing is published."""
+    known = list_runs(store)
+    if not known:
+        return "no run yet, so none is published"
+    said = f": {known[-1].error}" if known[-1].error else ""
+    return f"no run is published yet; the last, {known[-1].run_id}, is {known[-1].status}{said}"
 
 
 def published_or_none(store: Store) -> Run | None:

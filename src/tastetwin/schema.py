@@ -17,6 +17,7 @@ USER: Final = "user_idno"
 PLACE: Final = "place_id"
 REVIEW_ID: Final = "review_id"
 RATING: Final = "review_rating"
+RATING_REFUSED: Final = "review_rating_refused"
 VISITED: Final = "review_visited_date"
 REVIEW_PLACE: Final = "review_place_id"
 LIKED_AT: Final = "like_regymdt"
@@ -38,9 +39,12 @@ REVIEWS: Final = pa.schema(
         pa.field(RATING, pa.float64()),
         pa.field(VISITED, TIME),
         pa.field(REVIEW_PLACE, pa.string(), nullable=False),
+        pa.field(RATING_REFUSED, pa.bool_()),
     ]
 )
-"""mart.reviews: one row per user and ``review_id`` (without one: per user, place, time and rating)."""
+"""mart.reviews: one row per user and ``review_id`` (without one: per user, place, time and rating).
+``review_rating_refused`` says that the source gave a rating that cannot be used: nobody knows whether the user liked
+the place. A review that never had a rating is a visit. Null counts as false: no earlier version wrote the column."""
 
 LIKES: Final = pa.schema(
     [
@@ -86,9 +90,12 @@ TWINS: Final = pa.schema(
         pa.field("twin_idno", pa.string(), nullable=False),
         pa.field("score", pa.float32(), nullable=False),
         pa.field("percentile", pa.float32(), nullable=False),
+        pa.field("taste", pa.float32()),
+        pa.field("home", pa.float32()),
     ]
 )
-"""twins: one row per user and rank, rank 1 the closest; higher score means closer."""
+"""twins: one row per user and rank, rank 1 the closest; higher score means closer. ``taste`` and ``home`` sum to the
+similarity; null in runs made before there were parts."""
 
 VECTORS: Final = pa.schema([pa.field(USER, pa.string(), nullable=False), pa.field("vector", pa.list_(pa.float32()))])
 """vectors: one row per user; vectors have unit length."""
@@ -112,6 +119,8 @@ RESULT: Final = pa.schema(
                                     pa.field("twin_idno", pa.string()),
                                     pa.field("score", pa.float32()),
                                     pa.field("percentile", pa.float32()),
+                                    pa.field("taste", pa.float32()),
+                                    pa.field("home", pa.float32()),
                                 ]
                             )
                         ),

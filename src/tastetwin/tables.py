@@ -204,11 +204,14 @@ def put_table(store: Store, relative: str, table: pa.Table) -> FileEntry:
 
 
 def read_files(store: Store, paths: Sequence[str], schema: pa.Schema, filters: Any = None) -> pa.Table:
-    """Parquet files on the driver, in the given schema; ``filters`` as in ``pyarrow.parquet.read_table``."""
+    """Parquet files on the driver, in the given schema; ``filters`` as in ``pyarrow.parquet.read_table``.
+
+    A nullable column that a file of an earlier version lacks is null.
+    """
     if not paths:
         return schema.empty_table()
-    read = functools.partial(pq.read_table, filesystem=store.arrow, columns=schema.names, filters=filters)
-    return pa.concat_tables([read(store.path(path)).cast(schema) for path in paths]).combine_chunks()
+    how = {"filesystem": store.arrow, "columns": schema.names, "schema": schema, "filters": filters}
+    return pa.concat_tables([pq.read_table(store.path(path), **how).cast(schema) for path in paths]).combine_chunks()
 
 
 def read_table(store: Store, manifest: Manifest, table: str, schema: pa.Schema) -> pa.Table:

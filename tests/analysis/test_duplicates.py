@@ -25,6 +25,7 @@ def vocabulary() -> Vocabulary:
         np.full(ROWS, -1, np.int32),
         np.zeros(0, np.int64),
         np.zeros(0, object),
+        np.full((ROWS, 2), np.nan, np.float32),
     )
 
 

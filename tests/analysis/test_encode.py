@@ -100,7 +100,7 @@ def test_the_workers_function_keeps_rows_and_leaves_out_short_histories(model: s
     """Rows stay in order, users with fewer places than asked for get no vector."""
     known = histories(100)
     table = pa.Table.from_batches([to_arrow(known, np.ones(100, np.int32))])
-    got = encode_table(table[10:], model=model, max_length=MAX_LENGTH, tokens=512, min_favors=4)
+    got = encode_table(table[10:], model=model, max_length=MAX_LENGTH, tokens=512, min_favors=4, form="float32")
     eligible = 10 + np.flatnonzero(known.lengths()[10:] >= 4)
     assert got.schema == VECTORS
     assert got.column("user_idno").to_pylist() == known.user_ids[eligible].tolist()
@@ -112,7 +112,8 @@ def test_what_goes_wrong_in_a_worker_keeps_its_code(engine: Engine, tmp_path: Pa
     store = Store.create(tmp_path / "store")
     rows = pa.Table.from_batches([to_arrow(histories(3), np.ones(3, np.int32))])
     entry = put_table(store, "history/bucket-00000.parquet", rows)
-    work = functools.partial(encode_table, model=str(tmp_path / "none.onnx"), max_length=6, tokens=512, min_favors=1)
+    model = str(tmp_path / "none.onnx")
+    work = functools.partial(encode_table, model=model, max_length=6, tokens=512, min_favors=1, form="float32")
     with pytest.raises(StoreError, match="BAD-MODEL") as caught:
         map_files(engine, store, [entry.path], "vectors", work)
     assert caught.value.problem.place == str(tmp_path / "none.onnx") and caught.value.problem.fix

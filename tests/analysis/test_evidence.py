@@ -22,6 +22,7 @@ def vocabulary() -> Vocabulary:
         np.array([-1, -1, 0, 0, 1, 1, -1, 0], np.int32),
         np.array([NOODLES, CAFE, CLINIC]),
         np.array(["r1", "r2"], dtype=object),
+        np.full((8, 2), np.nan, np.float32),
     )
 
 

@@ -12,13 +12,15 @@ import pytest
 
 from tastetwin.analysis.evidence import K_ANONYMITY, Visitors
 from tastetwin.analysis.lookup import About, TwinLists, as_json_row, read_visitors, write_visitors
+from tastetwin.analysis.parts import write_axes
+from tastetwin.analysis.stored import vectors_table
 from tastetwin.errors import UsageError
 from tastetwin.features.stage import read_place_rows
 from tastetwin.features.taste import HISTORY
 from tastetwin.runs import Run, read_manifest
 from tastetwin.schema import TWINS
 from tastetwin.store import Store
-from tastetwin.tables import bucket_name, bucket_of
+from tastetwin.tables import bucket_name, bucket_of, put_table, read_files
 from tests import handmade
 from tests.world import Journey
 
@@ -128,11 +130,92 @@ def test_a_twin_as_json_has_ids_and_the_sentence(lists: TwinLists) -> None:
         "twin_idno": "bob",
         "score": 0.75,
         "percentile": 99.0,
-        "why": "Both favor Blue Kitchen.",
+        "taste": 0.5625,
+        "home": 0.1875,
+        "evidence": "Both favor Blue Kitchen.",
         "shared_places": ["a"],
         "shared_categories": ["100"],
         "shared_regions": ["r1"],
     }
+
+
+# -- near and far -----------------------------------------------------------------------------------------------------
+
+NORTH, EAST = (1.0, 0.0), (0.0, 1.0)
+
+
+def two_towns(store: Store, homes: dict[str, tuple[float, float]], tastes: dict[str, tuple[float, float]]) -> TwinLists:
+    """The handmade users with vectors of two home axes and two of taste, the first two of which are written down."""
+    handmade.features(store)
+    rows = np.array([[*homes[user], *tastes[user]] for user in homes], np.float32) / np.sqrt(2, dtype=np.float32)
+    vectors = vectors_table(pa.array(list(homes)), rows)
+    handmade.analysis(store)
+    keeps = write_axes(store, "analysis/b", np.eye(4, dtype=np.float32)[:2])
+    kept = read_manifest(store, "analyze", "a").tables["visitors"]
+    facts, settings = {"buckets": handmade.BUCKETS}, {"min_favors": handmade.MIN_FAVORS, **handmade.SAYS_ALL}
+    handmade.generation(
+        store,
+        "analyze",
+        "b",
+        {"vectors": handmade.bucketed(vectors)},
+        keeps={**keeps, "visitors": kept},
+        facts=facts,
+        settings=settings,
+    )
+    return TwinLists(store, handmade.run_of(store, {"features": "f", "analyze": "b"}))
+
+
+def test_near_twins_are_of_one_s_area_and_far_twins_of_another_and_one_s_taste(store: Store) -> None:
+    """ann's neighbour bob likes other things; dot, far away, likes what ann likes."""
+    homes = {"ann": NORTH, "bob": NORTH, "dot": EAST, "gus": EAST, "hal": EAST}
+    tastes = {"ann": NORTH, "bob": EAST, "dot": NORTH, "gus": EAST, "hal": EAST}
+    lists = two_towns(store, homes, tastes)
+    assert lists.has_home_part
+    (close,), (distant,) = lists.near("ann", 1), lists.far("ann", 1)
+    assert (close.twin_idno, close.taste) == ("bob", 0.0) and close.home == pytest.approx(0.5)
+    assert (distant.twin_idno, distant.home) == ("dot", 0.0) and distant.taste == pytest.approx(0.5)
+    assert close.evidence == lists.near("ann", 4)[0].evidence and close.evidence.sentence == "Both favor Blue Kitchen."
+    assert [twin.rank for twin in lists.far("ann", 10)] == [1, 2, 3, 4]
+
+
+def test_a_run_without_a_home_part_says_so_and_both_dials_do_nothing(lists: TwinLists) -> None:
+    """As a run made before there were parts: it has no axes."""
+    assert not lists.has_home_part
+    assert lists.near("ann", 3) == lists.far("ann", 3) and len(lists.near("ann", 3)) == 3
+    assert all(twin.home == 0 for twin in lists.near("ann", 3))
+
+
+@pytest.mark.parametrize(("user", "code"), [("nobody", "UNKNOWN-USER"), ("cid", "TOO-FEW-FAVORS")])
+def test_near_and_far_refuse_as_twins_does(lists: TwinLists, user: str, code: str) -> None:
+    """The same question of the same run."""
+    for search in (lists.near, lists.far):
+        with pytest.raises(UsageError, match=code):
+            search(user, 3)
+
+
+def test_one_person_s_second_account_is_in_no_fresh_list(store: Store) -> None:
+    """As in everybody's lists: neither one's own, nor anybody's second."""
+    others = {name: files for name, files in handmade.features(store).tables.items() if name != "history"}
+    rows = [{**row, "places": list(range(2, 8))} for row in handmade.history().to_pylist()]
+    rows[3]["places"] = [2, 3, 4]  # dot
+    history = handmade.bucketed(pa.Table.from_pylist(rows, HISTORY))
+    facts = {"buckets": handmade.BUCKETS}
+    handmade.generation(store, "features", "f", {"history": history}, keeps=others, facts=facts)
+    handmade.analysis(store)
+    lists = TwinLists(store, handmade.run_of(store, {"features": "f", "analyze": "a"}))
+    assert [twin.twin_idno for twin in lists.near("bob", 9)] == ["dot"]
+    assert [twin.twin_idno for twin in lists.near("dot", 9)] == ["ann"]
+
+
+def test_a_run_made_before_there_were_parts_is_read(store: Store) -> None:
+    """Its lists lie without the columns; the rest of them is as good as ever."""
+    handmade.features(store)
+    made = handmade.analysis(store)
+    for path in made.paths("twins"):
+        put_table(store, path, read_files(store, [path], TWINS).drop_columns(["taste", "home"]))
+    (bob,) = TwinLists(store, handmade.run_of(store, {"features": "f", "analyze": "a"})).twins("ann", 1)
+    assert (bob.twin_idno, bob.score, bob.taste, bob.home) == ("bob", 0.75, None, None)
+    assert as_json_row(bob)["taste"] is None
 
 
 # -- about a user -----------------------------------------------------------------------------------------------------

@@ -5,16 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
+from tastetwin import TasteTwin
+from tastetwin.analysis.stored import Form, packed
 from tastetwin.delivery.export import export_published, write_parquet
 from tastetwin.errors import InputError, TasteTwinError, UsageError
 from tastetwin.runs import published_run, read_manifest
 from tastetwin.schema import TWINS, VECTORS
 from tastetwin.store import Store
+from tastetwin.tables import put_table, read_files
 from tests import handmade
 from tests.world import Journey
 
@@ -50,6 +54,19 @@ def test_vectors_are_those_of_every_eligible_user(shown: Store, tmp_path: Path) 
     assert table.column_names == VECTORS.names
     wanted = handmade.vectors().to_pylist()
     assert sorted(table.to_pylist(), key=lambda row: str(row["user_idno"])) == wanted
+
+
+@pytest.mark.parametrize("form", ["float16", "int8"])
+def test_vectors_leave_as_float32_however_they_are_stored(store: Store, tmp_path: Path, form: Form) -> None:
+    """Who reads the export need not know the setting; vectors along an axis lose nothing in any form."""
+    handmade.publish_by_hand(store)
+    for path in handmade.analysis(store).paths("vectors"):
+        rows = read_files(store, [path], VECTORS)
+        put_table(store, path, packed(rows.column("user_idno"), np.eye(5, dtype=np.float32)[: rows.num_rows], form))
+    assert export_published(store, "vectors", tmp_path / "v.parquet") == 5
+    table = pq.read_table(tmp_path / "v.parquet")
+    assert table.schema.equals(VECTORS) and sum(table.column("vector").to_pylist()[0]) == 1
+    assert TasteTwin(store.url("")).vectors().schema == VECTORS
 
 
 def test_the_report_is_copied_as_it_is(shown: Store, tmp_path: Path) -> None:

@@ -48,6 +48,20 @@ def test_all_rows_of_all_buckets_are_there(shown: Store) -> None:
     assert query(shown, "SELECT count(*) AS n FROM twins").to_pylist() == [{"n": 6}]
 
 
+def test_rows_of_runs_made_before_there_were_parts_have_none(store: Store) -> None:
+    """Both where parts are columns and where they lie inside a list of structs."""
+    handmade.publish_by_hand(store)
+    twin = {"twin_idno": "bob", "score": 0.75, "percentile": 99.0}
+    rows = pa.table({"idno": ["ann"], "payload": [{"logical_date": handmade.DAY, "places": 3, "twins": [twin]}]})
+    handmade.generation(store, "deliver", "d", {"result": [rows]})
+    old = [part.drop_columns(["taste", "home"]) for part in handmade.bucketed(handmade.twins())]
+    handmade.generation(store, "analyze", "a", {"twins": old})
+    assert query(store, "SELECT count(*) AS n, count(taste) AS parts FROM twins").to_pylist() == [{"n": 6, "parts": 0}]
+    assert query(store, "SELECT t.score, t.home FROM result, unnest(payload.twins) x(t)").to_pylist() == [
+        {"score": 0.75, "home": None}
+    ]
+
+
 def test_a_table_without_rows_has_no_file_and_is_a_view_all_the_same(store: Store) -> None:
     """On a clean day nothing is quarantined; the planner's query of every morning must not fail for that."""
     handmade.publish_by_hand(store)
@@ -229,5 +243,5 @@ def test_a_result_is_the_user_s_list(journey: Journey) -> None:
     """``result`` and ``twins`` are two shapes of the same lists."""
     user = journey.tt.twins()["user_idno"][0].as_py()
     (row,) = journey.tt.sql(f"SELECT payload.twins AS twins FROM result WHERE idno = '{user}'").to_pylist()
-    listed = journey.tt.sql(f"SELECT twin_idno, score, percentile FROM twins WHERE user_idno = '{user}' ORDER BY rank")
+    listed = journey.tt.sql(f"SELECT * EXCLUDE (user_idno, rank) FROM twins WHERE user_idno = '{user}' ORDER BY rank")
     assert row["twins"] == listed.to_pylist() and len(row["twins"]) == 100

@@ -56,7 +56,8 @@ def refusal(store: Store, run: Run) -> TasteTwinError:
 
 def result(user: str) -> dict[str, Any]:
     """The row of a user, written out from the handmade lists."""
-    listed = [dict(zip(("twin_idno", "score", "percentile"), twin, strict=True)) for twin in handmade.LISTS[user]]
+    columns = ("twin_idno", "score", "percentile", "taste", "home")
+    listed = [dict(zip(columns, (*twin, *handmade.parts_of(twin[1])), strict=True)) for twin in handmade.LISTS[user]]
     known = {"favors": handmade.FAVORS[user], "places": len(handmade.USERS[user])}
     day = handmade.DAY
     return {
@@ -89,6 +90,16 @@ def test_lists_are_put_in_order_however_the_rows_lie(store: Store) -> None:
     for path in made.paths("result"):
         rows = read_files(store, [path], RESULT).to_pylist()
         assert rows == sorted((result(row["idno"]) for row in rows), key=lambda row: str(row["idno"]))
+
+
+def test_lists_made_before_there_were_parts_are_delivered_without(store: Store) -> None:
+    """A run that was half done when the new version came is gone on with."""
+    old = [rows.drop_columns(["taste", "home"]) for rows in handmade.bucketed(handmade.twins())]
+    handmade.generation(store, "analyze", "old", {"twins": old}, facts={"buckets": handmade.BUCKETS})
+    evaluation(store, "e")
+    made = deliver_run(store, handmade.run_of(store, {"features": "f", "analyze": "old", "evaluate": "e"}), Config())
+    listed = [twin for row in read_table(store, made, "result", RESULT).to_pylist() for twin in row["payload"]["twins"]]
+    assert len(listed) == 6 and all(twin["taste"] is None and twin["home"] is None for twin in listed)
 
 
 def test_a_bucket_in_which_nobody_has_a_twin_is_no_obstacle(store: Store) -> None:
@@ -197,7 +208,7 @@ def test_results_of_a_real_run_are_lists_joined_with_histories(journey: Journey)
 
     vocabulary = read_vocabulary(journey.store, made["features"].paths("vocabulary")[0])
     lists = read("analyze", "twins").sort("user_idno", "rank").group_by("user_idno", maintain_order=True).agg(
-        pl.struct("twin_idno", "score", "percentile").alias("twins")
+        pl.struct("twin_idno", "score", "percentile", "taste", "home").alias("twins")
     )  # fmt: skip
     facts = read("features", "history").select("user_idno", "favors", pl.col("places").list.len().alias("n"), "places")
     wanted = lists.join(facts, on="user_idno").sort("user_idno")

@@ -43,6 +43,7 @@ def make_vocabulary(places: int, regions: npt.NDArray[np.int32], categories: npt
         np.concatenate([[-1] * FIRST_PLACE_ROW, regions]).astype(np.int32),
         np.arange(CATEGORIES),
         np.asarray([f"r{i}" for i in range(REGIONS)], object),
+        np.full((rows, 2), np.nan, np.float32),
     )
 
 

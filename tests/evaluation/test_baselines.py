@@ -10,11 +10,11 @@ from tastetwin.evaluation.baselines import (
     MORE_BASELINES,
     Material,
     bm25,
-    category_region_cells,
     jaccard,
     region_histograms,
 )
 from tastetwin.evaluation.metrics import dense, reciprocal, true_twin_ranks
+from tastetwin.model.kinds import category_region_cells
 from tests.evaluation.planted import CONFIG, make_histories, world
 
 

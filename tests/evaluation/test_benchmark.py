@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import orjson
+import pyarrow as pa
 import pytest
 
-from tastetwin.config import Config, EvaluateConfig
+from tastetwin.config import Config, EvaluateConfig, TrainConfig
 from tastetwin.engine import Engine
 from tastetwin.errors import InputError
-from tastetwin.evaluation.baselines import Material, Pair, full_linear, random_in_region, tfidf_overlap
-from tastetwin.evaluation.benchmark import Benchmark, run_benchmark
+from tastetwin.evaluation.baselines import Baseline, Material, Pair, full_linear, random_in_region, tfidf_overlap
+from tastetwin.evaluation.benchmark import Benchmark, Measurement, run_benchmark
 from tastetwin.evaluation.dataset import Dataset, load_dataset
 from tastetwin.evaluation.records import MODEL
+from tastetwin.evaluation.tables import as_tables
 from tastetwin.sources.synthetic import TownConfig, write_town
 
 CONFIG = Config(evaluate=EvaluateConfig(bootstrap=100))
@@ -88,6 +90,75 @@ def test_the_record_is_plain_json(found: Benchmark) -> None:
     again = json.loads(orjson.dumps(found.to_json()))
     assert again["dataset"] == "town" and again["seeds"] == [1, 2]
     assert len(again["pairs"]) == 3 * 3 * 2
+
+
+METHODS: dict[str, Baseline] = {"random in region": random_in_region, "TF-IDF overlap": tfidf_overlap}
+
+
+def counted(calls: list[str], stop_at: int = 10**9) -> dict[str, Baseline]:
+    """``METHODS``, noting each call; the one numbered ``stop_at`` is interrupted."""
+
+    def noting(name: str, method: Baseline) -> Baseline:
+        def fit(material: Material) -> Pair:
+            if len(calls) == stop_at:
+                raise SystemExit(130)
+            calls.append(name)
+            return method(material)
+
+        return fit
+
+    return {name: noting(name, method) for name, method in METHODS.items()}
+
+
+@pytest.mark.parametrize(("stop_at", "seeds", "pairs", "lists"), [(1, [1], 6, 0), (3, [1], 12, 0), (5, [1, 2], 12, 1)])
+def test_stopped_it_tells_what_it_has_and_goes_on_from_there(
+    dataset: Dataset, tmp_path: Path, stop_at: int, seeds: list[int], pairs: int, lists: int
+) -> None:
+    """Of an unfinished seed only where there is no other, so that methods are compared on the same splits."""
+    first: list[str] = []
+    stopped = Measurement(dataset, CONFIG, 2, counted(first, stop_at), tell=lambda text: None, keep=tmp_path)
+    with pytest.raises(SystemExit):
+        stopped.run()
+    found = stopped.found()
+    assert (found.seeds, len(found.pairs), len(found.lists), found.complete) == (seeds, pairs, lists, False)
+    orjson.dumps(found.to_json())
+    second: list[str] = []
+    later = Measurement(dataset, CONFIG, 2, counted(second), tell=lambda text: None, keep=tmp_path)
+    later.run()
+    assert len(first) + len(second) == 6, "two methods on two seeds and for the lists, each once"
+    whole = run_benchmark(dataset, CONFIG, 2, METHODS, tell=lambda text: None)
+    assert orjson.dumps(later.found().to_json()) == orjson.dumps(whole.to_json()) and whole.complete
+
+
+def test_stopped_before_the_first_result_there_is_nothing(dataset: Dataset) -> None:
+    stopped = Measurement(dataset, CONFIG, 1, counted([], 0), tell=lambda text: None)
+    with pytest.raises(SystemExit):
+        stopped.run()
+    assert stopped.found().pairs == [] and next(as_tables(stopped.found()))[2] == []
+
+
+def test_other_data_or_settings_share_nothing_with_what_is_kept(dataset: Dataset, tmp_path: Path) -> None:
+    """A figure of yesterday's events must not pass for today's; the order of the events is no difference."""
+    rows = len(dataset.favors)
+    reordered = replace(dataset, favors=dataset.favors.take(pa.array(np.arange(rows)[::-1])))
+    fewer = replace(dataset, favors=dataset.favors.slice(0, rows - 1))
+    other = CONFIG.model_copy(update={"train": TrainConfig(epochs=1)})
+    pairs = [(dataset, CONFIG), (reordered, CONFIG), (fewer, CONFIG), (dataset, other)]
+    same, again, *others = [
+        Measurement(data, config, 1, METHODS, tell=lambda text: None, keep=tmp_path).steps.folder
+        for data, config in pairs
+    ]
+    assert same == again and len({same, *others}) == 3
+
+
+def test_the_first_line_says_what_is_ahead(dataset: Dataset, tmp_path: Path) -> None:
+    """Data, users, methods, seeds: who started the wrong thing sees it before an hour is gone."""
+    heard: list[str] = []
+    measurement = Measurement(dataset, CONFIG, 3, counted([], 0), tell=heard.append, keep=tmp_path)
+    with pytest.raises(SystemExit):
+        measurement.run()
+    assert heard[0].startswith("town: ") and " users, " in heard[0]
+    assert "2 methods on 3 splits" in heard[0] and "12 steps; 0 of them are kept in " in heard[0]
 
 
 def test_a_source_of_short_histories_is_refused_with_the_reason(dataset: Dataset) -> None:

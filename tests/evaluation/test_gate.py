@@ -248,6 +248,16 @@ def test_few_vectors_may_lie_on_a_line() -> None:
     assert judge(few, None, CONFIG).publish
 
 
+def test_few_people_who_are_alike_are_too_little_data() -> None:
+    """Three users with one history have one vector, by the best of models: the newcomer must not look for a bug."""
+    evaluation = evaluated(model_run(seed=1))
+    for rows, hint in ((3, True), (500, False)):
+        alike = replace(evaluation, vectors=replace(evaluation.vectors, rows=rows, mean_cosine=1.0))
+        with pytest.raises(GateRefused, match=r"GATE-BROKEN.*VECTORS-COLLAPSED") as broken:
+            judge(alike, None, CONFIG).require("run 1")
+        assert ("too little data" in str(broken.value)) == hint
+
+
 def test_an_older_day_never_takes_the_place_of_a_later_one() -> None:
     """A late re-run of last week is good data for nobody who reads today's lists."""
     evaluation = evaluated(model_run(seed=1))

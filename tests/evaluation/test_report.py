@@ -10,6 +10,7 @@ import pytest
 
 from tastetwin.evaluation.gate import judge
 from tastetwin.evaluation.report import Example, ExampleTwin, Funnel, ReportData, render
+from tastetwin.evaluation.tasks import MATCHED_OTHERS
 from tests.evaluation.planted import CONFIG, evaluated, model_run
 
 HOSTILE = "<script>alert('x')</script>\"'><img src=http://evil.example/a.png onerror=alert(1)>&{{7*7}}"
@@ -138,3 +139,19 @@ def test_evaluation_never_imports_the_model_or_the_engine(module: str) -> None:
     heavy = "torch onnxruntime pyspark pysail faiss matplotlib pandas"
     code = f"import sys, tastetwin.evaluation.{module}; sys.exit(any(m in sys.modules for m in '{heavy}'.split()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_with_few_held_out_the_page_says_that_both_tests_are_one() -> None:
+    """Up to a hundred, everybody is among everybody's 99 others: two equal tables would look like two results."""
+    data = replace(_data(), published=None, published_run=None)
+    assert "the test above again" not in render(data, CONFIG)
+    assert len(data.evaluation.users) > MATCHED_OTHERS + 1
+    few = replace(data.evaluation, users=data.evaluation.users[: MATCHED_OTHERS + 1])
+    assert render(replace(data, evaluation=few), CONFIG).count("Here only 100 are held out") == 1
+
+
+def test_the_page_says_what_the_model_was_made_from() -> None:
+    """Data, code and seed, for whoever looks into a run; runs of earlier versions did not note it."""
+    assert "<h3>The model</h3>" not in render(_data(), CONFIG)
+    page = render(replace(_data(), made_with={"data": "features 2026-01-31-abc", "seed": HOSTILE}), CONFIG)
+    assert "features 2026-01-31-abc" in page and "<script>" not in page

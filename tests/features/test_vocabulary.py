@@ -166,7 +166,7 @@ def test_a_vocabulary_survives_its_file(days: list[tuple[dict[str, int], dict[st
     again = read_vocabulary(store, "v.parquet")
     for name in vars(vocabulary):
         mine, found = getattr(vocabulary, name), getattr(again, name)
-        assert found.tolist() == mine.tolist() and found.dtype == mine.dtype, name
+        assert np.array_equal(found, mine, equal_nan=mine.dtype.kind == "f") and found.dtype == mine.dtype, name
 
 
 def test_the_same_growth_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -175,3 +175,25 @@ def test_the_same_growth_gives_the_same_bytes(tmp_path: Path) -> None:
     one = write_vocabulary(store, "1", grow(empty_vocabulary(), TOWN, SEEN, 3))
     two = write_vocabulary(store, "2", grow(empty_vocabulary(), shuffled, SEEN, 3))
     assert one.sha256 == two.sha256
+
+
+def located(rows: list[tuple[str, str | None, float | None, float | None]]) -> pa.Table:
+    full = [
+        {"place_id": p, "place_category_code_list": [1], "place_dongcode": r, "place_lat": lat, "place_lon": lon}
+        for p, r, lat, lon in rows
+    ]
+    return pa.Table.from_pylist(full, PLACES)
+
+
+def test_places_keep_their_coordinates_and_groups_lie_amid_their_region() -> None:
+    town = located([("a", "r1", 10.0, 179.0), ("b", "r1", 10.0, -179.0), ("c", "r2", None, 5.0), ("d", None, 1.0, 2.0)])
+    vocabulary = grow(empty_vocabulary(), town, visits({"a": 9, "b": 1, "c": 9, "d": 9}), 3)
+    at = dict(zip(vocabulary.place_ids, vocabulary.coordinates.tolist(), strict=True))
+    assert at["a"] == [10, 179] and at["d"] == [1, 2]
+    assert np.isnan(at["c"][0]) and at["c"][1] == 5
+    assert abs(at["~1/r1"][0] - 10) < 0.01 and abs(abs(at["~1/r1"][1]) - 180) < 1e-4, "across the date line"
+    assert np.isnan([at["~1/r2"], at["~1/"], at[""]]).all()
+    moved = located([("a", "r1", 11.0, 100.0)])
+    later = grow(vocabulary, moved, visits({"a": 9}), 3)
+    assert later.coordinates[list(later.place_ids).index("a")].tolist() == [11, 100]
+    assert np.array_equal(later.coordinates[:3], vocabulary.coordinates[:3], equal_nan=True)

@@ -30,7 +30,8 @@ def micros(iso: str) -> int:
 @pytest.mark.parametrize("kind", schema.KINDS)
 def test_the_table_covers_each_column_of_the_mart_in_order(kind: schema.Kind) -> None:
     """A row is a tuple in this order; a swapped pair would put one column's values under another's name."""
-    assert list(TABLE[kind]) == schema.MART[kind].names
+    derived = [schema.RATING_REFUSED] if kind == "reviews" else []
+    assert [*TABLE[kind], *derived] == schema.MART[kind].names
     assert set(REQUIRED[kind]) == {field.name for field in schema.MART[kind] if not field.nullable}
 
 
@@ -40,6 +41,28 @@ def test_an_outlier_is_kept_or_clipped_by_rule(rule: str, expected: float) -> No
     changes: list[tuple[str, str]] = []
     assert rating("9", rules(rating_outlier=rule), changes) == expected
     assert changes == ([("clipped", "out_of_range")] if rule == "clip" else [])
+
+
+@pytest.mark.parametrize(
+    ("record", "rule", "refused"),
+    [
+        ({}, "null", False),
+        ({"review_rating": None}, "null", False),
+        ({"review_rating": " NaN "}, "null", False),
+        ({"review_rating": 4.5}, "null", False),
+        ({"review_rating": -50}, "null", True),
+        ({"review_rating": "bad"}, "null", True),
+        ({"review_rating": True}, "null", True),
+        ({"review_rating": "bad"}, "keep", True),
+        ({"review_rating": -50}, "keep", False),
+        ({"review_rating": -50}, "clip", False),
+    ],
+)
+def test_a_rating_that_cannot_be_used_is_told_apart_from_none(record: dict[str, Any], rule: str, refused: bool) -> None:
+    """A review without a rating is a visit, and visits are favors; minus fifty must not become one."""
+    line = {"user_idno": "u", "review_place_id": "p", **record}
+    row = coerce_record(line, "reviews", rules(rating_outlier=rule), Counter())
+    assert dict(zip(schema.REVIEWS.names, row, strict=True))[schema.RATING_REFUSED] is refused
 
 
 def test_the_latest_time_hangs_on_the_logical_date_not_on_the_clock() -> None:

@@ -63,8 +63,8 @@ def run_bytes(data: bytes, folder: Path, kind: Kind = "reviews", rules: GateRule
     return run(plan_splits(kind, str(path), len(data), 1 << 30), rules)
 
 
-def expected_row(changes: dict[str, Any]) -> str:
-    return repr(tuple((GOOD | {"review_visited_date": TIME} | changes).values()))
+def expected_row(changes: dict[str, Any], refused: bool = False) -> str:
+    return repr((*(GOOD | {"review_visited_date": TIME} | changes).values(), refused))
 
 
 CROWD = b"".join(line(review_id=f"r{n}") + b"\n" for n in range(100))
@@ -94,11 +94,15 @@ def test_an_odd_but_usable_line_gives_the_known_row(name: str, crowd: bytes, tmp
     """A bad rating or time must not cost the visit; what became null is counted by reason."""
     odd, changes, noted = ACCEPTED[name]
     accepted, refused, counts = run_bytes(crowd + odd + b"\n", tmp_path)
-    known = expected_row(changes)
+    given = [note for note in noted if note.startswith("nulled.review_rating.") and not note.endswith(".missing")]
+    known = expected_row(changes, refused=bool(given))
     crowd_rows = Counter(expected_row({"review_id": f"r{n}"}) for n in range(100 if crowd == CROWD else 0))
     assert accepted - crowd_rows == Counter([known])
     assert not refused
     assert {key for key in counts if "." in key} == set(noted)
+    assert counts["ratings_refused"] == len(given)
+    rated = changes.get("review_rating", "as in the good line") is not None
+    assert counts["ratings"] == crowd_rows.total() + rated + len(given)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ def slow_twin(rows: list[Row], kind: Kind) -> list[Row]:
 few = st.sampled_from
 optional = {
     "review_id": few([None, "1", "2"]), "user_idno": few(["u", "ü", "v"]), "review_rating": few([None, 1.0, 4.5]),
+    "review_rating_refused": few([None, False, True]),
     "review_visited_date": few([None, 0, 7]), "review_place_id": few(["p", "q"]), "like_regymdt": few([None, 0, 7]),
     "like_displayid": few([None, "d"]), "like_contentsid": few(["p", "q"]), "place_id": few(["p", "q"]),
     "place_category_code_list": few([None, [], [1], [2, 10], [2, 9]]), "place_dongcode": few([None, "a"]),

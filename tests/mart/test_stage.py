@@ -8,19 +8,23 @@ import random
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from tastetwin import runs
+from tastetwin import runs, schema
 from tastetwin.config import Config, MartConfig
 from tastetwin.engine import Engine
 from tastetwin.errors import InputError
+from tastetwin.mart.merge import LAYOUTS
 from tastetwin.mart.stage import build_mart
 from tastetwin.runs import Manifest
 from tastetwin.schema import KINDS, QUARANTINE
 from tastetwin.sources.collect import collect
 from tastetwin.sources.synthetic import TownReport
 from tastetwin.store import Store
+from tastetwin.tables import put_table, read_files
 from tests.conftest import DIRTY, Mart
 
 CONFIG = Config(mart=MartConfig(max_quarantine_share=1.0))
@@ -61,6 +65,8 @@ def test_the_funnel_is_exactly_what_was_planted(built: Manifest, town: TownRepor
         written = {n: planted.dirt[n] for n in planted.dirt if n.endswith(("-bad", "-999", "-1970", "-2099"))}
         nulled = sum(count for name, count in found.items() if name.startswith("nulled."))
         assert nulled == sum(written.values())
+        if kind == "reviews":
+            assert found["ratings_refused"] == sum(n for name, n in written.items() if name.startswith("review_rating"))
 
 
 def test_the_quarantine_holds_every_refused_line(engine: Engine, store: Store, built: Manifest) -> None:
@@ -109,6 +115,40 @@ def test_too_many_refused_lines_stop_the_day(engine: Engine, town: TownReport, t
         build(engine, store, town.folder, strict)
     assert caught.value.problem.code == "QUARANTINE-SHARE" and "user_missing" in caught.value.problem.value
     assert not any(runs.is_finished(store, "mart", name) for name in store.names("mart"))
+
+
+def reviews_rated(ratings: list[Any]) -> dict[str, list[dict[str, Any]]]:
+    return {"reviews.jsonl": [{"user_idno": f"u{n}", "review_place_id": "p", "review_rating": r}
+                              for n, r in enumerate(ratings)]}  # fmt: skip
+
+
+def test_a_scale_that_is_not_the_configured_one_stops_the_day(mart: Mart) -> None:
+    """Of ratings up to 10, read as up to 5, the best ones would be lost without a word."""
+    with pytest.raises(InputError) as caught:
+        mart.day(1, reviews_rated([4, 5, *[8, 9] * 10]))
+    assert caught.value.problem.code == "RATING-SCALE" and "out_of_range 20" in caught.value.problem.value
+    assert "mart.rating_max" in caught.value.problem.rule
+
+
+@pytest.mark.parametrize("ratings", [["bad"] * 19, ["bad"] * 20 + [4] * 20, [None] * 40])
+def test_single_bad_ratings_cost_nobody_the_day(mart: Mart, ratings: list[Any]) -> None:
+    """They are marked and counted, however absurd; a source without ratings has no scale."""
+    made = mart.day(1, reviews_rated(ratings))
+    assert made.facts["counts"].get("ratings_refused", 0) == ratings.count("bad")
+    assert [row["review_rating_refused"] for row in mart.rows("reviews")].count(True) == ratings.count("bad")
+
+
+def test_a_mart_from_before_the_mark_is_carried_on(mart: Mart, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores outlive versions: its rows stay, and those that come again replace them."""
+    without = [field for field in schema.REVIEWS if field.name != schema.RATING_REFUSED]
+    first = mart.day(1, reviews_rated([4, None]))
+    for entry in [entry for name, files in first.tables.items() if name.startswith("reviews") for entry in files]:
+        table = read_files(mart.store, [entry.path], pa.schema([*without, (schema.LANDED, pa.string())]))
+        put_table(mart.store, entry.path, table)
+    second = mart.day(2, {"reviews.jsonl": [{"user_idno": "new", "review_place_id": "p", "review_rating": "bad"}]})
+    found = mart.engine.read(mart.store, second.paths("reviews"), LAYOUTS["reviews"].schema).toArrow().to_pylist()
+    marks = {row["user_idno"]: row["review_rating_refused"] for row in found}
+    assert marks == {"u0": None, "u1": None, "new": True}
 
 
 def test_a_damaged_file_is_told_with_its_code(mart: Mart) -> None:

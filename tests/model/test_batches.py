@@ -49,8 +49,7 @@ def test_buckets_hold_every_user_once_within_the_budget(lengths: list[int], toke
 def test_the_two_views_share_no_place_and_miss_none() -> None:
     """The contrastive objective is void if a place shows up on both sides."""
     town = towns.histories(users=20, places=30, groups=2, length=10, seed=0)
-    side = np.random.default_rng(0).random(40) < 0.5
-    a, b = cut_catalogue(town, np.arange(20), side)
+    a, b = cut_catalogue(town, np.arange(20), np.random.default_rng(0))
     for u in range(20):
         parts = [set(h.places[h.offsets[u] : h.offsets[u + 1]].tolist()) for h in (a, b, town)]
         assert parts[0] | parts[1] == parts[2]

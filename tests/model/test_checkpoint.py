@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from tastetwin.config import TrainConfig
 from tastetwin.errors import InputError, StoreError
+from tastetwin.model import step
 from tastetwin.model import train as training
 from tests.model import towns
 
@@ -94,7 +95,7 @@ def test_a_checkpoint_that_cannot_be_written_says_so(
 
 def test_nan_steps_are_skipped_counted_and_rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One bad batch must not spoil the weights, and a row of bad ones goes back to the last good state."""
-    real, calls = training._loss, 0
+    real, calls = step.whole_loss, 0
 
     def sometimes_nan(*arguments: object) -> torch.Tensor:
         nonlocal calls
@@ -102,7 +103,7 @@ def test_nan_steps_are_skipped_counted_and_rolled_back(tmp_path: Path, monkeypat
         loss = real(*arguments)  # type: ignore[arg-type]
         return loss * float("nan") if calls in (2, 6, 7, 8) else loss
 
-    monkeypatch.setattr(training, "_loss", sometimes_nan)
+    monkeypatch.setattr(step, "whole_loss", sometimes_nan)
     town = towns.histories(90, 40, 4, 12, seed=2)
     trained = training.train(town, towns.vocabulary(40), CONFIG, None, tmp_path)
     assert trained.record.skipped_steps == 4

@@ -8,10 +8,10 @@ import torch
 
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.model import linear
-from tastetwin.model.batches import pad
-from tastetwin.model.encoder import Encoder, LinearViews, Shape, recency_bucket, strength
+from tastetwin.model.encoder import Encoder, LinearViews, Shape, strength
+from tastetwin.model.layout import Padded
 from tastetwin.model.objectives import masked_place, two_view_contrast
-from tastetwin.model.train import starting_weights, tensors
+from tastetwin.model.prepare import starting_weights
 from tastetwin.model.views import align, fit_tables
 from tests.model import towns
 
@@ -33,7 +33,7 @@ def encoder(town: tuple[Histories, Vocabulary]) -> Encoder:
 
 def run(encoder: Encoder, histories: Histories, max_length: int = 100) -> np.ndarray:
     with torch.no_grad():
-        found: torch.Tensor = encoder(*tensors(pad(histories, np.arange(histories.n_users), max_length)))
+        found: torch.Tensor = encoder(*towns.tensors(histories, max_length))
     return np.asarray(found)
 
 
@@ -42,8 +42,8 @@ def test_views_in_the_graph_equal_the_linear_fold_in(town: tuple[Histories, Voca
     histories, vocabulary = town
     matrix = linear.strength_matrix(histories, vocabulary.n_rows)
     tables = fit_tables(matrix, vocabulary, alpha=30, seed=0)
-    places, visits, _, _ = tensors(pad(histories, np.arange(histories.n_users), 100))
-    inside = LinearViews(tables)(places, strength(visits, places)).numpy()
+    places, visits, _, _ = towns.tensors(histories)
+    inside = LinearViews(tables)(places, strength(visits, places), Padded(places > 0)).numpy()
     wanted = [linear.fit_svd(matrix, k, 0) for k in linear.FUSED_SVD]
     ials = [linear.fit_ials(matrix, k, 30, seed=0) for k in linear.FUSED_IALS]
     svd_width = sum(view.components.shape[1] for view in wanted)
@@ -57,8 +57,9 @@ def test_aligned_tables_give_the_same_similarities(town: tuple[Histories, Vocabu
     histories, vocabulary = town
     matrix = linear.strength_matrix(histories, vocabulary.n_rows)
     full, part = (fit_tables(m, vocabulary, alpha=30, seed=0) for m in (matrix, matrix[:60]))
-    places, visits, _, _ = tensors(pad(histories, np.arange(histories.n_users), 100))
-    before, after = (LinearViews(t)(places, strength(visits, places)) for t in (part, align(part, full)))
+    places, visits, _, _ = towns.tensors(histories)
+    layout = Padded(places > 0)
+    before, after = (LinearViews(t)(places, strength(visits, places), layout) for t in (part, align(part, full)))
     assert torch.allclose(before @ before.T, after @ after.T, atol=2e-3)
 
 
@@ -104,7 +105,7 @@ def test_recency_does_not_tell_when_somebody_joined() -> None:
     inside = torch.tensor([[True, True, True, False]])
     short, long = torch.tensor([[20.0, 10.0, 0.0, -1.0]]), torch.tensor([[2000.0, 1000.0, 0.0, -1.0]])
     unknown = torch.full((1, 4), -1.0)
-    buckets = [recency_bucket(inside, ages)[0, :3].tolist() for ages in (short, long, unknown)]
+    buckets = [Padded(inside).recency(ages)[0, :3].tolist() for ages in (short, long, unknown)]
     assert buckets == [[7, 4, 0]] * 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import scipy.sparse as sp
 
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.model import linear
+from tastetwin.model.kinds import area_matrix, category_matrix, region_matrix
 from tests.model import towns
 
 
@@ -139,6 +141,7 @@ def little_vocabulary() -> Vocabulary:
         regions=np.array([-1, -1, 0, 1, -1], np.int32),
         category_codes=np.array([10, 11]),
         region_codes=np.array(["n", "s"], object),
+        coordinates=np.full((5, 2), np.nan, np.float32),
     )
 
 
@@ -154,15 +157,15 @@ def test_histograms_count_categories_and_regions() -> None:
     )
     matrix = linear.histories_matrix(histories, 5)
     vocabulary = little_vocabulary()
-    assert (matrix @ linear.category_matrix(vocabulary)).toarray().tolist() == [[0.5, 1.5]]
-    assert (matrix @ linear.region_matrix(vocabulary)).toarray().tolist() == [[1, 1]]
+    assert (matrix @ category_matrix(vocabulary)).toarray().tolist() == [[0.5, 1.5]]
+    assert (matrix @ region_matrix(vocabulary)).toarray().tolist() == [[1, 1]]
 
 
 def test_a_histogram_view_is_a_sum_over_places() -> None:
     """The encoder holds each linear view as one row per place; that must be the same vector."""
     rng = np.random.default_rng(0)
     matrix = sp.csr_matrix((rng.random((30, 5)) < 0.6).astype(np.float32))
-    view = linear.fit_histogram(matrix, linear.category_matrix(little_vocabulary()), 2, seed=0)
+    view = linear.fit_histogram(matrix, category_matrix(little_vocabulary()), 2, seed=0)
     assert view.fold_in(matrix) == pytest.approx(linear.unit(np.asarray(matrix @ view.table())), abs=1e-5)
 
 
@@ -180,3 +183,38 @@ def test_fitting_leaves_the_histories_alone() -> None:
     before = town.places.copy()
     linear.fit_fused(linear.strength_matrix(town, 32), seed=0)
     assert np.array_equal(town.places, before)
+
+
+def on_the_map(coordinates: list[tuple[float, float]]) -> Vocabulary:
+    """Only coordinates are known of these places, and nothing at all of the reserved rows."""
+    rows = towns.vocabulary(len(coordinates), categories=0, regions=0)
+    known = np.concatenate([np.full((2, 2), np.nan), np.reshape(coordinates, (-1, 2))])
+    return replace(rows, coordinates=known.astype(np.float32))
+
+
+def test_places_near_each_other_share_their_areas() -> None:
+    rng = np.random.default_rng(3)
+    cities = np.array([[37.5, 127.0], [35.2, 129.0], [-17.7, 180.0]])
+    spread = np.repeat(cities, 40, axis=0) + rng.normal(0, 0.02, (120, 2))
+    spread[spread[:, 1] > 180, 1] -= 360  # Fiji lies on the date line
+    inside = area_matrix(on_the_map([*map(tuple, spread)]), seed=0)
+    sizes = inside.shape[1]
+    assert np.allclose(inside.sum(axis=1)[2:], inside.sum(axis=1)[2]) and inside[:2].nnz == 0
+    assert sizes == 16 + 40, "at three places an area or more, larger sizes fall away"
+    shared = (inside @ inside.T).toarray()[2:, 2:]
+    city = np.repeat(np.arange(3), 40)
+    assert shared[city[:, None] == city].mean() > 20 * shared[city[:, None] != city].mean()
+
+
+@pytest.mark.parametrize("places", [0, 1, 2, 5])
+def test_few_or_no_places_on_the_map_are_no_areas_or_few(places: int) -> None:
+    inside = area_matrix(on_the_map([(37.5, 127.0)] * places), seed=0)
+    assert inside.shape[0] == places + 2
+    assert np.isfinite(inside.data).all()
+    assert (inside.nnz > 0) == (places >= 3)
+
+
+def test_areas_do_not_depend_on_the_reserved_rows_or_the_run() -> None:
+    spots = [*map(tuple, np.random.default_rng(1).normal(40, 1, (50, 2)))]
+    one, two = (area_matrix(on_the_map(spots), seed=0) for _ in range(2))
+    assert (one != two).nnz == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import fsspec
 import numpy as np
@@ -15,6 +15,7 @@ from tastetwin.errors import StoreError
 from tastetwin.features.taste import to_arrow
 from tastetwin.features.vocabulary import write_vocabulary
 from tastetwin.model.stage import train_bundle
+from tastetwin.progress import Progress
 from tastetwin.runs import Manifest
 from tastetwin.store import Store
 from tastetwin.tables import put_table
@@ -48,10 +49,18 @@ def features(store: Store) -> Manifest:
     return Manifest("features", "f", "2026-06-30", {}, {}, tables, {})
 
 
-def killed_at(step: int) -> Callable[[int, int | None], None]:
-    def progress(done: int, total: int | None) -> None:
+def killed_at(step: int) -> Progress:
+    def progress(done: int, total: int | None, phase: str = "", /) -> None:
         if done == step:
             raise KilledError
+
+    return progress
+
+
+def counted(steps: list[int]) -> Progress:
+    def progress(done: int, total: int | None, phase: str = "", /) -> None:
+        if total is not None:
+            steps.append(done)
 
     return progress
 
@@ -68,7 +77,7 @@ def test_a_training_killed_on_one_machine_goes_on_on_the_next(store: Store) -> N
     kept = [name.rpartition("/")[2] for name in store.files("checkpoints")]
     assert kept == ["checkpoint-8.safetensors", "checkpoint.json"]
     steps: list[int] = []
-    resumed = train_bundle(store, made, CONFIG, progress=lambda done, _: steps.append(done))
+    resumed = train_bundle(store, made, CONFIG, progress=counted(steps))
     assert steps[0] == 9
     assert store.files("checkpoints") == []
     unbroken = train_bundle(store, made, CONFIG, again=True)
@@ -95,7 +104,7 @@ def test_killed_while_a_checkpoint_is_copied_the_one_before_it_stands(
         "checkpoint-4.safetensors", "checkpoint-8.safetensors", "checkpoint.json",
     ]  # fmt: skip
     steps: list[int] = []
-    train_bundle(store, made, CONFIG, progress=lambda done, _: steps.append(done))
+    train_bundle(store, made, CONFIG, progress=counted(steps))
     assert steps[0] == 5
 
 

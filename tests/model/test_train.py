@@ -8,8 +8,8 @@ import torch
 
 from tastetwin.config import TrainConfig
 from tastetwin.features.histories import Histories
-from tastetwin.model.batches import pad
-from tastetwin.model.train import Trained, tensors, train, twin_mrr
+from tastetwin.model.prepare import twin_mrr
+from tastetwin.model.train import Trained, train
 from tests.model import towns
 
 CONFIG = TrainConfig(dim=32, layers=1, width=16, heads=2, epochs=2, batch_users=32, max_length=20, threads=1)
@@ -17,7 +17,7 @@ CONFIG = TrainConfig(dim=32, layers=1, width=16, heads=2, epochs=2, batch_users=
 
 def vectors(trained: Trained, town: Histories) -> np.ndarray:
     with torch.no_grad():
-        found: torch.Tensor = trained.encoder(*tensors(pad(town, np.arange(town.n_users), 20)))
+        found: torch.Tensor = trained.encoder(*towns.tensors(town, 20))
     return np.asarray(found)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from tastetwin.features.histories import FIRST_PLACE_ROW, UNKNOWN_DAY, Histories, Vocabulary
+from tastetwin.model.batches import pad
 
 
 def vocabulary(places: int, categories: int = 3, regions: int = 2) -> Vocabulary:
@@ -20,6 +22,7 @@ def vocabulary(places: int, categories: int = 3, regions: int = 2) -> Vocabulary
         regions=np.array([-1] * FIRST_PLACE_ROW + [i % regions if regions else -1 for i in range(places)], np.int32),
         category_codes=np.arange(categories, dtype=np.int64),
         region_codes=np.array([f"r{i}" for i in range(regions)], object),
+        coordinates=np.full((rows, 2), np.nan, np.float32),
     )
 
 
@@ -38,3 +41,8 @@ def histories(users: int, places: int, groups: int, length: int, seed: int, know
         ratings=(rng.normal(size=total) if known else np.full(total, np.nan)).astype(np.float32),
         days=(rng.integers(15_000, 16_000, total) if known else np.full(total, UNKNOWN_DAY)).astype(np.int32),
     )
+
+
+def tensors(town: Histories, max_length: int = 100) -> tuple[torch.Tensor, ...]:
+    """All users padded: the encoder's arguments."""
+    return tuple(map(torch.from_numpy, pad(town, np.arange(town.n_users), max_length).inputs().values()))

@@ -157,7 +157,7 @@ def test_progress_counts_bytes_up_to_the_total(store: Store, source: Path, monke
     """A bar must move within one big file and end at its end."""
     monkeypatch.setattr(files, "_CHUNK", 1000)
     told: list[tuple[int, int | None]] = []
-    land(store, source, progress=lambda done, total: told.append((done, total)))
+    land(store, source, progress=lambda done, total, phase="": told.append((done, total)))
     total = sum(len(data) for name, data in BYTES.items() if name.endswith(".jsonl"))
     assert told == sorted(told, key=lambda each: each[0])
     assert told[-1] == (total, total)

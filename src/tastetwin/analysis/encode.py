@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from fsspec.implementations.local import LocalFileSystem
 
+from tastetwin.analysis.stored import Form, packed
 from tastetwin.errors import StoreError
 from tastetwin.features.histories import Histories
 from tastetwin.features.taste import from_arrow
@@ -19,7 +20,7 @@ from tastetwin.filesystems import file_system
 from tastetwin.model.batches import length_buckets, pad
 from tastetwin.model.files import model_file
 from tastetwin.runs import Manifest
-from tastetwin.schema import USER, VECTORS
+from tastetwin.schema import USER
 from tastetwin.store import Store
 
 Floats = npt.NDArray[np.float32]
@@ -70,20 +71,26 @@ class Encoder:
         else:
             with ThreadPoolExecutor(self.threads) as pool:
                 list(pool.map(run, buckets))
-        self._check(vectors, histories)
+        check_vectors(vectors, histories.user_ids, self.model)
         return vectors
 
-    def _check(self, vectors: Floats, histories: Histories) -> None:
-        lengths = np.linalg.norm(vectors, axis=1)
-        bad = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE))  # written so that NaN is bad
-        if len(bad):
-            raise StoreError(
-                "BAD-VECTOR",
-                place=self.model,
-                value=f"{len(bad)} users, the first {histories.user_ids[bad[0]]!r} with length {lengths[bad[0]]}",
-                rule="every taste vector is finite and of unit length",
-                fix="train again; publish nothing of this model",
-            )
+
+def check_vectors(vectors: Floats, user_ids: npt.NDArray[np.object_], place: str) -> None:
+    """Refuse [n, dim] vectors unless all are finite and of unit length; ``place`` says whose they are.
+
+    Raises:
+        StoreError: BAD-VECTOR.
+    """
+    lengths = np.linalg.norm(vectors, axis=1)
+    bad = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE))  # written so that NaN is bad
+    if len(bad):
+        raise StoreError(
+            "BAD-VECTOR",
+            place=place,
+            value=f"{len(bad)} users, the first {user_ids[bad[0]]!r} with length {lengths[bad[0]]}",
+            rule="every taste vector is finite and of unit length",
+            fix="train again; publish nothing of this model",
+        )
 
 
 def open_encoder(store: Store, bundle: Manifest, tokens: int) -> Encoder:
@@ -119,8 +126,10 @@ def _cached_encoder(model: str, max_length: int, tokens: int) -> Encoder:
     return Encoder(model, max_length, tokens)
 
 
-def encode_table(history: pa.Table, *, model: str, max_length: int, tokens: int, min_favors: int) -> pa.Table:
-    """The worker's side of ``analyze``: ``VECTORS`` rows of the users with enough places, in their order.
+def encode_table(
+    history: pa.Table, *, model: str, max_length: int, tokens: int, min_favors: int, form: Form
+) -> pa.Table:
+    """The worker's side of ``analyze``: rows of the users with enough places, in their order, see ``stored.packed``.
 
     Args:
         history: ``HISTORY`` rows.
@@ -128,17 +137,11 @@ def encode_table(history: pa.Table, *, model: str, max_length: int, tokens: int,
         max_length: favors read per user, the most recent ones; as in training.
         tokens: padded favors per call of the model, at most.
         min_favors: distinct places a user needs.
+        form: how the vectors are stored.
 
     Raises:
         StoreError: BAD-MODEL, BAD-VECTOR.
     """
     eligible = history.filter(pc.greater_equal(pc.list_value_length(history.column("places")), min_favors))
     encoder = _cached_encoder(model, max_length, tokens)
-    return vectors_table(eligible.column(USER), encoder.encode(from_arrow(eligible)))
-
-
-def vectors_table(user_ids: pa.Array | pa.ChunkedArray, vectors: Floats) -> pa.Table:
-    """Rows of the vectors table."""
-    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * np.int32(vectors.shape[1])
-    lists = pa.ListArray.from_arrays(offsets, vectors.ravel())
-    return pa.table([user_ids.cast(pa.string()), lists], schema=VECTORS)
+    return packed(eligible.column(USER), encoder.encode(from_arrow(eligible)), form)

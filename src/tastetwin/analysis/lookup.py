@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,10 +12,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tastetwin.analysis.dials import Space, closest, far, near
+from tastetwin.analysis.duplicates import duplicate_labels
 from tastetwin.analysis.evidence import Evidence, EvidenceRules, Explainer, Visitors
+from tastetwin.analysis.index import SLACK, Floats, Ints
+from tastetwin.analysis.parts import Split, read_axes
+from tastetwin.analysis.stored import read_vectors
+from tastetwin.config import AnalyzeConfig
 from tastetwin.errors import UsageError
 from tastetwin.features.histories import Vocabulary
-from tastetwin.features.taste import HISTORY
+from tastetwin.features.taste import HISTORY, from_arrow
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.runs import FileEntry, Manifest, Run, read_manifest
 from tastetwin.schema import NAME, PLACE, PLACES, TWINS, USER
@@ -57,6 +64,10 @@ class Twin:
     twin_idno: str
     score: float
     percentile: float
+    taste: float | None
+    """Taste part of the similarity; None in runs made before there were parts."""
+    home: float | None
+    """Home part of the similarity."""
     evidence: Evidence
 
 
@@ -91,17 +102,78 @@ class TwinLists:
             self._rows(self.analysis, "twins", TWINS, [user]).filter(pc.field("rank") <= k).sort_by("rank").to_pylist()
         )
         if not rows:
-            raise self._refusal(
-                "NO-TWINS", user, "has enough favors, but nobody to be shown", "look at the run's report"
-            )
-        theirs = self._histories([row["twin_idno"] for row in rows])
+            raise self._no_twins(user)
+        return self._explained(rows, mine, self._histories([row["twin_idno"] for row in rows]))
+
+    def near(self, user: str, k: int) -> list[Twin]:
+        """A user's ``k`` closest twins where home area counts for more, closest first; all vectors are read.
+
+        Where the run has no home part (see ``has_home_part``), by the whole similarity.
+
+        Raises:
+            UsageError: as ``twins``.
+        """
+        return self._search(user, k, near)
+
+    def far(self, user: str, k: int) -> list[Twin]:
+        """As ``near``, of those who live elsewhere and share the taste.
+
+        Raises:
+            UsageError: as ``twins``.
+        """
+        return self._search(user, k, far)
+
+    @functools.cached_property
+    def has_home_part(self) -> bool:
+        """False where home regions are unknown, all one, not told by the vectors, or the run was made before parts."""
+        return len(self._space[2]) > 0
+
+    @functools.cached_property
+    def _space(self) -> tuple[npt.NDArray[np.object_], Floats, Floats]:
+        """Users ascending, their vectors, the home axes."""
+        ids, vectors = read_vectors(self.store, self.analysis.paths("vectors"))
+        return ids, vectors, read_axes(self.store, self.analysis, vectors.shape[1])
+
+    def _search(self, user: str, k: int, space_of: Callable[[Floats, Floats], Space]) -> list[Twin]:
+        mine = self._usable_history(user)
+        ids, vectors, axes = self._space
+        if len(ids) == 1:
+            raise self._no_twins(user)
+        me = int(np.searchsorted(ids, user))
+        neighbours = int(self.analysis.settings["analyze"].get("csls_neighbours", AnalyzeConfig().csls_neighbours))
+        config = AnalyzeConfig(csls_neighbours=neighbours)
+        found = closest(space_of(vectors, axes), me, 2 * k + SLACK, config)
+        kept, theirs = self._no_account_twice(user, [str(each) for each in ids[found.users]])
+        if not len(kept):
+            raise self._no_twins(user)
+        kept = kept[:k]
+        at = found.users[kept]
+        taste, home = Split.of(vectors, axes).parts(np.array([me]), at[None])
+        numbers = (found.scores[kept], found.percentiles[kept], taste[0], home[0])
+        columns = (range(1, len(kept) + 1), ids[at].tolist(), *(number.tolist() for number in numbers))
+        rows = [dict(zip(TWINS.names[1:], row, strict=True)) for row in zip(*columns, strict=True)]
+        return self._explained(rows, mine, theirs)
+
+    def _explained(
+        self, rows: list[dict[str, Any]], mine: npt.NDArray[np.int32], theirs: Mapping[str, npt.NDArray[np.int32]]
+    ) -> list[Twin]:
+        """Rows of ``TWINS`` without the user."""
         explain = self._explainer.explain
         return [
-            Twin(
-                row["rank"], row["twin_idno"], row["score"], row["percentile"], explain(mine, theirs[row["twin_idno"]])
-            )
+            Twin(**{name: row[name] for name in TWINS.names[1:]}, evidence=explain(mine, theirs[row["twin_idno"]]))
             for row in rows
         ]
+
+    def _no_account_twice(self, user: str, others: list[str]) -> tuple[Ints, dict[str, npt.NDArray[np.int32]]]:
+        """Which of ``others`` may be shown, in their order, and everybody's places; see ``duplicate_labels``."""
+        table = self._rows(self.features, "history", HISTORY, [user, *others]).sort_by(USER)
+        histories = from_arrow(table)
+        labels = dict(zip(histories.user_ids, duplicate_labels(histories, self._vocabulary), strict=True))
+        first = {labels[user]: user}
+        for other in sorted(others):
+            first.setdefault(labels[other], other)
+        kept = np.array([at for at, other in enumerate(others) if first[labels[other]] == other], np.int64)
+        return kept, dict(zip(histories.user_ids, np.split(histories.places, histories.offsets[1:-1]), strict=True))
 
     def about(self, user: str) -> About:
         """What the run knows of a user.
@@ -150,6 +222,9 @@ class TwinLists:
             )
         return places
 
+    def _no_twins(self, user: str) -> UsageError:
+        return self._refusal("NO-TWINS", user, "has enough favors, but nobody to be shown", "look at the run's report")
+
     def _refusal(self, code: str, user: str, value: str, fix: str) -> UsageError:
         return UsageError(code, place=f"user {user}", value=value, rule="", fix=fix)
 
@@ -191,7 +266,9 @@ def as_json_row(twin: Twin) -> dict[str, Any]:
         "twin_idno": twin.twin_idno,
         "score": round(twin.score, 4),
         "percentile": round(twin.percentile, 4),
-        "why": evidence.sentence,
+        "taste": None if twin.taste is None else round(twin.taste, 4),
+        "home": None if twin.home is None else round(twin.home, 4),
+        "evidence": evidence.sentence,
         "shared_places": [shared.key for shared in evidence.places],
         "shared_categories": [shared.key for shared in evidence.categories],
         "shared_regions": [shared.key for shared in evidence.regions],

@@ -53,7 +53,7 @@ def random_pair_scores(vectors: Floats, densities: Floats, seed: int, pairs: int
         seed: of the draw.
         pairs: how many at most.
     """
-    first, second = _pairs(len(vectors), seed, pairs)
+    first, second = sample_pairs(len(vectors), seed, pairs)
     dots = np.empty(len(first), np.float32)
     step = 1 << 16
     for start in range(0, len(first), step):
@@ -63,7 +63,8 @@ def random_pair_scores(vectors: Floats, densities: Floats, seed: int, pairs: int
     return dots - (densities[first] + densities[second]) / np.float32(2)
 
 
-def _pairs(n: int, seed: int, pairs: int) -> tuple[Ints, Ints]:
+def sample_pairs(n: int, seed: int, pairs: int) -> tuple[Ints, Ints]:
+    """Positions of distinct users of n >= 2, drawn at random; all pairs where there are no more than ``pairs``."""
     if n * (n - 1) // 2 <= pairs:
         first, second = np.triu_indices(n, 1)
         return first.astype(np.int64), second.astype(np.int64)

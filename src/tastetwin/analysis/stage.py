@@ -8,24 +8,28 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tastetwin.analysis.duplicates import duplicate_labels
-from tastetwin.analysis.encode import encode_table
+from tastetwin.analysis.encode import check_vectors, encode_table
 from tastetwin.analysis.evidence import count_visitors
+from tastetwin.analysis.index import Floats
 from tastetwin.analysis.lookup import write_visitors
+from tastetwin.analysis.parts import Split, fit_parts, read_axes, reweighted, write_axes
+from tastetwin.analysis.stored import read_vectors
 from tastetwin.analysis.twins import Twins, find_twins
 from tastetwin.config import Config
 from tastetwin.engine import Engine
 from tastetwin.errors import StoreError
+from tastetwin.features.histories import Vocabulary
+from tastetwin.features.home import home_regions
 from tastetwin.features.stage import read_histories
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.model.files import model_file
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import FileEntry, Made, Manifest, Plan, make, verify
-from tastetwin.schema import TWINS, USER, VECTORS
+from tastetwin.schema import TWINS
 from tastetwin.store import Store
-from tastetwin.tables import bucket_name, bucket_of, map_files, put_table, read_files
+from tastetwin.tables import bucket_name, bucket_of, map_files, put_table
 
 _USERS_AT_A_TIME: Final = 50_000
 
@@ -52,7 +56,8 @@ def analyze_users(
         progress: told users searched.
 
     Raises:
-        StoreError: DAMAGED when a file of the bundle is not what its manifest says.
+        StoreError: DAMAGED when a file of the bundle is not what its manifest says; OTHER-VOCABULARY when the bundle
+            reads other rows as other places than the histories do; BAD-VECTOR.
     """
     settings = {"analyze": config.analyze.model_dump(mode="json"), "min_favors": config.features.min_favors}
     plan = Plan("analyze", features.logical_date, {"features": features, "train": bundle}, settings)
@@ -73,17 +78,21 @@ def _write(
     progress: Progress,
 ) -> Made:
     verify(store, bundle)
+    vocabulary = _common_vocabulary(store, features, bundle)
     vectors_written = _encode(engine, store, features, bundle, config, f"{folder}/vectors")
     histories, _ = read_histories(store, features, config.features.min_favors)
-    vectors = read_vectors(store, [entry.path for entry in vectors_written])
-    if not np.array_equal(vectors[0], histories.user_ids):
+    ids, vectors = read_vectors(store, [entry.path for entry in vectors_written])
+    if not np.array_equal(ids, histories.user_ids):
         raise StoreError("ENGINE-LOST-ROWS", place=folder, rule="every eligible user has a vector", fix="run it again")
-    vocabulary = read_vocabulary(store, bundle.paths("vocabulary")[0])
+    check_vectors(vectors, ids, folder)  # as they were stored: a worker's own check says nothing of what became of them
     buckets = int(features.facts["buckets"])  # those of the histories, so that one user's rows go together
-    twins = find_twins(vectors[1], config.analyze, duplicate_labels(histories, vocabulary), progress=progress)
+    parts = fit_parts(vectors, home_regions(histories, vocabulary), config.analyze.seed)
+    looked_at = reweighted(vectors, parts.axes, config.analyze.home_weight)
+    twins = find_twins(looked_at, config.analyze, duplicate_labels(histories, vocabulary), progress=progress)
     tables = {
         "vectors": vectors_written,
-        "twins": _write_twins(store, histories.user_ids, twins, buckets, f"{folder}/twins"),
+        "twins": _write_twins(store, ids, twins, Split.of(vectors, parts.axes), buckets, f"{folder}/twins"),
+        **write_axes(store, folder, parts.axes),
         "visitors": [write_visitors(store, f"{folder}/visitors.parquet", count_visitors(histories, vocabulary))],
     }
     facts = {
@@ -91,8 +100,23 @@ def _write(
         "buckets": buckets,
         "search": twins.facts.to_json(),
         "scale": twins.scale.to_json(),
+        "parts": parts.to_json(),
     }
     return tables, facts
+
+
+def _common_vocabulary(store: Store, features: Manifest, bundle: Manifest) -> Vocabulary:
+    """The one vocabulary of histories and model: histories are rows, and nothing else says of which places."""
+    theirs, ours = (read_vocabulary(store, made.paths("vocabulary")[0]) for made in (bundle, features))
+    if not np.array_equal(theirs.place_ids, ours.place_ids):
+        raise StoreError(
+            "OTHER-VOCABULARY",
+            place=store.path(bundle.paths("vocabulary")[0]),
+            value=f"{theirs.n_rows} rows, {ours.n_rows} in {features.generation}",
+            rule="model and histories read every row as the same place",
+            fix="train again on these features",
+        )
+    return theirs
 
 
 def _encode(
@@ -104,21 +128,19 @@ def _encode(
         max_length=bundle.settings["train"]["max_length"],
         tokens=config.analyze.batch_tokens,
         min_favors=config.features.min_favors,
+        form=config.analyze.vectors,
     )
     return map_files(engine, store, features.paths("history"), folder, work)
 
 
-def read_vectors(store: Store, paths: list[str]) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float32]]:
-    """[n] user ids, ascending, and [n, dim] their vectors."""
-    table = read_files(store, paths, VECTORS)
-    table = table.take(pc.sort_indices(table.column(USER)))
-    lists = table.column("vector").combine_chunks()
-    values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    return np.array(table.column(USER).to_pylist(), dtype=object), values.reshape(table.num_rows, -1)
+def list_vectors(store: Store, analysis: Manifest, vectors: Floats) -> Floats:
+    """[n, dim] the vectors whose nearest the lists of a run are, from its stored ones."""
+    weight = float(analysis.settings["analyze"].get("home_weight", 1.0))  # runs made before there were parts
+    return reweighted(vectors, read_axes(store, analysis, vectors.shape[1]), weight)
 
 
 def _write_twins(
-    store: Store, user_ids: npt.NDArray[np.object_], twins: Twins, buckets: int, folder: str
+    store: Store, user_ids: npt.NDArray[np.object_], twins: Twins, split: Split, buckets: int, folder: str
 ) -> list[FileEntry]:
     """One row per user and rank, in buckets by user."""
     bucket = np.array([bucket_of(str(user), buckets) for user in user_ids])
@@ -126,15 +148,16 @@ def _write_twins(
     written = []
     for number in range(buckets):
         mine = np.flatnonzero(bucket == number)
-        pieces = [_rows(ids, twins, mine[at : at + _USERS_AT_A_TIME]) for at in range(0, len(mine), _USERS_AT_A_TIME)]
-        if pieces:
+        blocks = [mine[at : at + _USERS_AT_A_TIME] for at in range(0, len(mine), _USERS_AT_A_TIME)]
+        if pieces := [_rows(ids, twins, split, block) for block in blocks]:
             written.append(put_table(store, f"{folder}/{bucket_name(number)}", pa.concat_tables(pieces)))
     return written
 
 
-def _rows(ids: pa.Array, twins: Twins, users: npt.NDArray[np.int64]) -> pa.Table:
+def _rows(ids: pa.Array, twins: Twins, split: Split, users: npt.NDArray[np.int64]) -> pa.Table:
     neighbours = twins.neighbours[users]
     there = neighbours >= 0
+    parts = split.parts(users, np.where(there, neighbours, 0).astype(np.int64))
     at, rank = np.nonzero(there)
     scores = twins.scores[users][there]
     return pa.table(
@@ -144,6 +167,7 @@ def _rows(ids: pa.Array, twins: Twins, users: npt.NDArray[np.int64]) -> pa.Table
             ids.take(pa.array(neighbours[there])),
             pa.array(scores),
             pa.array(twins.scale.percentile(scores)),
+            *(pa.array(part[there]) for part in parts),
         ],
         schema=TWINS,
     )

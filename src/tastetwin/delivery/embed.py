@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tastetwin.analysis.encode import open_encoder, vectors_table
+from tastetwin.analysis.encode import open_encoder
+from tastetwin.analysis.stored import vectors_table
 from tastetwin.config import Config
 from tastetwin.engine import Engine
 from tastetwin.features.histories import Histories

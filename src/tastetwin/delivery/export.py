@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from tastetwin.analysis.stored import read_vectors_table
 from tastetwin.errors import InputError, UsageError
 from tastetwin.evaluation.stage import report_path
 from tastetwin.runs import published_run, read_manifest
@@ -18,7 +19,6 @@ from tastetwin.schema import TWINS, VECTORS
 from tastetwin.store import Store
 from tastetwin.tables import PARQUET, read_files
 
-TABLES: Final[dict[str, pa.Schema]] = {"twins": TWINS, "vectors": VECTORS}
 SUFFIXES: Final = {"twins": (".parquet", ".csv"), "vectors": (".parquet",), "report": (".html",)}
 
 
@@ -38,7 +38,10 @@ def export_published(store: Store, what: str, to: Path) -> int:
             with store.open_read(report_path(run.run_id)) as handle:
                 return aside.write_bytes(handle.read())
         manifest = read_manifest(store, "analyze", run.generation("analyze"))
-        return _copy(store, manifest.paths(what), TABLES[what], aside, to.suffix)
+        if what == "vectors":
+            tables = (read_vectors_table(store, [path]) for path in manifest.paths(what))
+            return _copy(tables, VECTORS, aside, to.suffix)
+        return _copy((read_files(store, [path], TWINS) for path in manifest.paths(what)), TWINS, aside, to.suffix)
 
 
 def write_parquet(table: pa.Table, to: Path) -> None:
@@ -65,8 +68,8 @@ def _whole(to: Path) -> Iterator[Path]:
             "EXPORT-UNWRITABLE",
             place=str(to),
             value=error.strerror or str(error),
-            rule="a writable path",
-            fix="see --to",
+            rule="a file in a folder that exists, may be written to and has room",
+            fix=f"make the folder (mkdir -p {to.parent}), or name another file with --to",
         ) from error
     finally:
         with suppress(OSError):  # a path that cannot be written cannot be removed either, and that is told already
@@ -83,12 +86,11 @@ def _check(what: str, to: Path) -> None:
         raise UsageError("EXPORT-FORMAT", place=str(to), value=to.suffix or "no suffix", rule=rule, fix="see --to")
 
 
-def _copy(store: Store, paths: list[str], schema: pa.Schema, to: Path, suffix: str) -> int:
+def _copy(tables: Iterable[pa.Table], schema: pa.Schema, to: Path, suffix: str) -> int:
     """Bucket by bucket, so that memory does not grow with the table."""
     rows = 0
     with _writer(to, schema, suffix) as writer:
-        for path in paths:
-            table = read_files(store, [path], schema)
+        for table in tables:
             writer.write_table(table)
             rows += table.num_rows
     return rows

@@ -82,7 +82,7 @@ def _results(store: Store, twins_path: str, history_path: str, vocabulary: Vocab
     ids = pc.unique(twins.column(USER))
     counts = pc.value_counts(twins.column(USER)).field("counts").to_numpy()
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-    lists = pa.ListArray.from_arrays(offsets, _structs(twins.select(["twin_idno", "score", "percentile"]), _TWIN))
+    lists = pa.ListArray.from_arrays(offsets, _structs(twins.select([field.name for field in _TWIN]), _TWIN))
     history = read_files(store, [history_path], HISTORY)
     history = history.take(pc.index_in(ids, value_set=history.column(USER))).combine_chunks()
     home = home_regions(from_arrow(history), vocabulary)

@@ -19,17 +19,16 @@ from tastetwin.evaluation.metrics import CSLS_NEIGHBOURS, reciprocal, true_twin_
 from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs, matched_candidates
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.holdout import choose_holdout
+from tastetwin.model.kinds import category_region_cells, region_matrix
 from tastetwin.model.linear import (
     Fused,
     Ials,
-    category_matrix,
     fit_full,
     fit_fused,
     fit_ials,
     fit_ppmi,
     fit_svd,
     histories_matrix,
-    region_matrix,
 )
 
 Vectors = Any
@@ -226,18 +225,6 @@ def tune_ials(material: Material) -> Ials:
     grid = [(size, alpha) for size in IALS_SIZES for alpha in IALS_ALPHAS]
     best = grid[0] if validation.n_users < 2 else max(grid, key=lambda point: quality(*point))
     return fit_ials(material.matrix, best[0], best[1], IALS_REGULARISATION, seed=material.seed)
-
-
-def category_region_cells(vocabulary: Vocabulary) -> sp.csr_matrix:
-    """float32 [n_rows, n_cells] of category x region; a missing category, or region, counts as one of its own."""
-    categories = category_matrix(vocabulary)
-    bare = np.asarray(categories.sum(axis=1)).ravel() == 0
-    categories = sp.hstack([categories, sp.csr_matrix(bare[:, None].astype(np.float32))]).tocoo()
-    regions = vocabulary.regions[categories.row].astype(np.int64) + 1
-    cells, columns = np.unique(
-        categories.col.astype(np.int64) * (len(vocabulary.region_codes) + 1) + regions, return_inverse=True
-    )
-    return sp.csr_matrix((categories.data, (categories.row, columns)), shape=(vocabulary.n_rows, len(cells)))
 
 
 def region_histograms(users: Histories, vocabulary: Vocabulary) -> npt.NDArray[np.float32]:

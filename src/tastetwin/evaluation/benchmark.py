@@ -5,12 +5,17 @@ The daily gate measures one run against the published one; this measures *method
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from tastetwin.config import Config, EvaluateConfig, TrainConfig
 from tastetwin.errors import InputError
@@ -40,6 +45,7 @@ from tastetwin.evaluation.metrics import (
     true_twin_ranks_among,
 )
 from tastetwin.evaluation.records import MODEL
+from tastetwin.evaluation.steps import Steps, Tell
 from tastetwin.evaluation.tasks import PseudoUsers, chronological_pairs, disjoint_pairs
 from tastetwin.evaluation.utility import (
     NEIGHBOURS,
@@ -55,15 +61,19 @@ from tastetwin.evaluation.utility import (
 )
 from tastetwin.features.histories import FIRST_PLACE_ROW, Histories, joined
 from tastetwin.features.holdout import choose_holdout
+from tastetwin.provenance import source_digest
+from tastetwin.runs import fingerprint
 
 HOLDOUT: Final = 0.3
 LIST_LENGTH: Final = 100
 MIN_LONG: Final = 20
 PairTask = Literal["disjoint", "matched", "chronological"]
+PAIR_TASKS: Final[tuple[PairTask, ...]] = get_args(PairTask)
+TaskRanks = dict[PairTask, list[npt.NDArray[np.int64]]]
+"""[pairs] ranks without and with CSLS."""
 PairKey = tuple[PairTask, str, bool]
 """Task, method, with CSLS or without."""
 Values = npt.NDArray[np.float64]
-OnStep = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,8 @@ class Benchmark:
     pairs: list[PairScore] = field(default_factory=list)
     utility: list[UtilityScore] = field(default_factory=list)
     lists: list[ListScore] = field(default_factory=list)
+    complete: bool = True
+    """Whether this is all of it, or what there was when it was stopped."""
 
     def to_json(self) -> dict[str, Any]:
         """Small JSON; NaN nowhere."""
@@ -129,36 +141,154 @@ class Benchmark:
 
 
 def run_benchmark(
-    dataset: Dataset, config: Config, seeds: int, methods: Mapping[str, Baseline] | None = None, tell: OnStep = print
+    dataset: Dataset, config: Config, seeds: int, methods: Mapping[str, Baseline] | None = None, tell: Tell = print
 ) -> Benchmark:
-    """All tasks.
+    """All tasks at once, nothing kept; arguments and errors as of ``Measurement``."""
+    measurement = Measurement(dataset, config, seeds, methods, tell=tell)
+    measurement.run()
+    return measurement.found()
 
-    Args:
-        dataset: of any source.
-        config: sections ``train`` (the encoder) and ``evaluate`` (halves, resamples) are used; 30 % are held out.
-        seeds: how many splits, with the encoder trained anew on each: 1, 2, ...
-        methods: in place of all.
-        tell: hears what is being done.
 
-    Raises:
-        InputError: TOO-FEW-LONG when hardly anybody has places enough to be cut in two.
-    """
-    chosen = all_methods(config.train) if methods is None else methods
-    histories = dataset.histories()
-    places = int((~dataset.vocabulary.is_group).sum()) - FIRST_PLACE_ROW
-    if (histories.lengths() >= config.evaluate.min_places).sum() < MIN_LONG:
+class Measurement:
+    """The benchmark of one dataset, step by step; what is measured so far can be told at any time."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: Config,
+        seeds: int,
+        methods: Mapping[str, Baseline] | None = None,
+        *,
+        tell: Tell = print,
+        keep: Path | None = None,
+        again: bool = False,
+    ) -> None:
+        """Plan it.
+
+        Args:
+            dataset: of any source.
+            config: sections ``train`` (the encoder) and ``evaluate`` (halves, resamples) are used; 30 % are held out.
+            seeds: how many splits, with the encoder trained anew on each: 1, 2, ...
+            methods: in place of all.
+            tell: hears what is being done.
+            keep: a folder in which the steps of this dataset, configuration and code get a folder of their own.
+            again: measure also what is kept.
+
+        Raises:
+            InputError: TOO-FEW-LONG when hardly anybody has places enough to be cut in two.
+        """
+        self._dataset, self._config = dataset, config
+        self._methods = all_methods(config.train) if methods is None else methods
+        self._seeds = list(range(1, seeds + 1))
+        self._histories = dataset.histories()
+        _check_length(dataset.name, self._histories, config.evaluate)
+        plan = [(part, name) for part in (*map(_part, self._seeds), "lists") for name in self._methods]
+        folder = None if keep is None else keep / f"{_file_name(dataset.name)}-{_digest(dataset, config)[:12]}"
+        self.steps = Steps([*plan, *(("places", name) for name in RECOMMENDERS)], tell, folder, again=again)
+        self._tell = tell
+        self._ranks: dict[int, dict[str, TaskRanks]] = {}
+        self._owners: dict[int, dict[PairTask, npt.NDArray[np.object_]]] = {}
+        self._future: Future | None = None
+        self._utility: dict[tuple[str, str], tuple[int, Values, Values]] = {}
+        self._lists: list[ListScore] = []
+
+    def run(self) -> None:
+        """All that is still to be done."""
+        kept, folder = self.steps.kept(), self.steps.folder
+        where = "" if folder is None else f"; {kept} of them are kept in {folder}"
+        self._tell(
+            f"{self._dataset.name}: {self._histories.n_users:,} users, {len(self._dataset.favors):,} favors; "
+            f"{len(self._methods)} methods on {len(self._seeds)} splits (seeds), then lists: "
+            f"{len(self.steps.plan)} steps{where}. How long it takes shows after the first seed."
+        )
+        for seed in self._seeds:
+            self._find_halves(seed)
+        self._judge_lists()
+
+    def found(self) -> Benchmark:
+        """What is measured so far: of a seed that is not finished only where there is no other."""
+        finished = [seed for seed, found in self._ranks.items() if len(found) == len(self._methods)]
+        seeds = finished or list(self._ranks)[:1]
+        places = int((~self._dataset.vocabulary.is_group).sum()) - FIRST_PLACE_ROW
+        known = (self._dataset.name, self._histories.n_users, places, len(self._dataset.favors))
+        ranks = {
+            (task, name, csls > 0): np.concatenate([self._ranks[seed][name][task][csls] for seed in seeds])
+            for name in (self._ranks[seeds[0]] if seeds else ())
+            for task in PAIR_TASKS
+            for csls in (0, 1)
+        }
+        owners = {task: np.concatenate([self._owners[seed][task] for seed in seeds]) for task, _, _ in ranks}
+        pairs = _summaries(ranks, owners, self._config.evaluate)
+        utility = [] if self._future is None else _utility_scores(self._utility, self._future, self._config.evaluate)
+        complete = len(self.steps.done) == len(self.steps.plan)
+        return Benchmark(*known, seeds, pairs, utility, list(self._lists), complete)
+
+    def _find_halves(self, seed: int) -> None:
+        """Tasks 1, 2, 3 of one split."""
+        histories, vocabulary = self._histories, self._dataset.vocabulary
+        evaluate = self._config.evaluate
+        rules = evaluate.model_copy(update={"holdout_share": HOLDOUT, "max_holdout": 10**9, "seed": seed})
+        mask = choose_holdout(histories, rules, seed)
+        learners = histories.select(np.flatnonzero(~mask))
+        disjoint = disjoint_pairs(histories, mask, vocabulary, rules, seed)
+        older_newer = chronological_pairs(histories, mask, vocabulary, rules)
+        material = Material(learners, vocabulary, *_together(disjoint, older_newer), rules, seed)
+        candidates = home_candidates(disjoint, vocabulary, seed)
+        tested = {"disjoint": disjoint, "matched": disjoint, "chronological": older_newer}
+        self._owners[seed] = {task: tested[task].a.user_ids for task in PAIR_TASKS}
+        for name, method in self._methods.items():
+            work = functools.partial(_halves_found, method, material, disjoint.n_users, candidates)
+            found = self.steps.do((_part(seed), name), work)
+            self._ranks.setdefault(seed, {})[name] = _as_ranks(found)
+
+    def _judge_lists(self) -> None:
+        """Tasks 4 to 7: lists of all users by what they did before the cut, their utility afterwards, their looks."""
+        self._future = future = cut_in_time(self._dataset)
+        rules = self._config.evaluate
+        material = Material(future.past, self._dataset.vocabulary, future.past, future.past, rules, rules.seed)
+        for name, method in self._methods.items():
+            work = functools.partial(_list_of, name, method, material, self._dataset, future)
+            found = self.steps.do(("lists", name), work)
+            self._utility[name, "people"] = _as_utility(found)
+            self._lists.append(ListScore(**found["list"]))
+        for name, recommend in RECOMMENDERS.items():
+            work = functools.partial(_recommended, recommend, future, material)
+            self._utility[name, "places"] = _as_utility(self.steps.do(("places", name), work))
+
+
+def _part(seed: int) -> str:
+    return f"seed {seed}"
+
+
+def _file_name(dataset: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", dataset)
+
+
+def _check_length(name: str, histories: Histories, rules: EvaluateConfig) -> None:
+    enough = int((histories.lengths() >= rules.min_places).sum())
+    if enough < MIN_LONG:
         raise InputError(
             "TOO-FEW-LONG",
-            place=dataset.name,
-            value=f"{(histories.lengths() >= config.evaluate.min_places).sum()} users",
-            rule=f"{MIN_LONG} users with {config.evaluate.min_places} distinct places (evaluate.min_places), to be cut "
-            "in two",
+            place=name,
+            value=f"{enough} users",
+            rule=f"{MIN_LONG} users with {rules.min_places} distinct places (evaluate.min_places), to be cut in two",
             fix="give more events",
         )
-    found = Benchmark(dataset.name, histories.n_users, places, len(dataset.favors), list(range(1, seeds + 1)))
-    found.pairs = _pair_tasks(dataset, config, found.seeds, chosen, tell)
-    found.utility, found.lists = _list_tasks(dataset, config, chosen, tell)
-    return found
+
+
+def _digest(dataset: Dataset, config: Config) -> str:
+    """Hex digest of all that a step's result hangs on."""
+    favors = dataset.favors.sort_by([(name, "ascending") for name in dataset.favors.column_names]).combine_chunks()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, favors.schema) as stream:
+        stream.write_table(favors)
+    arrays = [dataset.friends, *vars(dataset.vocabulary).values()]
+    arrays += [] if dataset.truth is None else vars(dataset.truth).values()
+    known = [
+        hashlib.sha256(part).hexdigest() for part in (sink.getvalue(), repr([a.tolist() for a in arrays]).encode())
+    ]
+    settings = [config.train.model_dump(mode="json"), config.evaluate.model_dump(mode="json")]
+    return fingerprint([source_digest(), *known, *settings])
 
 
 def all_methods(train: TrainConfig) -> dict[str, Baseline]:
@@ -191,34 +321,21 @@ def bert_2021(material: Material) -> Pair:
 # -- tasks 1, 2, 3: finding one's other half --------------------------------------------------------------------------
 
 
-def _pair_tasks(
-    dataset: Dataset, config: Config, seeds: list[int], methods: Mapping[str, Baseline], tell: OnStep
-) -> list[PairScore]:
-    ranks: dict[PairKey, list[npt.NDArray[np.int64]]] = {}
-    owners: dict[PairTask, list[npt.NDArray[np.object_]]] = {"disjoint": [], "matched": [], "chronological": []}
-    histories = dataset.histories()
-    for seed in seeds:
-        rules = config.evaluate.model_copy(update={"holdout_share": HOLDOUT, "max_holdout": 10**9, "seed": seed})
-        mask = choose_holdout(histories, rules, seed)
-        learners = histories.select(np.flatnonzero(~mask))
-        disjoint = disjoint_pairs(histories, mask, dataset.vocabulary, rules, seed)
-        older_newer = chronological_pairs(histories, mask, dataset.vocabulary, rules)
-        both = _together(disjoint, older_newer)
-        material = Material(learners, dataset.vocabulary, *both, rules, seed)
-        candidates = home_candidates(disjoint, dataset.vocabulary, seed)
-        for task, pseudo in (("disjoint", disjoint), ("matched", disjoint), ("chronological", older_newer)):
-            owners[task].append(pseudo.a.user_ids)  # type: ignore[index]
-        for name, method in methods.items():
-            tell(f"seed {seed}: {name}")
-            a, b = method(material)
-            n = disjoint.n_users
-            for csls in (0, CSLS_NEIGHBOURS):
-                key = (name, csls > 0)
-                ranks.setdefault(("disjoint", *key), []).append(true_twin_ranks(a[:n], b[:n], csls))
-                ranks.setdefault(("matched", *key), []).append(true_twin_ranks_among(a[:n], b[:n], candidates, csls))
-                ranks.setdefault(("chronological", *key), []).append(true_twin_ranks(a[n:], b[n:], csls))
-    users = {task: np.concatenate(each) for task, each in owners.items()}
-    return _summaries({key: np.concatenate(each) for key, each in ranks.items()}, users, config.evaluate)
+def _halves_found(
+    method: Baseline, material: Material, disjoint: int, candidates: npt.NDArray[np.int64]
+) -> dict[PairTask, list[npt.NDArray[np.int64]]]:
+    """Task -> ranks of the true other half, without and with CSLS; the first ``disjoint`` pairs are that task's."""
+    a, b = method(material)
+    n, both = disjoint, (0, CSLS_NEIGHBOURS)
+    return {
+        "disjoint": [true_twin_ranks(a[:n], b[:n], csls) for csls in both],
+        "matched": [true_twin_ranks_among(a[:n], b[:n], candidates, csls) for csls in both],
+        "chronological": [true_twin_ranks(a[n:], b[n:], csls) for csls in both],
+    }
+
+
+def _as_ranks(found: Mapping[PairTask, Sequence[Any]]) -> TaskRanks:
+    return {task: [np.asarray(ranks, np.int64) for ranks in both] for task, both in found.items()}
 
 
 def _together(first: PseudoUsers, second: PseudoUsers) -> tuple[Histories, Histories]:
@@ -257,30 +374,30 @@ def _ratio(values: Values, best: Values, rules: EvaluateConfig) -> Interval:
 # -- tasks 4 to 7: lists of everybody ---------------------------------------------------------------------------------
 
 
-def _list_tasks(
-    dataset: Dataset, config: Config, methods: Mapping[str, Baseline], tell: OnStep
-) -> tuple[list[UtilityScore], list[ListScore]]:
-    """Lists of all users by what they did before the cut: their utility afterwards, and what they look like."""
-    future = cut_in_time(dataset)
-    past, rules = future.past, config.evaluate
-    material = Material(past, dataset.vocabulary, past, past, rules, rules.seed)
-    utility, lists = {}, []
-    for name, method in methods.items():
-        tell(f"lists: {name}")
-        vectors = method(material)[0]
-        utility[name, "people"] = _best_length(future, vectors, rules.seed)
-        lists.append(_list_score(name, dataset, future, vectors, rules.seed))
-    for name, scores in _recommenders(future, material):
-        tell(f"places: {name}")
-        utility[name, "places"] = 0, *ndcg_and_recall(future, scores)
-    return _utility_scores(utility, future, rules), lists
+def _list_of(name: str, method: Baseline, material: Material, dataset: Dataset, future: Future) -> dict[str, Any]:
+    vectors = method(material)[0]
+    length, ndcg, recall = _best_length(future, vectors, material.seed)
+    looks = asdict(_list_score(name, dataset, future, vectors, material.seed))
+    return {"length": length, "ndcg": ndcg, "recall": recall, "list": looks}
 
 
-def _recommenders(future: Future, material: Material) -> Iterator[tuple[str, ScoreBlocks]]:
-    yield "popularity", popularity(future)
-    yield "popularity at home", popularity_at_home(future)
-    yield "item kNN", item_knn(future)
-    yield "iALS (tuned on twins)", factors(future, tune_ials(material))
+def _recommended(recommend: Recommender, future: Future, material: Material) -> dict[str, Any]:
+    ndcg, recall = ndcg_and_recall(future, recommend(future, material))
+    return {"length": 0, "ndcg": ndcg, "recall": recall}
+
+
+def _as_utility(found: Mapping[str, Any]) -> tuple[int, Values, Values]:
+    return found["length"], np.asarray(found["ndcg"], np.float64), np.asarray(found["recall"], np.float64)
+
+
+Recommender = Callable[[Future, Material], ScoreBlocks]
+RECOMMENDERS: Final[dict[str, Recommender]] = {
+    "popularity": lambda future, material: popularity(future),
+    "popularity at home": lambda future, material: popularity_at_home(future),
+    "item kNN": lambda future, material: item_knn(future),
+    "iALS (tuned on twins)": lambda future, material: factors(future, tune_ials(material)),
+}
+"""Recommenders of places, beside the votes of twins."""
 
 
 def _best_length(future: Future, vectors: Any, seed: int) -> tuple[int, Values, Values]:
@@ -295,9 +412,9 @@ def _utility_scores(
     found: Mapping[tuple[str, str], tuple[int, Values, Values]], future: Future, rules: EvaluateConfig
 ) -> list[UtilityScore]:
     test = ~future.validation(rules.seed)
-    if not test.any():
+    rivals = [key for key in found if key[0] != MODEL] or list(found)
+    if not test.any() or not rivals:
         return []
-    rivals = [key for key in found if key[0] != MODEL]
     best = max(rivals, key=lambda key: float(found[key][1][test].mean()))
     scores = []
     for key, (length, ndcg, recall) in found.items():
@@ -361,55 +478,3 @@ def _mean_popularity(future: Future) -> Values:
     visitors = np.asarray(future.matrix.sum(axis=0)).ravel()
     logs = future.matrix @ np.log(np.maximum(visitors, 1))
     return np.asarray(logs / np.maximum(future.past.lengths(), 1), np.float64)
-
-
-# -- for people -------------------------------------------------------------------------------------------------------
-
-_TITLES: Final[dict[PairTask, str]] = {
-    "disjoint": "Disjoint twin test: one half of a person's places finds the other, none in common",
-    "matched": "Matched twin test: the same among 99 others of the same area and activity",
-    "chronological": "Chronological twin test: older places find newer ones (secondary: overlap in time helps)",
-}
-
-
-def as_tables(found: Benchmark) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """(title, columns, rows) per task, the best method first; of each method the better of with and without CSLS."""
-    for task, title in _TITLES.items():
-        best: dict[str, PairScore] = {}
-        for score in (each for each in found.pairs if each.task == task):
-            if score.method not in best or score.mrr.value > best[score.method].mrr.value:
-                best[score.method] = score
-        ranked = sorted(best.values(), key=lambda score: -score.mrr.value)
-        rows = [
-            [s.method, "yes" if s.csls else "no", *_shown(s.mrr), f"{s.recall_10:.2f}", *_shown_ratio(s.ratio)]
-            for s in ranked
-        ]
-        yield title, ["method", "CSLS", "MRR", "95 % interval", "recall@10", "x best baseline", "95 % interval "], rows
-    yield (
-        "Neighbour utility: the places of the twins rank those visited for the first time later",
-        ["method", "by", "twins", "NDCG@20", "95 % interval", "recall@20", "x best baseline", "95 % interval "],
-        [
-            [s.method, s.kind, str(s.neighbours or "-"), *_shown(s.ndcg_20, 4), f"{s.recall_20:.3f}",
-             *_shown_ratio(s.ratio)]
-            for s in sorted(found.utility, key=lambda s: -s.ndcg_20.value)
-        ],
-    )  # fmt: skip
-    yield (
-        "Lists of everybody",
-        ["method", "never shown", "Gini", "skew", "reciprocity", "friends AUC", "friends MRR", "planted taste"],
-        [
-            [s.method, *(f"{v:.3f}" for v in (s.never_shown, s.gini, s.skewness, s.reciprocity)),
-             *("-" if v is None else f"{v:.3f}" for v in (s.friends_auc, s.friends_mrr, s.planted))]
-            for s in found.lists
-        ],
-    )  # fmt: skip
-
-
-def _shown(value: Interval, digits: int = 3) -> list[str]:
-    return [f"{value.value:.{digits}f}", f"{value.low:.{digits}f} .. {value.high:.{digits}f}"]
-
-
-def _shown_ratio(ratio: Interval | None) -> list[str]:
-    return (
-        ["1", "the best baseline"] if ratio is None else [f"{ratio.value:.3f}", f"{ratio.low:.3f} .. {ratio.high:.3f}"]
-    )

@@ -133,12 +133,15 @@ def _vectors(health: VectorHealth, whose: str) -> Iterator[Finding]:
     if health.norm_error > MAX_NORM_ERROR:
         sentence = f"vectors of {whose} are not of unit length"
         yield Finding("VECTORS-NOT-UNIT", "broken", health.norm_error, MAX_NORM_ERROR, sentence)
-    if health.rows - health.not_finite < 3:
+    finite = health.rows - health.not_finite
+    if finite < 3:
         return
     if health.mean_cosine > MAX_MEAN_COSINE:
         sentence = f"vectors of {whose} point into one direction"
+        if finite < MIN_RANKED:
+            sentence += f", but {finite} are too few to tell tastes apart: the cause is too little data, not the model"
         yield Finding("VECTORS-COLLAPSED", "broken", health.mean_cosine, MAX_MEAN_COSINE, sentence)
-    if health.rows - health.not_finite >= MIN_RANKED and health.effective_rank < MIN_EFFECTIVE_RANK:
+    if finite >= MIN_RANKED and health.effective_rank < MIN_EFFECTIVE_RANK:
         sentence = f"vectors of {whose} lie on a line"
         yield Finding("VECTORS-LOW-RANK", "broken", health.effective_rank, MIN_EFFECTIVE_RANK, sentence)
 

@@ -13,6 +13,7 @@ from tastetwin.errors import MissingExtra
 from tastetwin.evaluation.gate import Verdict, ratio_to_best_baseline, ratio_to_published
 from tastetwin.evaluation.metrics import Interval
 from tastetwin.evaluation.records import MODEL, TASKS, Evaluation, MethodScore, Task
+from tastetwin.evaluation.tasks import MATCHED_OTHERS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -81,6 +82,8 @@ class ReportData:
     """Stage to seconds."""
     settings: Mapping[str, Any]
     """The whole configuration."""
+    made_with: Mapping[str, str] = field(default_factory=dict)
+    """What the model was made from and with, in words."""
     published_run: str | None = None
     published: Evaluation | None = None
 
@@ -155,7 +158,10 @@ def _table(evaluation: Evaluation, task: Task) -> dict[str, Any]:
     csls = {s.method: s for s in evaluation.scores if s.task == task and s.csls}
     rows = sorted((_Row(plain[m], csls[m]) for m in plain), key=lambda row: -row.csls.mrr.value)
     most = max(0.01, *(row.csls.mrr.high for row in rows))
-    return {"title": TASK_TITLES[task], "sentence": TASK_SENTENCES[task], "rows": rows, "most": most}
+    sentence, held_out = TASK_SENTENCES[task], len(evaluation.users)
+    if task == "matched" and held_out <= MATCHED_OTHERS + 1:
+        sentence += f" Here only {held_out} are held out, so everybody ranks among all others: the test above again."
+    return {"title": TASK_TITLES[task], "sentence": sentence, "rows": rows, "most": most}
 
 
 def _comparison(data: ReportData) -> list[tuple[str, str, str]]:

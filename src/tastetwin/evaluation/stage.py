@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import numpy as np
@@ -13,25 +14,38 @@ import pyarrow.compute as pc
 from tastetwin import __version__
 from tastetwin.analysis.encode import open_encoder
 from tastetwin.analysis.lookup import TwinLists
-from tastetwin.analysis.stage import read_vectors
+from tastetwin.analysis.stage import list_vectors
+from tastetwin.analysis.stored import read_vectors
 from tastetwin.config import Config, EvaluateConfig
+from tastetwin.errors import StoreError
+from tastetwin.evaluation.belonging import (
+    PUBLISHED_USERS,
+    SAMPLED_ENTRIES,
+    SAMPLED_VECTORS,
+    Data,
+    Entries,
+    data_since,
+    lists_of_vectors,
+    vectors_of_model,
+)
 from tastetwin.evaluation.evaluate import HeldOut, evaluate
 from tastetwin.evaluation.gate import Finding, Verdict, judge, older_than
 from tastetwin.evaluation.health import EarlierLists, ServedUsers
 from tastetwin.evaluation.records import Evaluation, from_json, to_json
 from tastetwin.evaluation.report import Example, ExampleTwin, Funnel, ReportData, render
 from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs, in_its_half
-from tastetwin.features.histories import Vocabulary
+from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.holdout import choose_holdout
 from tastetwin.features.home import home_regions
 from tastetwin.features.reread import reread
 from tastetwin.features.stage import read_histories
+from tastetwin.features.taste import HISTORY, from_arrow
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import Made, Manifest, Plan, Run, entry_of, make, published_or_none, read_manifest
 from tastetwin.schema import TWINS, USER
 from tastetwin.store import Store
-from tastetwin.tables import read_table
+from tastetwin.tables import read_files, read_table
 
 EVALUATION = "evaluation.json"
 RIVAL = "rival"
@@ -72,16 +86,21 @@ def _evaluate(
     rival, earlier = published_or_none(store), plan.parents["published"]
     lists = None if rival is None else _earlier_lists(store, rival)
     done = itertools.count(1)
-    served = _served(store, features, analysis)
+    served, stored = _served(store, features, analysis)
+    entries = read_table(store, analysis, "twins", TWINS)
     found = evaluate(
         _held_out(store, features, bundle, rival, rules, config.analyze.batch_tokens),
         served,
-        _twin_table(store, analysis, served.histories.user_ids),
+        _twin_table(store, analysis, entries, served.histories.user_ids),
         rules,
         earlier=lists,
         on_method=lambda name: progress(next(done), None),
     )
-    besides = [] if rival is None else list(older_than(rival.logical_date, run.logical_date))
+    besides = [
+        *vectors_of_model(*_encoded_again(store, bundle, served.histories, stored, rules.seed, config)),
+        *lists_of_vectors(stored, _some_entries(entries, served.histories.user_ids, rules.seed)),
+        *(_beside_published(store, rival, features, served.histories, rules) if rival else ()),
+    ]
     verdict = judge(found, None if earlier is None else read_evaluation(store, earlier), rules, besides)
     store.write_bytes(f"{folder}/{EVALUATION}", to_json(found))
     facts = {"counts": {"held_out": len(found.users)}, "verdict": asdict(verdict), RIVAL: earlier and earlier.digest()}
@@ -145,21 +164,106 @@ def _vectors_of(
     return a, b
 
 
-def _served(store: Store, features: Manifest, analysis: Manifest) -> ServedUsers:
+def _served(store: Store, features: Manifest, analysis: Manifest) -> tuple[ServedUsers, npt.NDArray[np.float32]]:
+    """The users of the lists, and [n, dim] their vectors as stored."""
     histories, _ = read_histories(store, features, analysis.settings["min_favors"])
     vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
-    _, vectors = read_vectors(store, analysis.paths("vectors"))
-    return ServedUsers(histories, home_regions(histories, vocabulary), vocabulary.region_codes, vectors)
+    ids, stored = read_vectors(store, analysis.paths("vectors"))
+    if not np.array_equal(ids, histories.user_ids):
+        raise _other_users(store, analysis, f"vectors of {len(ids)} users, {histories.n_users} are eligible")
+    looked_at = list_vectors(store, analysis, stored)
+    return ServedUsers(histories, home_regions(histories, vocabulary), vocabulary.region_codes, looked_at), stored
 
 
-def _twin_table(store: Store, analysis: Manifest, ids: npt.NDArray[np.object_]) -> npt.NDArray[np.int32]:
-    """[n_users, k] positions in ``ids``, the analysis's users ascending; -1 for none, n_users for a stranger."""
-    table = read_table(store, analysis, "twins", TWINS)
+def _other_users(store: Store, analysis: Manifest, found: str) -> StoreError:
+    return StoreError(
+        "OTHER-USERS",
+        place=store.path(analysis.folder),
+        value=found,
+        rule="vectors and lists are those of the day's eligible users",
+        fix=f"tastetwin analyze --store ... --date {analysis.logical_date}",
+    )
+
+
+def _twin_table(
+    store: Store, analysis: Manifest, entries: pa.Table, ids: npt.NDArray[np.object_]
+) -> npt.NDArray[np.int32]:
+    """[n_users, k] positions in ``ids``, the analysis's users ascending; -1 for none, n_users for a stranger.
+
+    Raises:
+        StoreError: OTHER-USERS when a stranger has a list.
+    """
     known = pa.array(ids, pa.string())
-    user, twin = (_positions(table.column(name), known) for name in (USER, "twin_idno"))
+    user, twin = (_positions(entries.column(name), known) for name in (USER, "twin_idno"))
+    if (user == len(ids)).any():
+        raise _other_users(store, analysis, "lists of users without a vector")
     lists = np.full((len(ids), analysis.settings["analyze"]["k"]), -1, np.int32)
-    lists[user, table.column("rank").to_numpy() - 1] = twin
+    lists[user, entries.column("rank").to_numpy() - 1] = twin
     return lists
+
+
+def _encoded_again(
+    store: Store,
+    bundle: Manifest,
+    histories: Histories,
+    stored: npt.NDArray[np.float32],
+    seed: int,
+    config: Config,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """[m, dim] stored vectors of a sample of users, and what the bundle makes of their histories now."""
+    some = _sample(histories.n_users, SAMPLED_VECTORS, seed)
+    encoder = open_encoder(store, bundle, config.analyze.batch_tokens)
+    return stored[some], encoder.encode(histories.select(some))
+
+
+def _some_entries(entries: pa.Table, ids: npt.NDArray[np.object_], seed: int) -> Entries:
+    """A sample of list entries that say how similar the two are and point at somebody."""
+    said = entries.take(pa.array(_sample(entries.num_rows, SAMPLED_ENTRIES, seed)))
+    known = pa.array(ids, pa.string())
+    user, twin = (_positions(said.column(name), known) for name in (USER, "twin_idno"))
+    similarity = pc.add(said.column("taste"), said.column("home"))
+    usable = (twin < len(ids)) & pc.is_valid(similarity).to_numpy()
+    return Entries(user[usable], twin[usable], similarity.to_numpy()[usable])
+
+
+def _beside_published(
+    store: Store, rival: Run, features: Manifest, histories: Histories, rules: EvaluateConfig
+) -> Iterator[Finding]:
+    yield from older_than(rival.logical_date, features.logical_date)
+    then = read_manifest(store, "features", rival.generation("features"))
+    analysis = read_manifest(store, "analyze", rival.generation("analyze"))
+    before = _data(store, then, _some_histories(store, then, analysis.settings["min_favors"], rules.seed))
+    today = _data(store, features, histories)
+    yield from data_since(before, today, _new_events(store, features), rules.min_users_to_published)
+
+
+def _data(store: Store, features: Manifest, histories: Histories) -> Data:
+    vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
+    return Data(features.logical_date, features.digest(), histories, vocabulary)
+
+
+def _new_events(store: Store, features: Manifest) -> int:
+    kinds = read_manifest(store, "mart", features.parents["mart"]).facts["kinds"]
+    return sum(kinds.get(kind, {}).get("accepted", 0) for kind in ("reviews", "likes"))
+
+
+def _some_histories(store: Store, features: Manifest, min_favors: int, seed: int) -> Histories:
+    """Those of a sample of the eligible users, from as few files as hold enough of them."""
+    parts = [HISTORY.empty_table()]
+    for path in features.paths("history"):
+        table = read_files(store, [path], HISTORY)
+        parts.append(table.filter(pc.greater_equal(pc.list_value_length(table.column("places")), min_favors)))
+        if sum(part.num_rows for part in parts) >= PUBLISHED_USERS:
+            break
+    histories = from_arrow(pa.concat_tables(parts).combine_chunks())
+    return histories.select(_sample(histories.n_users, PUBLISHED_USERS, seed))
+
+
+def _sample(n: int, size: int, seed: int) -> npt.NDArray[np.int64]:
+    """Ascending positions of ``size`` of n drawn at random; all of fewer."""
+    if n <= size:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, size, replace=False))
 
 
 def _positions(values: pa.ChunkedArray, known: pa.Array) -> npt.NDArray[np.int32]:
@@ -171,7 +275,7 @@ def _earlier_lists(store: Store, run: Run, depth: int = 10) -> EarlierLists:
     """The first ranks of the published lists."""
     analysis = read_manifest(store, "analyze", run.generation("analyze"))
     ids, _ = read_vectors(store, analysis.paths("vectors"))
-    lists = _twin_table(store, analysis, ids)[:, :depth]
+    lists = _twin_table(store, analysis, read_table(store, analysis, "twins", TWINS), ids)[:, :depth]
     names = np.append(ids, "")  # the last one answers for -1
     return EarlierLists(ids, names[lists])
 
@@ -196,11 +300,28 @@ def write_report(store: Store, run: Run, config: Config) -> str:
         examples=_examples(store, run),
         durations={stage: record.seconds for stage, record in run.stages.items()},
         settings=config.model_dump(mode="json", exclude={"engine": {"remote"}}),  # its URL may hold a token
+        made_with=_made_with(read_manifest(store, "train", run.generation("train"))),
         published_run=None if rival is None else rival.run_id,
         published=None if rival is None else _evaluation_of(store, rival),
     )
     store.write_bytes(report_path(run.run_id), render(data, config.evaluate).encode())
     return store.path(report_path(run.run_id))
+
+
+def _made_with(bundle: Manifest) -> dict[str, str]:
+    """What a bundle says of its origin, in words; nothing of what earlier versions did not note."""
+    said = bundle.provenance
+    if not said:
+        return {}
+    code, machine = said["code"], said["machine"]
+    return {
+        "bundle": bundle.generation,
+        "data": f"features {bundle.parents['features']}, sha256 {said['parents']['features'][:12]}",
+        "seed": str(bundle.settings["train"]["seed"]),
+        "code": f"{code['version']}, commit {(code['commit'] or 'none')[:12]}, sources {code['sources'][:12]}",
+        "libraries": ", ".join(f"{name} {version}" for name, version in said["libraries"].items() if version),
+        "machine": f"{machine['architecture']}, {machine['blas']}, threads {machine['threads']}",
+    }
 
 
 def _funnel(counts: dict[str, int]) -> Funnel:

@@ -41,6 +41,8 @@ class Vocabulary:
     """[n_categories] the source's category code of each category index."""
     region_codes: npt.NDArray[np.object_]
     """[n_regions] the source's region code of each region index."""
+    coordinates: npt.NDArray[np.float32]
+    """[n_rows, 2] latitude and longitude in degrees (WGS 84); NaN where unknown. A group lies amid its region."""
 
     @property
     def n_rows(self) -> int:

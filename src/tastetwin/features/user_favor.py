@@ -16,6 +16,7 @@ from tastetwin.schema import (
     LIKED_AT,
     PLACE,
     RATING,
+    RATING_REFUSED,
     REVIEW_ID,
     REVIEW_PLACE,
     TIME,
@@ -56,20 +57,22 @@ USER_FAVOR: Final = pa.schema(
 def favored_reviews(reviews: DataFrame, places: DataFrame, config: FeaturesConfig) -> DataFrame:
     """The reviews that count as favors.
 
-    A review without a rating is a visit, and a visit is a favor. With ``relative_to_user_mean`` the rating is compared
-    with the user's own mean instead of ``min_rating``.
+    A review without a rating is a visit, and a visit is a favor. Where a rating was given that cannot be used, nobody
+    knows whether the user liked the place: no favor, unless ratings do not matter. With ``relative_to_user_mean`` the
+    rating is compared with the user's own mean instead of ``min_rating``.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
     kept = _in_categories(reviews, REVIEW_PLACE, places, config)
+    is_visit = F.col(RATING).isNull() & ~F.coalesce(F.col(RATING_REFUSED), F.lit(False))
     if config.relative_to_user_mean:
         own = F.avg(RATING).over(Window.partitionBy(USER))
         marked = kept.withColumn("_own", own)
-        return marked.where(F.col(RATING).isNull() | (F.col(RATING) >= F.col("_own") - _ROUNDING)).drop("_own")
+        return marked.where(is_visit | (F.col(RATING) >= F.col("_own") - _ROUNDING)).drop("_own")
     if config.min_rating is None:
         return kept
-    return kept.where(F.col(RATING).isNull() | (F.col(RATING) >= config.min_rating))
+    return kept.where(is_visit | (F.col(RATING) >= config.min_rating))
 
 
 def favored_likes(likes: DataFrame, places: DataFrame, config: FeaturesConfig) -> DataFrame:

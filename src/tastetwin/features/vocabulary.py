@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from tastetwin.features.histories import FIRST_PLACE_ROW, Vocabulary
 from tastetwin.runs import FileEntry
-from tastetwin.schema import CATEGORIES, PLACE, REGION
+from tastetwin.schema import CATEGORIES, LAT, LON, PLACE, REGION
 from tastetwin.store import Store
 from tastetwin.tables import put_table
 
@@ -33,6 +33,8 @@ _SCHEMA: Final = pa.schema(
         pa.field("is_group", pa.bool_()),
         pa.field("categories", pa.list_(pa.int32())),
         pa.field("region", pa.int32()),
+        pa.field("latitude", pa.float32()),
+        pa.field("longitude", pa.float32()),
     ]
 )
 
@@ -64,6 +66,7 @@ def empty_vocabulary() -> Vocabulary:
         regions=np.full(FIRST_PLACE_ROW, -1, dtype=np.int32),
         category_codes=np.empty(0, dtype=np.int64),
         region_codes=np.empty(0, dtype=object),
+        coordinates=np.full((FIRST_PLACE_ROW, 2), np.nan, dtype=np.float32),
     )
 
 
@@ -72,7 +75,8 @@ def grow(previous: Vocabulary, places: pa.Table, visitors: pa.Table, min_visitor
 
     Args:
         previous: rows that keep their place.
-        places: columns ``place_id``, ``place_category_code_list``, ``place_dongcode``; one row per place.
+        places: columns ``place_id``, ``place_category_code_list``, ``place_dongcode``, ``place_lat``, ``place_lon``;
+            one row per place.
         visitors: columns ``place_id``, ``visitors`` (distinct users with a favor); one row per place.
         min_visitors: from how many visitors on a place gets its own row.
     """
@@ -82,7 +86,7 @@ def grow(previous: Vocabulary, places: pa.Table, visitors: pa.Table, min_visitor
     enough = pc.and_not(enough, pc.starts_with(visitors.column(PLACE), GROUP_MARK))
     own = _new(seen.column(PLACE).filter(enough), old_ids)
     groups = _new(pa.chunked_array([_group_keys(seen, c, r) for c, r in _LEVELS]).drop_null(), old_ids)
-    fresh = pa.concat_tables([_group_table(groups), _described(own, places)])
+    fresh = pa.concat_tables([_group_table(groups, places), _described(own, places)])
     rows = pa.concat_tables([_refreshed(previous, places), fresh]).combine_chunks()
     lists = rows.column(CATEGORIES).combine_chunks()
     favored = seen.column(CATEGORIES).combine_chunks().flatten()
@@ -99,16 +103,19 @@ def grow(previous: Vocabulary, places: pa.Table, visitors: pa.Table, min_visitor
         regions=_index(rows.column(REGION), pa.array(region_codes, pa.string())),
         category_codes=category_codes,
         region_codes=region_codes,
+        coordinates=_columns(rows, (LAT, LON)),
     )
 
 
 def describe_rows(vocabulary: Vocabulary) -> pa.Table:
-    """Id, category codes and region code of every row, in the columns of ``place``."""
+    """Id, category codes, region code and coordinates of every row, in the columns of ``place``."""
     codes = pa.array(vocabulary.category_codes[vocabulary.categories], pa.int64())
     lists = pa.ListArray.from_arrays(pa.array(vocabulary.category_offsets, pa.int32()), codes)
     at = np.where(vocabulary.regions < 0, len(vocabulary.region_codes), vocabulary.regions)
     regions = pa.array([*vocabulary.region_codes, None], pa.string()).take(pa.array(at))
-    return pa.table({PLACE: pa.array(vocabulary.place_ids, pa.string()), CATEGORIES: lists, REGION: regions})
+    lat, lon = (pa.array(column.astype(np.float64), from_pandas=True) for column in vocabulary.coordinates.T)
+    ids = pa.array(vocabulary.place_ids, pa.string())
+    return pa.table({PLACE: ids, CATEGORIES: lists, REGION: regions, LAT: lat, LON: lon})
 
 
 def _refreshed(previous: Vocabulary, places: pa.Table) -> pa.Table:
@@ -153,12 +160,39 @@ def _padded(lists: pa.ListArray) -> pa.ListArray:
     return pc.if_else(pc.equal(lengths, 0), pa.array([[None]], lists.type)[0], lists)
 
 
-def _group_table(keys: pa.Array) -> pa.Table:
-    """The category and region that a group's key names."""
+def _group_table(keys: pa.Array, places: pa.Table) -> pa.Table:
+    """The category and region that a group's key names, and where that region lies."""
     parts = pc.split_pattern(pc.utf8_slice_codeunits(keys, 1), "/", max_splits=1)
     category, region = (_blank_to_null(pc.list_element(parts, place)) for place in (0, 1))
     lists = pa.array([[] if code is None else [int(code)] for code in category.to_pylist()], pa.list_(pa.int64()))
-    return pa.table({PLACE: keys, CATEGORIES: lists, REGION: region})
+    centres = _region_centres(places)
+    at = pc.index_in(region, value_set=centres.column(REGION), skip_nulls=True)
+    lat, lon = (centres.column(name).combine_chunks().take(at) for name in (LAT, LON))
+    return pa.table({PLACE: keys, CATEGORIES: lists, REGION: region, LAT: lat, LON: lon})
+
+
+def _region_centres(places: pa.Table) -> pa.Table:
+    """Columns ``place_dongcode``, ``place_lat``, ``place_lon``: the middle of each region's places, on the sphere."""
+    located = places.filter(pc.and_(pc.is_valid(places.column(LAT)), pc.is_valid(places.column(LON))))
+    codes = located.column(REGION).combine_chunks().cast(pa.string()).dictionary_encode()
+    at = pc.fill_null(codes.indices, len(codes.dictionary)).to_numpy(zero_copy_only=False)
+    points = on_sphere(_columns(located, (LAT, LON)))
+    sums = np.stack([np.bincount(at, axis, len(codes.dictionary) + 1) for axis in points.T], axis=1)[:-1]
+    lat = np.degrees(np.arctan2(sums[:, 2], np.hypot(sums[:, 0], sums[:, 1])))
+    lon = np.degrees(np.arctan2(sums[:, 1], sums[:, 0]))
+    return pa.table({REGION: codes.dictionary, LAT: pa.array(lat), LON: pa.array(lon)})
+
+
+def _columns(table: pa.Table, names: tuple[str, ...]) -> npt.NDArray[np.float32]:
+    """[n, columns]; NaN where null."""
+    columns = [pc.fill_null(table.column(name).cast(pa.float64()), np.nan).to_numpy() for name in names]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def on_sphere(coordinates: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """[n, 2] degrees of latitude and longitude -> [n, 3] points of the unit sphere, without seam or pole."""
+    lat, lon = np.radians(coordinates.astype(np.float64)).T
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
 
 
 def _blank_to_null(texts: pa.Array) -> pa.Array:
@@ -166,13 +200,15 @@ def _blank_to_null(texts: pa.Array) -> pa.Array:
 
 
 def _described(place_ids: pa.Array, places: pa.Table) -> pa.Table:
-    """Categories and region of the given places, in their order; null where the source says nothing of them."""
+    """What the source says of the given places, in their order; null where it says nothing of them."""
     at = pc.index_in(place_ids, value_set=places.column(PLACE).combine_chunks())
     return pa.table(
         {
             PLACE: place_ids,
             CATEGORIES: places.column(CATEGORIES).combine_chunks().cast(pa.list_(pa.int64())).take(at),
             REGION: places.column(REGION).combine_chunks().cast(pa.string()).take(at),
+            LAT: places.column(LAT).combine_chunks().take(at),
+            LON: places.column(LON).combine_chunks().take(at),
         }
     )
 
@@ -210,6 +246,7 @@ def write_vocabulary(store: Store, relative: str, vocabulary: Vocabulary) -> Fil
                 pa.array(vocabulary.category_offsets, pa.int32()), pa.array(vocabulary.categories)
             ),
             pa.array(vocabulary.regions),
+            *(pa.array(column, from_pandas=True) for column in vocabulary.coordinates.T),
         ],
         schema=_SCHEMA.with_metadata({_METADATA: orjson.dumps(codes)}),
     )
@@ -229,4 +266,12 @@ def read_vocabulary(store: Store, relative: str) -> Vocabulary:
         regions=table.column("region").to_numpy(),
         category_codes=np.array(codes["categories"], dtype=np.int64),
         region_codes=np.array(codes["regions"], dtype=object),
+        coordinates=_read_coordinates(table),
     )
+
+
+def _read_coordinates(table: pa.Table) -> npt.NDArray[np.float32]:
+    """Vocabularies written before places had coordinates hold none."""
+    if "latitude" not in table.column_names:
+        return np.full((len(table), 2), np.nan, np.float32)
+    return _columns(table, ("latitude", "longitude"))

@@ -1,6 +1,7 @@
 """The one coercion table: for every field of every kind, how a JSON value becomes the column's value, or why it cannot.
 
-A required value (user, place) that cannot be used refuses the line; an optional one becomes null and is counted.
+A required value (user, place) that cannot be used refuses the line; an optional one becomes null and is counted. A
+review whose rating was made null is marked, since it says less than one that never had a rating.
 """
 
 from __future__ import annotations
@@ -78,6 +79,10 @@ def _clean(word: str) -> str:
     return word
 
 
+def _is_sentinel(word: str) -> bool:
+    return word.lower() in SENTINELS
+
+
 def _integral(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Unusable("type")
@@ -102,7 +107,7 @@ def number(value: object) -> float:
     """
     if isinstance(value, str):
         word = value.strip()
-        if word.lower() in SENTINELS:
+        if _is_sentinel(word):
             raise Unusable("missing")
         if not _NUMBER.fullmatch(word):
             raise Unusable("not_finite" if word.lower() in _INFINITE else "unparsable")
@@ -187,7 +192,7 @@ def _epoch(value: object) -> int:
 
 
 def _written_time(word: str, rules: GateRules) -> int:
-    if word.lower() in SENTINELS:
+    if _is_sentinel(word):
         raise Unusable("missing")
     if _NUMBER.fullmatch(word) and not (word.isdecimal() and len(word) in _COMPACT_LENGTHS):
         return _epoch(int(word) if word.isdecimal() else float(word))
@@ -230,7 +235,7 @@ def _code(value: object) -> int:
     if not isinstance(value, str):
         return _integral(value)
     word = value.strip()
-    if word.lower() in SENTINELS:
+    if _is_sentinel(word):
         raise Unusable("missing")
     if not _INTEGER.fullmatch(word):
         raise Unusable("unparsable")
@@ -255,7 +260,7 @@ TABLE: Final[dict[Kind, dict[str, Coerce]]] = {
         schema.LON: longitude,
     },
 }
-"""Field -> coercion, in the order of ``schema.MART``."""
+"""Field -> coercion, in the order of ``schema.MART``, whose further columns no line carries."""
 
 REQUIRED: Final[dict[Kind, dict[str, str]]] = {
     "reviews": {schema.USER: "user", schema.REVIEW_PLACE: "place"},
@@ -271,11 +276,18 @@ def coerce_record(record: dict[str, Any], kind: Kind, rules: GateRules, counts: 
     Raises:
         Refused: ``user_<reason>`` or ``place_<reason>``.
     """
-    row = {field: _required(record.get(field), role, rules) for field, role in REQUIRED[kind].items()}
+    row: dict[str, Any] = {field: _required(record.get(field), role, rules) for field, role in REQUIRED[kind].items()}
     for field, coerce in TABLE[kind].items():
         if field not in row:
             row[field] = _optional(record.get(field), field, coerce, rules, counts)
-    return tuple(row[field] for field in TABLE[kind])
+    found = tuple(row[field] for field in TABLE[kind])
+    return (*found, _is_refused(record.get(schema.RATING), row[schema.RATING])) if kind == "reviews" else found
+
+
+def _is_refused(written: object, taken: float | None) -> bool:
+    """Whether a rating was given and could not be used."""
+    silent = written is None or (isinstance(written, str) and _is_sentinel(written.strip()))
+    return taken is None and not silent
 
 
 def _required(value: object, role: str, rules: GateRules) -> str:

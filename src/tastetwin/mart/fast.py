@@ -27,7 +27,7 @@ from tastetwin.mart import coerce
 from tastetwin.mart.coerce import MAX_TEXT, REQUIRED, SENTINELS, TABLE, Coerce
 from tastetwin.mart.parse import Refused, parse_line
 from tastetwin.mart.rules import GateRules
-from tastetwin.schema import MART, Kind
+from tastetwin.schema import MART, RATING_REFUSED, Kind
 
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -171,6 +171,8 @@ def _read(lines: pa.Array, template: Template, kind: Kind, rules: GateRules) -> 
         if field.name in shapes:
             column, doubt = _finish(table[field.name].combine_chunks(), shapes[field.name], field.name, kind, rules)
             suspect |= doubt
+        elif field.name == RATING_REFUSED:  # what is refused is suspect
+            column = pa.repeat(False, len(lines))
         else:
             column = pa.nulls(len(lines), field.type)
         columns.append(column)

@@ -15,13 +15,14 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tastetwin.mart.coerce import coerce_record
 from tastetwin.mart.fast import Rows, take_plain
 from tastetwin.mart.lines import Block, LongLine, Opener, Split, open_path, plan_splits, read_split
 from tastetwin.mart.parse import BLANK, Refused, parse_line
 from tastetwin.mart.rules import GateRules
-from tastetwin.schema import MART, QUARANTINE
+from tastetwin.schema import MART, QUARANTINE, RATING, RATING_REFUSED
 
 __all__ = ["GateBatch", "GateRules", "Split", "gate_split", "plan_splits"]
 
@@ -41,7 +42,7 @@ class GateBatch:
     ``excerpt`` its first 200 bytes, invalid UTF-8 replaced."""
     counts: Counter[str]
     """lines_read, accepted, quarantined, quarantined.<reason>, nulled.<field>.<reason>, clipped.<field>.<reason>,
-    dropped.<field>.<reason> (elements of a list)."""
+    dropped.<field>.<reason> (elements of a list); of reviews also ratings, those given, and ratings_refused of them."""
 
 
 def gate_split(split: Split, rules: GateRules, opener: Opener = open_path) -> Iterator[GateBatch]:
@@ -123,6 +124,10 @@ class _Desk:
         counts["accepted"] = accepted.num_rows
         counts["quarantined"] = len(self._refused)
         counts["lines_read"] = lines - self._blank
+        if self._split.kind == "reviews":
+            refused = pc.sum(accepted.column(RATING_REFUSED), min_count=0).as_py()
+            counts["ratings_refused"] = refused
+            counts["ratings"] = accepted.num_rows - accepted.column(RATING).null_count + refused
         return GateBatch(accepted, _from_rows(self._refused, QUARANTINE), counts)
 
 

@@ -27,6 +27,7 @@ from tastetwin.schema import (
     NAME,
     PLACE,
     RATING,
+    RATING_REFUSED,
     REGION,
     REVIEW_ID,
     REVIEW_PLACE,
@@ -49,7 +50,7 @@ def _layout(kind: Kind, sort: tuple[str, ...], key: int) -> Layout:
 
 
 LAYOUTS: Final[dict[Kind, Layout]] = {
-    "reviews": _layout("reviews", (USER, REVIEW_ID, VISITED, RATING, REVIEW_PLACE), 2),
+    "reviews": _layout("reviews", (USER, REVIEW_ID, VISITED, RATING, REVIEW_PLACE, RATING_REFUSED), 2),
     "likes": _layout("likes", (USER, LIKED_AT, LIKE_DISPLAY, LIKE_CONTENTS), 4),
     "places": _layout("places", (PLACE, REGION, NAME, LAT, LON, CATEGORIES), 1),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import date
-from typing import Any
+from typing import Any, Final
 
 from tastetwin.config import Config
 from tastetwin.engine import Engine
@@ -14,9 +14,13 @@ from tastetwin.mart.merge import merge
 from tastetwin.mart.staging import stage_lines
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import FileEntry, Made, Manifest, Plan, entry_of, make
-from tastetwin.schema import KINDS, QUARANTINE, Kind
+from tastetwin.schema import KINDS, QUARANTINE, RATING, Kind
 from tastetwin.store import Store
 from tastetwin.tables import read_files
+
+_SCALE_LINES: Final = 20
+"""Fewer unusable ratings than this say nothing about a scale."""
+_NULLED: Final = f"nulled.{RATING}."
 
 
 def build_mart(
@@ -41,7 +45,8 @@ def build_mart(
         progress: told lines read so far.
 
     Raises:
-        InputError: QUARANTINE-SHARE when more lines were refused than ``mart.max_quarantine_share`` allows.
+        InputError: QUARANTINE-SHARE when more lines were refused than ``mart.max_quarantine_share`` allows;
+            RATING-SCALE when most ratings cannot be used.
         AssertionError: never for bad data; when accepted and refused lines do not add up to the lines read.
     """
     settings = {"mart": config.mart.model_dump(mode="json"), "collect": config.collect.model_dump(mode="json")}
@@ -107,11 +112,29 @@ def _account(counts: dict[Kind, Counter[str]], limit: float, example: str) -> di
             rule=f"at most {limit:.0%} may be refused (mart.max_quarantine_share)",
             fix="look at the source, or raise the limit if this share is expected",
         )
+    _check_scale(counts.get("reviews", Counter()))
     always = {"lines_read": lines, "accepted": accepted, "quarantined": refused}
     return {
         "counts": dict(sorted({**total, **always}.items())),
         "kinds": {k: dict(sorted(c.items())) for k, c in counts.items()},
     }
+
+
+def _check_scale(reviews: Counter[str]) -> None:
+    """Whether the ratings can be read at all: of a wrong scale the best ones would be lost, one by one."""
+    given, refused = reviews["ratings"], reviews["ratings_refused"]
+    if refused < _SCALE_LINES or 2 * refused <= given:
+        return
+    reasons = ", ".join(
+        f"{name.rsplit('.', 1)[1]} {n}" for name, n in reviews.most_common() if name.startswith(_NULLED)
+    )
+    raise InputError(
+        "RATING-SCALE",
+        place=RATING,
+        value=f"{refused} of {given} ratings cannot be used ({reasons})",
+        rule="most ratings are numbers between mart.rating_min and mart.rating_max",
+        fix="set these two to the source's scale; mart.rating_outlier says what becomes of single ratings outside",
+    )
 
 
 def _keep_quarantine(store: Store, folder: str) -> list[FileEntry]:

@@ -1,6 +1,7 @@
-"""Taste histories as padded arrays for the encoder: numpy only, shared by training and by analysis.
+"""Taste histories as arrays for the encoder: numpy only, shared by training and by analysis.
 
-Every padded batch is trimmed to its own longest history, so batches of similar lengths waste little.
+Training reads them packed, end to end, with no padding at all. The exported model reads them padded: every batch is
+trimmed to its own longest history, so batches of similar lengths waste little.
 """
 
 from __future__ import annotations
@@ -63,6 +64,41 @@ def _ages(days: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
     return np.where(known, latest - days, UNKNOWN_AGE).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class PackedBatch:
+    """Histories end to end, users in order, favors oldest first: ``Batch`` without its padding."""
+
+    places: npt.NDArray[np.int64]
+    """[total] vocabulary rows."""
+    visits: npt.NDArray[np.float32]
+    """[total] favors on the place, >= 1."""
+    ratings: npt.NDArray[np.float32]
+    """[total] mean rating minus the user's own mean; 0 where unknown."""
+    ages: npt.NDArray[np.float32]
+    """[total] days before the user's latest favor; -1 where unknown."""
+    lengths: npt.NDArray[np.int64]
+    """[n_users] favors of each user; may be 0."""
+
+
+def pack(histories: Histories, users: npt.NDArray[np.int64], max_length: int) -> PackedBatch:
+    """The histories of ``users`` (positions), each cut to its ``max_length`` most recent places."""
+    ends = histories.offsets[users + 1]
+    lengths = np.minimum(ends - histories.offsets[users], max_length)
+    before = np.cumsum(lengths) - lengths
+    owners = np.repeat(np.arange(len(users)), lengths)
+    favors = (ends - lengths - before)[owners] + np.arange(len(owners))
+    days = histories.days[favors]
+    latest = np.full(len(users), UNKNOWN_DAY, np.int64)
+    np.maximum.at(latest, owners, days)
+    return PackedBatch(
+        histories.places[favors].astype(np.int64),
+        histories.visits[favors],
+        np.nan_to_num(histories.ratings[favors]),
+        np.where(days != UNKNOWN_DAY, latest[owners] - days, UNKNOWN_AGE).astype(np.float32),
+        lengths,
+    )
+
+
 def length_buckets(lengths: npt.NDArray[np.int64], tokens: int, max_length: int) -> Iterator[npt.NDArray[np.int64]]:
     """Positions of users in groups of similar length, each at most ``tokens`` cells when padded (or one user)."""
     cut = np.minimum(lengths, max_length)
@@ -75,11 +111,16 @@ def length_buckets(lengths: npt.NDArray[np.int64], tokens: int, max_length: int)
 
 
 def cut_catalogue(
-    histories: Histories, users: npt.NDArray[np.int64], side: npt.NDArray[np.bool_]
+    histories: Histories, users: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> tuple[Histories, Histories]:
-    """Two views of each user: the places with ``side[row]`` true and the others, ages and order kept."""
+    """Two views of each user under one random partition of the catalogue; ages and order kept.
+
+    A side is drawn for the places these users know, not for every place there is.
+    """
     chosen = histories.select(users)
-    return _only(chosen, side[chosen.places]), _only(chosen, ~side[chosen.places])
+    known, which = np.unique(chosen.places, return_inverse=True)
+    side = (rng.random(len(known)) < 0.5)[which]
+    return _only(chosen, side), _only(chosen, ~side)
 
 
 def _only(histories: Histories, wanted: npt.NDArray[np.bool_]) -> Histories:

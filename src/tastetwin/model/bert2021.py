@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tastetwin.features.histories import MASK_ROW, PAD_ROW, Histories
 from tastetwin.model.batches import length_buckets, pad
 from tastetwin.model.encoder import Block, Shape, unit
+from tastetwin.model.layout import Padded
 
 _TOKENS: Final = 4_096
 
@@ -58,9 +59,9 @@ class Bert(nn.Module):
         inside = places != PAD_ROW
         recent_first = (inside.sum(dim=1, keepdim=True) - inside.long().cumsum(dim=1)).clamp_min(0)
         x = self.place(places) + self.position(recent_first)
-        mask = (inside | ~inside.any(dim=1, keepdim=True))[:, None, None, :]
+        layout = Padded(inside)
         for block in self.blocks:
-            x = block(x, mask)
+            x = block(x, layout)
         states: Tensor = self.norm(x)
         return states
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tastetwin.errors import StoreError
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.model.files import CHECKPOINT
+from tastetwin.model.workers import Workers
 
 TENSORS: Final = "checkpoint-{step}.safetensors"
 _MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")
@@ -41,7 +42,7 @@ def fingerprint(histories: Histories, vocabulary: Vocabulary) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for array in (histories.offsets, histories.places, histories.visits, histories.ratings, histories.days):
         digest.update(np.ascontiguousarray(array).tobytes())
-    for array in (vocabulary.category_offsets, vocabulary.categories, vocabulary.regions):
+    for array in (vocabulary.category_offsets, vocabulary.categories, vocabulary.regions, vocabulary.coordinates):
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(str(vocabulary.n_rows).encode())
     return digest.hexdigest()
@@ -117,6 +118,15 @@ class TrainingState:
         if (folder / CHECKPOINT).exists():
             self._load(folder, self._read(folder))
 
+    def spread(self, group: Workers, step: int) -> int:
+        """Give every process the weights, optimiser state and steps done of process 0; returns the steps done."""
+        if group.world == 1:
+            return step
+        own = {name: value.detach().cpu().numpy() for name, value in self._tensors().items()}
+        told = group.share({**own, "done": np.array(step)})
+        self._put({name: torch.from_numpy(array) for name, array in told.items()})
+        return int(told["done"])
+
     def _read(self, folder: Path) -> dict[str, Any]:
         try:
             content: dict[str, Any] = json.loads((folder / CHECKPOINT).read_text())
@@ -135,15 +145,19 @@ class TrainingState:
 
     def _load(self, folder: Path, content: dict[str, Any]) -> None:
         try:
-            tensors = load_file(folder / content["tensors"])
-            with torch.no_grad():
-                for name, parameter in self.model.named_parameters():
-                    parameter.copy_(tensors[f"model/{name}"])
-                    state = {key: tensors[f"{key}/{name}"] for key in _MOMENTS if f"{key}/{name}" in tensors}
-                    if state:
-                        self.optimizer.state[parameter] = state
+            self._put(load_file(folder / content["tensors"]))
         except (KeyError, RuntimeError, OSError, SafetensorError) as error:
             raise _damaged(folder, error) from error
+
+    @torch.no_grad()
+    def _put(self, tensors: dict[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(tensors[f"model/{name}"])
+            state = {key: tensors[f"{key}/{name}"] for key in _MOMENTS if f"{key}/{name}" in tensors}
+            if state:
+                # AdamW counts its steps on the CPU, wherever the weights are.
+                here = {key: x if key == "step" else x.to(parameter.device) for key, x in state.items()}
+                self.optimizer.state[parameter] = here
 
 
 def _publish(aside: Path, final: Path) -> None:

@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tastetwin.features.histories import PAD_ROW, Vocabulary
+from tastetwin.model.layout import RECENCY_BUCKETS, Favors, Layout, padded
 from tastetwin.model.views import LinearTables, first_categories
 
 CG_STEPS: Final = 6
 RESIDUAL_WIDTH: Final = 256
 RESIDUAL_DROPOUT: Final = 0.3
-RECENCY_BUCKETS: Final = 8
 TINY: Final = 1e-12
 PRIOR_SHARE: Final = 1e-6
 """Weight of the average user in everybody's vector: far below float32's resolution unless there is nothing else."""
@@ -57,13 +57,12 @@ class LinearViews(nn.Module):
         self.bag_sizes, self.factor_sizes, self.alpha = tables.bag_sizes, tables.factor_sizes, tables.alpha
         self.sizes = [*tables.bag_sizes, *(back.shape[1] for back in tables.unwhiten)]
 
-    def forward(self, places: Tensor, strengths: Tensor) -> Tensor:
-        """[n, length] rows and strengths (0 for padding) -> [n, sum of sizes]; a view without input is zero."""
-        sums = (strengths[:, None] @ self.bags[places])[:, 0]
-        views = [unit(part) for part in _split(sums, self.bag_sizes)]
+    def forward(self, places: Tensor, strengths: Tensor, layout: Layout) -> Tensor:
+        """[*favors] rows and strengths (0 for padding) -> [n, sum of sizes]; a view without input is zero."""
+        views = [unit(part) for part in _split(layout.sums(strengths, self.bags[places]), self.bag_sizes)]
         factors = _split(self.factors[places], self.factor_sizes)
         for number, block in enumerate(factors):
-            solved = solve_whitened(block, self.alpha * strengths, strengths > 0)
+            solved = solve_whitened(block.contiguous(), self.alpha * strengths, strengths > 0, layout)
             views.append(unit(solved @ getattr(self, f"unwhiten_{number}")))
         return torch.cat(views, dim=1)
 
@@ -78,19 +77,17 @@ def unit(x: Tensor) -> Tensor:
     return x * torch.rsqrt((x * x).sum(-1, keepdim=True).clamp_min(TINY * TINY))
 
 
-def solve_whitened(factors: Tensor, weights: Tensor, inside: Tensor) -> Tensor:
-    """Direction of x in (I + F' diag(w) F) x = F' (1 + w), per user: [n, length, k], [n, length] -> [n, k].
+def solve_whitened(factors: Tensor, weights: Tensor, inside: Tensor, layout: Layout) -> Tensor:
+    """Direction of x in (I + F' diag(w) F) x = F' (1 + w), per user: [*favors, k], [*favors] -> [n, k].
 
     Conjugate gradients (Hestenes & Stiefel 1952), a fixed number of steps so that it can be exported; with the shared
     part whitened away few eigenvalues differ from one, and each costs a step.
     """
-    right = ((inside + weights)[:, None] @ factors)[:, 0]
-    residual = direction = unit(right)
+    residual = direction = unit(layout.sums(inside + weights, factors))
     solution = torch.zeros_like(residual)
     power = (residual * residual).sum(1, keepdim=True)
     for _ in range(CG_STEPS):
-        through = (factors @ direction[..., None])[..., 0] * weights
-        image = direction + (through[:, None] @ factors)[:, 0]
+        image = direction + layout.sums(layout.dots(factors, direction) * weights, factors)
         step = power / (direction * image).sum(1, keepdim=True).clamp_min(TINY)
         solution = solution + step * direction
         residual = residual - step * image
@@ -111,15 +108,10 @@ class Block(nn.Module):
         self.out = nn.Linear(shape.width, shape.width)
         self.up, self.down = nn.Linear(shape.width, 4 * shape.width), nn.Linear(4 * shape.width, shape.width)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """[n, length, width], [n, 1, 1, length] true where a favor is -> [n, length, width]."""
-        n, length, width = x.shape
-        query, key, value = (
-            part.reshape(n, length, self.heads, width // self.heads).transpose(1, 2)
-            for part in self.mix(self.norm_1(x)).chunk(3, dim=-1)
-        )
-        heads = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        x = x + F.dropout(self.out(heads.transpose(1, 2).reshape(n, length, width)), self.dropout, self.training)
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """[*favors, width] -> the same shape."""
+        mixed = layout.attend(self.mix(self.norm_1(x)), self.heads)
+        x = x + F.dropout(self.out(mixed), self.dropout, self.training)
         return x + F.dropout(self.down(F.gelu(self.up(self.norm_2(x)))), self.dropout, self.training)
 
 
@@ -158,42 +150,23 @@ class SequenceView(nn.Module):
         nn.init.normal_(self.hidden_place, std=0.02)
 
     def embed_places(self, bags: Tensor, places: Tensor) -> Tensor:
-        """[..., length] rows and their linear rows -> [..., length, width], before visits are known."""
+        """[...] rows and [..., bag width] their linear rows -> [..., width], before visits are known."""
         rows: Tensor = self.place(bags * self.scale)
         side: Tensor = self.category(self.categories[places]) + self.region(self.regions[places])
         return rows + side
 
-    def tokens(self, bags: Tensor, places: Tensor, ratings: Tensor, ages: Tensor, hidden: Tensor | None) -> Tensor:
-        """[n, length, width] states after the blocks; ``hidden`` marks favors whose place must be guessed."""
-        x = self.embed_places(bags, places)
-        if hidden is not None:
-            x = torch.where(hidden[..., None], self.hidden_place, x)
-        inside = places != PAD_ROW
-        signs = torch.stack([ratings.clamp(-3, 3), (ratings != 0).to(ratings.dtype)], dim=-1)
-        x = x + self.recency(recency_bucket(inside, ages)) + self.rating(signs)
-        # Attention over nothing is 0 / 0: a history without places may look at its padding, which weighs 0 afterwards.
-        mask = (inside | ~inside.any(dim=1, keepdim=True))[:, None, None, :]
+    def states(self, x: Tensor, favors: Favors) -> Tensor:
+        """[*favors, width] embedded places (or what stands for a hidden one) -> states after the blocks."""
+        signs = torch.stack([favors.ratings.clamp(-3, 3), (favors.ratings != 0).to(favors.ratings.dtype)], dim=-1)
+        x = x + self.recency(favors.layout.recency(favors.ages)) + self.rating(signs)
         for block in self.blocks:
-            x = block(x, mask)
+            x = block(x, favors.layout)
         states: Tensor = self.norm(x)
         return states
 
-    def forward(self, states: Tensor, strengths: Tensor) -> Tensor:
-        """Mean of the states [n, length, width], weighted by strength -> unit [n, width]."""
-        return unit((strengths[:, None] @ states)[:, 0])
-
-
-def recency_bucket(inside: Tensor, ages: Tensor) -> Tensor:
-    """[n, length] 0 for the user's latest favors .. ``RECENCY_BUCKETS`` - 1 for the oldest.
-
-    Relative to the user's own history: ages in days tell when somebody joined, by which their two halves find each
-    other without any taste (that raised the twin test by a sixth, on the wrong grounds). Unknown ages go by order.
-    """
-    count = inside.sum(dim=1, keepdim=True)
-    order = (count - inside.long().cumsum(dim=1)) / (count - 1).clamp_min(1)
-    oldest = ages.amax(dim=1, keepdim=True)
-    share = torch.where((ages >= 0) & (oldest > 0), ages / oldest.clamp_min(1), order)
-    return (share.clamp(0, 1) * (RECENCY_BUCKETS - 1)).round().long()
+    def forward(self, states: Tensor, strengths: Tensor, layout: Layout) -> Tensor:
+        """Mean of the states [*favors, width], weighted by strength -> unit [n, width]."""
+        return unit(layout.sums(strengths, states))
 
 
 def _column_scale(tables: LinearTables) -> Tensor:
@@ -232,6 +205,12 @@ class Encoder(nn.Module):
         self.register_buffer("prior", torch.zeros(full))
         self.register_buffer("projection", torch.eye(full)[:, : min(shape.dim, full)].contiguous())
 
+    @property
+    def part_sizes(self) -> tuple[int, int, int]:
+        """Lengths of the vectors that ``parts`` gives."""
+        linear, sequence = len(self.view_of), len(self.prior) - len(self.view_of)
+        return linear, linear, sequence
+
     def linear(self, views: Tensor) -> Tensor:
         """Unit views side by side -> one unit vector, by the learned weights."""
         return unit(views * self.log_weights.exp()[self.view_of])
@@ -246,19 +225,26 @@ class Encoder(nn.Module):
         """Linear with its residual, and the sequence view beside it, at the chosen gates -> unit [n, full width]."""
         return unit(torch.cat([unit(linear + self.gates[0] * residual), self.gates[1] * sequence], dim=1))
 
-    def wide(self, places: Tensor, visits: Tensor, ratings: Tensor, ages: Tensor) -> Tensor:
+    def parts(self, views: LinearViews, favors: Favors) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``fuse`` takes: linear and residual [n, width of ``views``], sequence view [n, width]."""
+        strengths = strength(favors.visits, favors.places)
+        linear = self.linear(views(favors.places, strengths, favors.layout))
+        states = self.sequence.states(self.sequence.embed_places(views.bags[favors.places], favors.places), favors)
+        return linear, self.residual(linear), self.sequence(states, strengths, favors.layout)
+
+    def wide(self, favors: Favors) -> Tensor:
         """[n, full width] unit vectors before the projection; where nothing is known of any place, the average user."""
-        strengths = strength(visits, places)
-        linear = self.linear(self.views(places, strengths))
-        states = self.sequence.tokens(self.views.bags[places], places, ratings, ages, None)
-        fused = self.fuse(linear, self.residual(linear), self.sequence(states, strengths))
-        return unit(fused + PRIOR_SHARE * self.prior)
+        return unit(self.fuse(*self.parts(self.views, favors)) + PRIOR_SHARE * self.prior)
+
+    def encode(self, favors: Favors) -> Tensor:
+        """[n, dim] unit vectors; the average user's for a history without places."""
+        return unit(self.wide(favors) @ self.projection)
 
     def forward(self, places: Tensor, visits: Tensor, ratings: Tensor, ages: Tensor) -> Tensor:
-        """A ``batches.Batch`` as tensors -> [n, dim] unit vectors; the average user's for a history without places."""
-        return unit(self.wide(places, visits, ratings, ages) @ self.projection)
+        """``encode`` of the tensors of a ``batches.Batch``: what is exported."""
+        return self.encode(padded(places, visits, ratings, ages))
 
 
 def strength(visits: Tensor, places: Tensor) -> Tensor:
-    """[n, length] weight of each favor, 0 for padding (the same as ``linear.strength_matrix``)."""
+    """[*favors] weight of each favor, 0 for padding (the same as ``linear.strength_matrix``)."""
     return torch.where(places != PAD_ROW, torch.sqrt(1 + torch.log(visits.clamp_min(1))), 0.0)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from tastetwin.features.histories import Histories, Vocabulary
+from tastetwin.model.kinds import category_matrix, region_matrix
 
 Floats = npt.NDArray[np.float32]
 
@@ -63,21 +64,6 @@ def strength_matrix(histories: Histories, n_rows: int) -> sp.csr_matrix:
     return matrix
 
 
-def category_matrix(vocabulary: Vocabulary) -> sp.csr_matrix:
-    """float32 [n_rows, n_categories]; a place's categories share one unit of mass."""
-    counts = np.diff(vocabulary.category_offsets)
-    shares = np.repeat(1 / np.maximum(counts, 1), counts).astype(np.float32)
-    shape = (vocabulary.n_rows, max(1, len(vocabulary.category_codes)))
-    return sp.csr_matrix((shares, vocabulary.categories, vocabulary.category_offsets), shape=shape, copy=True)
-
-
-def region_matrix(vocabulary: Vocabulary) -> sp.csr_matrix:
-    """float32 [n_rows, n_regions], 1 at the place's region; an empty row where it is unknown."""
-    known = np.flatnonzero(vocabulary.regions >= 0)
-    shape = (vocabulary.n_rows, max(1, len(vocabulary.region_codes)))
-    return sp.csr_matrix((np.ones(len(known), np.float32), (known, vocabulary.regions[known])), shape=shape)
-
-
 @dataclass(frozen=True)
 class Svd:
     """Truncated SVD of TF-IDF (latent semantic analysis; Deerwester et al. 1990)."""
@@ -116,8 +102,9 @@ def _right_singular_vectors(matrix: sp.csr_matrix, k: int, seed: int) -> Floats:
     k = max(1, min(k, *matrix.shape))
     width = min(k + _OVERSAMPLING, *matrix.shape)
     basis = np.random.default_rng(seed).standard_normal((matrix.shape[1], width)).astype(np.float32)
+    transposed = matrix.T.tocsr()  # row by row it is read in the order it lies in memory
     for _ in range(_POWER_ITERATIONS):
-        basis, _ = np.linalg.qr(matrix.T @ (matrix @ basis))
+        basis, _ = np.linalg.qr(transposed @ (matrix @ basis))
     _, _, rotation = np.linalg.svd(matrix @ basis, full_matrices=False)
     return np.ascontiguousarray(basis @ rotation[:k].T, np.float32)
 

@@ -22,10 +22,11 @@ from tastetwin.features.vocabulary import read_vocabulary, write_vocabulary
 from tastetwin.model.files import MODEL, RECORD, VOCABULARY, WEIGHTS
 from tastetwin.model.mirror import Mirror
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import FOLDERS, FileEntry, Made, Manifest, Plan, entry_of, make
+from tastetwin.runs import FOLDERS, FileEntry, Made, Manifest, Plan, begin, entry_of, make
 from tastetwin.store import Store
 
 if TYPE_CHECKING:
+    from tastetwin.model.prepare import Tell
     from tastetwin.model.train import OnStep, Trained
 
 
@@ -41,22 +42,39 @@ def train_bundle(
         features: the day's histories and vocabulary.
         config: sections ``train``, ``evaluate`` (who is held out) and ``features.min_favors`` are used.
         again: make it once more even if it is finished.
-        progress: told steps done.
+        progress: told the phase, and in training the steps done.
 
     Raises:
         InputError: TRAIN-NO-USERS when nobody has enough favors.
         MissingExtra: without the 'train' extra.
     """
+    plan = _plan(features, config)
+    manifest = make(store, plan, lambda folder: _write(store, features, config, folder, progress), again=again)
+    store.remove(_checkpoints(manifest.folder))
+    return manifest
+
+
+def help_train(store: Store, features: Manifest, config: Config, *, again: bool = False) -> None:
+    """Take part in the ``train_bundle`` of process 0, as any other process that ``torchrun`` started; writes nothing.
+
+    Raises:
+        InputError: TRAIN-NO-USERS when nobody has enough favors.
+        MissingExtra: without the 'train' extra.
+    """
+    plan = _plan(features, config)
+    _, finished = begin(store, plan.stage, plan.logical_date, plan.inputs(), again=again)
+    if finished is None:
+        _fit(*_learn_from(store, features, config), config, None, lambda *_: None, lambda _: None)
+
+
+def _plan(features: Manifest, config: Config) -> Plan:
     holdout = config.evaluate.model_dump(mode="json", include={"holdout_share", "max_holdout", "min_places", "seed"})
     settings = {
         "train": config.train.model_dump(mode="json"),
         "holdout": holdout,
         "min_favors": config.features.min_favors,
     }
-    plan = Plan("train", features.logical_date, {"features": features}, settings)
-    manifest = make(store, plan, lambda folder: _write(store, features, config, folder, progress), again=again)
-    store.remove(_checkpoints(manifest.folder))
-    return manifest
+    return Plan("train", features.logical_date, {"features": features}, settings)
 
 
 def _checkpoints(folder: str) -> str:
@@ -65,20 +83,31 @@ def _checkpoints(folder: str) -> str:
 
 
 def _write(store: Store, features: Manifest, config: Config, folder: str, progress: Progress) -> Made:
-    histories, _ = read_histories(store, features, config.features.min_favors)
-    vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
-    mask = choose_holdout(histories, config.evaluate, config.evaluate.seed)
+    histories, vocabulary, mask = _learn_from(store, features, config)
     with tempfile.TemporaryDirectory(prefix="tastetwin-") as aside:
         with _kept(store, _checkpoints(folder), Path(aside)) as (checkpoints, saved):
 
             def on_step(step: int, of: int, loss: float) -> None:
                 saved()
-                progress(step, of)
+                progress(step, of, "training")
 
-            trained = _fit(histories, vocabulary, config, mask, checkpoints, on_step)
+            def tell(phase: str) -> None:
+                progress(0, None, phase)
+
+            trained = _fit(histories, vocabulary, mask, config, checkpoints, on_step, tell)
+        progress(0, None, "exporting")
         tables = _write_bundle(store, trained, vocabulary, folder, Path(aside))
     counts = {"training_users": trained.record.training_users, "held_out": int(mask.sum())}
     return tables, {"counts": counts, "validation_mrr": trained.record.validation_mrr}
+
+
+def _learn_from(
+    store: Store, features: Manifest, config: Config
+) -> tuple[Histories, Vocabulary, npt.NDArray[np.bool_]]:
+    """The day's histories and vocabulary, and who is held out."""
+    histories, _ = read_histories(store, features, config.features.min_favors)
+    vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
+    return histories, vocabulary, choose_holdout(histories, config.evaluate, config.evaluate.seed)
 
 
 @contextmanager
@@ -97,17 +126,18 @@ def _kept(store: Store, folder: str, aside: Path) -> Iterator[tuple[Path, Callab
 def _fit(
     histories: Histories,
     vocabulary: Vocabulary,
-    config: Config,
     holdout: npt.NDArray[np.bool_],
-    checkpoints: Path,
+    config: Config,
+    checkpoints: Path | None,
     on_step: OnStep,
+    tell: Tell,
 ) -> Trained:
     try:
         from tastetwin.model.train import train
     except ImportError as error:
         raise MissingExtra.of(error.name or "torch", "train") from error
     users = np.flatnonzero(holdout)
-    return train(histories, vocabulary, config.train, users, checkpoints, on_step)
+    return train(histories, vocabulary, config.train, users, checkpoints, on_step, tell)
 
 
 def _write_bundle(

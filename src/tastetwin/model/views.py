@@ -15,6 +15,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from tastetwin.features.histories import FIRST_PLACE_ROW, Vocabulary
+from tastetwin.model.kinds import area_matrix, category_matrix, category_region_cells, region_matrix
 from tastetwin.model.linear import (
     FUSED_IALS,
     FUSED_SVD,
@@ -23,15 +24,15 @@ from tastetwin.model.linear import (
     Histogram,
     Ials,
     Svd,
-    category_matrix,
     fit_histogram,
     fit_ials,
     fit_ppmi,
     fit_svd,
-    region_matrix,
 )
 
 PPMI_SIZE: Final = 128
+FINE_SVD: Final = 64
+"""Of categories in regions, and of areas on the map: finer kinds than categories or regions alone."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,10 @@ class LinearTables:
 def fit_tables(matrix: sp.csr_matrix, vocabulary: Vocabulary, alpha: float, seed: int) -> LinearTables:
     """Fit every view on [n_users, n_rows] strengths and lay them side by side; places nobody visited get a fallback."""
     ials = [fit_ials(matrix, k, alpha, seed=seed) for k in FUSED_IALS]
-    bags: list[Svd | Histogram] = [fit_svd(matrix, k, seed) for k in FUSED_SVD]
+    widest = fit_svd(matrix, max(FUSED_SVD), seed)  # its strongest components are those of the narrower ones
+    bags: list[Svd | Histogram] = [replace(widest, components=widest.components[:, :k]) for k in FUSED_SVD]
     bags.append(fit_ppmi(matrix, PPMI_SIZE, seed))
-    kinds = (category_matrix(vocabulary), region_matrix(vocabulary))
-    bags.extend(fit_histogram(matrix, kind, HISTOGRAM_SVD, seed) for kind in kinds if kind.nnz)
+    bags.extend(fit_histogram(matrix, kind, size, seed) for kind, size in _kinds(vocabulary) if kind.nnz)
     whitened = [_whiten(view) for view in ials]
     visited = np.asarray(matrix.sum(axis=0)).ravel() > 0
     tables = [bag.table() for bag in bags]
@@ -73,6 +74,15 @@ def fit_tables(matrix: sp.csr_matrix, vocabulary: Vocabulary, alpha: float, seed
         tuple(back for _, back in whitened),
         alpha,
     )
+
+
+def _kinds(vocabulary: Vocabulary) -> list[tuple[sp.csr_matrix, int]]:
+    """Kinds of place and the size of their view; an empty matrix where the source says nothing of them."""
+    kinds = [(category_matrix(vocabulary), HISTOGRAM_SVD), (region_matrix(vocabulary), HISTOGRAM_SVD)]
+    if all(kind.nnz for kind, _ in kinds):
+        kinds.append((category_region_cells(vocabulary), FINE_SVD))
+    # The areas are the same for every fit and seed, as regions are.
+    return [*kinds, (area_matrix(vocabulary, seed=0), FINE_SVD)]
 
 
 def _whiten(ials: Ials) -> tuple[Floats, Floats]:

@@ -1,0 +1,30 @@
+"""``config show``: the settings in force."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tastetwin import console
+from tastetwin.cli.options import ConfigOption, JsonOption
+
+
+def show(
+    config: ConfigOption = None,
+    origin: Annotated[bool, typer.Option("--origin", help="Also where each value comes from.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Every setting and its value.
+
+    Example: `tastetwin config show --origin --config settings.yaml`
+    """
+    from tastetwin.config import origins
+
+    found = list(origins(config))
+    if as_json:
+        console.print_json({key: {"value": value, "origin": where} for key, value, where, _ in found})
+        return
+    columns = ["key", "value", "origin", "meaning"] if origin else ["key", "value", "meaning"]
+    rows = [[key, str(value), where, says] if origin else [key, str(value), says] for key, value, where, says in found]
+    console.print_table("settings", columns, rows)

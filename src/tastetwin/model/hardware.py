@@ -1,0 +1,45 @@
+"""Where and how precisely training computes: ``train.device`` and ``train.precision``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from tastetwin.config import TrainConfig
+from tastetwin.errors import InputError
+from tastetwin.model.ranks import local_rank
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A device and the type that matrix products are computed in; weights and losses are float32 everywhere."""
+
+    device: torch.device
+    products: torch.dtype
+
+    def autocast(self, enabled: bool = True) -> torch.autocast:
+        """The context that what may be computed in ``products`` runs in; with ``enabled`` false, float32 inside it."""
+        return torch.autocast(self.device.type, self.products, enabled and self.products != torch.float32)
+
+
+def choose(config: TrainConfig) -> Hardware:
+    """What ``config`` asks for, and the best there is where it says "auto".
+
+    Raises:
+        InputError: NO-CUDA when "cuda" is asked for and torch sees no such device.
+    """
+    there = torch.cuda.is_available()
+    if config.device == "cuda" and not there:
+        raise InputError(
+            "NO-CUDA",
+            place="train.device",
+            value="cuda",
+            rule="torch sees a CUDA device on this machine",
+            fix="set train.device to auto or cpu, or install the driver and a build of torch for it",
+        )
+    if config.device == "cpu" or not there:
+        return Hardware(torch.device("cpu"), torch.bfloat16 if config.precision == "bf16" else torch.float32)
+    torch.cuda.set_device(local_rank())
+    half = config.precision == "bf16" or (config.precision == "auto" and torch.cuda.is_bf16_supported(False))
+    return Hardware(torch.device("cuda", local_rank()), torch.bfloat16 if half else torch.float32)

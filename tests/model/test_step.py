@@ -1,0 +1,120 @@
+"""A step costs what its batch costs, however large the catalogue, on any hardware and in any precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tastetwin.config import TrainConfig
+from tastetwin.errors import InputError
+from tastetwin.features.histories import Histories
+from tastetwin.model import hardware, step
+from tastetwin.model.export import export_onnx
+from tastetwin.model.prepare import prepare
+from tastetwin.model.train import Trained, train
+from tastetwin.model.workers import Workers
+from tests.model import towns
+
+CONFIG = TrainConfig(dim=32, layers=1, width=16, heads=2, epochs=4, batch_users=32, max_length=20, threads=1)
+ALONE = Workers(0, 1)
+CPU = torch.device("cpu")
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Remembers the most elements that any one result had."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for each in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(each, torch.Tensor):
+                self.elements = max(self.elements, each.numel())
+        return out
+
+
+def largest_of_a_step(places: int) -> int:
+    """Elements of the largest tensor that a step on users of the first 40 places makes; all else is the same."""
+    town, vocabulary = towns.histories(60, 40, 2, 12, seed=1), towns.vocabulary(places)
+    plan, encoder = prepare(town, vocabulary, CONFIG, ALONE, lambda phase: None)
+    model = step.Objective(encoder.train(), hardware.choose(CONFIG))
+    optimizer = torch.optim.AdamW(model.parameters())
+    batch = step.draw(plan, plan.schedule(0)[0], 0, ALONE, CPU)
+    assert batch is not None
+    seen = Largest()  # type: ignore[no-untyped-call]
+    with seen:
+        loss = step.update(model, optimizer, plan.views[0], batch, ALONE)
+    assert np.isfinite(loss)
+    return seen.elements
+
+
+def test_memory_of_a_step_does_not_grow_with_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten million places must train as a thousand do: sampled losses, frozen tables, no gradient as large as either."""
+    monkeypatch.setattr(step, "CANDIDATES", 64)
+    small, large = (largest_of_a_step(places) for places in (1_000, 10_000))
+    assert large <= 1.1 * small  # distinct candidates among the 64 drawn
+
+
+def test_what_is_drawn_hides_and_finds_the_right_places() -> None:
+    """The guess at a hidden favor must be judged by that favor's own place."""
+    town, vocabulary = towns.histories(60, 40, 2, 12, seed=1), towns.vocabulary(40)
+    plan, _ = prepare(town, vocabulary, CONFIG, ALONE, lambda phase: None)
+    batch = step.draw(plan, plan.schedule(0)[0], 0, ALONE, CPU)
+    assert batch is not None
+    assert torch.equal(batch.rows[batch.row_of], batch.favors.places)
+    assert batch.hidden.nonzero()[:, 0].tolist() == batch.hidden_at.tolist()
+    assert len(batch.hidden_at) == batch.n_hidden > 0
+    assert torch.equal(batch.rows[batch.candidates][batch.targets], batch.favors.places[batch.hidden_at])
+
+
+def test_shares_of_a_batch_are_the_batch() -> None:
+    """Processes cut one draw among them: every user once, the same hidden favors, the same candidates."""
+    town, vocabulary = towns.histories(60, 40, 2, 12, seed=1), towns.vocabulary(40)
+    plan, _ = prepare(town, vocabulary, CONFIG, ALONE, lambda phase: None)
+    users = plan.schedule(0)[0]
+    whole = step.draw(plan, users, 3, ALONE, CPU)
+    shares = [step.draw(plan, users, 3, Workers(rank, 3), CPU) for rank in range(3)]
+    assert whole is not None
+    assert all(share is not None and share.n_users == whole.n_users for share in shares)
+    assert sum(len(share.hidden_at) for share in shares if share) == whole.n_hidden
+    places = torch.cat([share.favors.places for share in shares if share])
+    assert torch.equal(places.sort()[0], whole.favors.places.sort()[0])
+    choices = [one.rows[one.candidates].tolist() for one in (whole, *shares) if one]
+    assert all(each == choices[0] for each in choices)
+
+
+def test_bf16_trains_alike_and_exports(tmp_path: Path) -> None:
+    """Half the precision of products must cost next to nothing in the loss, and leave float32 weights behind."""
+    town, vocabulary = towns.histories(90, 60, 3, 14, seed=1), towns.vocabulary(60)
+    full, half = (_trained(town, precision) for precision in ("float32", "bf16"))
+    assert full.record.losses != half.record.losses
+    assert half.record.losses == pytest.approx(full.record.losses, rel=0.02)
+    weights = half.encoder.state_dict().values()
+    assert all(value.dtype != torch.bfloat16 and torch.isfinite(value.float()).all() for value in weights)
+    export_onnx(half.encoder, tmp_path / "encoder.onnx")
+    found = half.encode(town, 20)
+    assert np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-4)
+    assert vocabulary.n_rows == len(half.encoder.views.bags)
+
+
+def _trained(town: Histories, precision: str) -> Trained:
+    return train(town, towns.vocabulary(60), CONFIG.model_copy(update={"precision": precision}))
+
+
+def test_cuda_where_there_is_none_is_a_coded_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that was paid a GPU must not spend the night on the CPU without a word."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="NO-CUDA"):
+        _trained_on("cuda")
+    assert hardware.choose(CONFIG).device.type == "cpu"
+    assert hardware.choose(CONFIG).products == torch.float32
+
+
+def _trained_on(device: str) -> Trained:
+    config = CONFIG.model_copy(update={"device": device})
+    return train(towns.histories(30, 40, 2, 8, seed=1), towns.vocabulary(40), config)
