@@ -169,14 +169,16 @@ def compare(ours: list[Course], peers: list[Course]) -> None:
         print(f"  histories a {name}: ours {ratio:.1f} times {fastest.contender.name} (target 3)")
     end, steps = longest.moments[-1].wall, longest.loop["wall"]
     whole = longest.loop["histories"] / end
-    print(f"  {whole:.0f} histories a second in all: of our {end:.1f} s, {steps:.1f} are the steps")
+    print(
+        f"  {whole:.0f} of ours a second in all: of {end:.1f} s, the steps are {steps:.1f}, fits and choices the rest"
+    )
     for peer in peers:
         best = peer.best()
         reached = [course.moments[-1] for course in ours if course.moments[-1].mrr >= best.mrr]
         if not reached:
             print(f"  {peer.contender.name}'s {best.mrr:.3f} was not reached")
             continue
-        soon = min(reached, key=lambda moment: moment.wall)
+        soon = min(reached, key=lambda moment: moment.cpu)
         print(
             f"  {peer.contender.name}'s {best.mrr:.3f}: ours has {soon.mrr:.3f} after {soon.wall:.1f} s, "
             f"{soon.wall / best.wall:.2f} of its time, {soon.cpu / best.cpu:.2f} of its CPU time (target 0.33)"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 _DEFAULT_PORT: Final = 15002
+_SESSION_SECONDS: Final = 30 * 24 * 3600
 _RETRIES: Final = 10
 _MAX_BACKOFF_MS: Final = 4_000
 _KNOCK_SECONDS: Final = 10.0
@@ -166,6 +167,8 @@ def _knock(address: str) -> None:
 def _embedded() -> str:
     """Start Sail in this process, once; the address it listens on (loopback only)."""
     os.environ.setdefault("RUST_LOG", "error")
+    # Its own limit ends a session that is idle for minutes, as it is while a model is trained.
+    os.environ.setdefault("SAIL_SPARK__SESSION_TIMEOUT_SECS", str(_SESSION_SECONDS))
     try:
         from pysail.spark import SparkConnectServer
     except ImportError as error:

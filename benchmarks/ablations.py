@@ -1,0 +1,202 @@
+"""What each part of the encoder earns: one thing changed at a time, the same splits, paired ratios.
+
+    OMP_NUM_THREADS=1 python benchmarks/ablations.py FOLDER [--seeds 2] [--only NAME...]
+
+Prints a Markdown table as it goes: disjoint and matched twin MRR with CSLS, each over that of the encoder as it is
+(with its 95 % bootstrap interval over users), and the CPU seconds of training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+from unittest.mock import patch
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tastetwin.config import Config, TrainConfig
+from tastetwin.engine import connect
+from tastetwin.evaluation.baselines import home_candidates
+from tastetwin.evaluation.benchmark import HOLDOUT
+from tastetwin.evaluation.dataset import Dataset, load_dataset
+from tastetwin.evaluation.metrics import (
+    CSLS_NEIGHBOURS,
+    Interval,
+    bootstrap_ratio_by_user,
+    reciprocal,
+    true_twin_ranks,
+    true_twin_ranks_among,
+)
+from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs
+from tastetwin.features.histories import Histories
+from tastetwin.features.holdout import choose_holdout
+from tastetwin.model import prepare, step, views
+from tastetwin.model.batches import _only, cut_catalogue
+from tastetwin.model.train import Trained, train
+
+Values = npt.NDArray[np.float64]
+Halves = tuple[Histories, Histories]
+AS_IS: Final = "as it is"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Users to learn from, and others cut in two."""
+
+    seed: int
+    learners: Histories
+    pairs: PseudoUsers
+    candidates: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that is different."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of section ``train``."""
+    code: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """What is replaced in the code while training."""
+    served: Callable[[Trained], None] = lambda trained: None
+    """What is done to the trained encoder."""
+
+
+def without_kind(number: int) -> Callable[[], AbstractContextManager[Any]]:
+    """No view of the kinds of place at this position of ``views._kinds``."""
+    kinds = views._kinds
+
+    def fewer(vocabulary: Any) -> Any:
+        return [kind for at, kind in enumerate(kinds(vocabulary)) if at != number]
+
+    return lambda: patch.object(views, "_kinds", fewer)
+
+
+def split_per_user(histories: Histories, users: npt.NDArray[np.int64], rng: np.random.Generator) -> Halves:
+    """Each user's places are dealt out anew, so that one's half shares places with another's other half."""
+    chosen = histories.select(users)
+    side = rng.random(len(chosen.places)) < 0.5
+    return _only(chosen, side), _only(chosen, ~side)
+
+
+def split_in_time(histories: Histories, users: npt.NDArray[np.int64], rng: np.random.Generator) -> Halves:
+    """Older against newer places, in every other batch."""
+    if rng.random() < 0.5:
+        return cut_catalogue(histories, users, rng)
+    chosen = histories.select(users)
+    lengths = chosen.lengths()
+    place = np.arange(len(chosen.places)) - np.repeat(chosen.offsets[:-1], lengths)
+    newer = place >= np.repeat((lengths * rng.uniform(0.4, 0.8)).astype(np.int64), lengths)
+    return _only(chosen, ~newer), _only(chosen, newer)
+
+
+def no_contrast(a: torch.Tensor, b: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
+    """Nothing to learn from, but a gradient for every weight."""
+    return 0 * (a.sum() + b.sum() + temperature)
+
+
+def served_with(residual: bool, sequence: bool) -> Callable[[Trained], None]:
+    """The best gates among those that leave out the residual, the sequence view, or both."""
+
+    def choose(trained: Trained) -> None:
+        fits = {
+            key: mrr
+            for key, mrr in trained.record.validation_mrr.items()
+            if (residual or float(key.split("/")[0]) == 0) and (sequence or float(key.split("/")[1]) == 0)
+        }
+        best = max(fits, key=lambda key: fits[key])
+        trained.encoder.gates.copy_(torch.tensor([float(gate) for gate in best.split("/")]))
+
+    return choose
+
+
+CHANGES: Final[dict[str, Change]] = {
+    AS_IS: Change(),
+    "linear views alone": Change(served=served_with(residual=False, sequence=False)),
+    "no residual": Change(served=served_with(residual=False, sequence=True)),
+    "no sequence view": Change(served=served_with(residual=True, sequence=False)),
+    "no areas on the map": Change(code=without_kind(3)),
+    "no categories in regions": Change(code=without_kind(2)),
+    "no masked places": Change(code=lambda: patch.object(step, "MASKED_WEIGHT", 0.0)),
+    "masked places alone": Change(code=lambda: patch.object(step, "two_view_contrast", no_contrast)),
+    "views split per user": Change(code=lambda: patch.object(prepare, "cut_catalogue", split_per_user)),
+    "half the views cut in time": Change(code=lambda: patch.object(prepare, "cut_catalogue", split_in_time)),
+    "6 passes": Change({"epochs": 6}),
+    "60 passes": Change({"epochs": 60}),
+    "2 layers": Change({"layers": 2}),
+    "4 layers": Change({"layers": 4}),
+    "8 layers": Change({"layers": 8}),
+    "width 64": Change({"width": 64}),
+    "width 256": Change({"width": 256}),
+    "vectors of 64": Change({"dim": 64}),
+    "vectors of 512": Change({"dim": 512}),
+    "length 50": Change({"max_length": 50}),
+    "length 200": Change({"max_length": 200}),
+    "no dropout in the blocks": Change({"dropout": 0.0}),
+    "bf16": Change({"precision": "bf16"}),
+}
+
+
+def splits(dataset: Dataset, config: Config, seeds: int) -> Iterator[Split]:
+    """As in tasks 1 and 3 of the benchmark."""
+    histories = dataset.histories()
+    for seed in range(1, seeds + 1):
+        update = {"holdout_share": HOLDOUT, "max_holdout": 10**9, "seed": seed}
+        rules = config.evaluate.model_copy(update=update)
+        mask = choose_holdout(histories, rules, seed)
+        pairs = disjoint_pairs(histories, mask, dataset.vocabulary, rules, seed)
+        candidates = home_candidates(pairs, dataset.vocabulary, seed)
+        yield Split(seed, histories.select(np.flatnonzero(~mask)), pairs, candidates)
+
+
+def measure(dataset: Dataset, split: Split, config: TrainConfig, change: Change) -> tuple[Values, Values, float]:
+    """Reciprocal ranks of the disjoint and of the matched test, and CPU seconds of training."""
+    chosen = config.model_copy(update={**change.settings, "seed": split.seed})
+    began = time.process_time()
+    with change.code():
+        trained = train(split.learners, dataset.vocabulary, chosen)
+    seconds = time.process_time() - began
+    change.served(trained)
+    a, b = (trained.encode(half, chosen.max_length) for half in (split.pairs.a, split.pairs.b))
+    disjoint = true_twin_ranks(a, b, CSLS_NEIGHBOURS)
+    matched = true_twin_ranks_among(a, b, split.candidates, CSLS_NEIGHBOURS)
+    return reciprocal(disjoint), reciprocal(matched), seconds
+
+
+def cell(ours: Values, as_is: Values, owners: npt.NDArray[np.object_]) -> str:
+    """MRR, and its ratio with interval."""
+    ratio: Interval = bootstrap_ratio_by_user(ours, as_is, owners, 1_000, 1)
+    return f"{ours.mean():.3f} | {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+
+
+def main() -> None:
+    """Parse arguments, measure the encoder as it is, then each change."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--only", nargs="*", metavar="NAME", choices=CHANGES, default=list(CHANGES))
+    options = parser.parse_args()
+    config = Config()
+    dataset = load_dataset(connect(None, config.engine.partitions), str(options.folder), date.today(), config)
+    parts = list(splits(dataset, config, options.seeds))
+    owners = np.concatenate([split.pairs.a.user_ids for split in parts])
+    print("| changed | disjoint | x | matched | x | CPU s |\n|---|---|---|---|---|---|", flush=True)
+    first: tuple[Values, Values] | None = None
+    for name in [AS_IS, *(name for name in options.only if name != AS_IS)]:
+        found = [measure(dataset, split, config.train, CHANGES[name]) for split in parts]
+        disjoint, matched = (np.concatenate([each[at] for each in found]) for at in (0, 1))
+        first = first or (disjoint, matched)
+        seconds = sum(each[2] for each in found) / len(found)
+        cells = [cell(*both, owners) for both in zip((disjoint, matched), first, strict=True)]
+        print(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
