@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 import torch
 
 from tastetwin.config import Config, TrainConfig
@@ -36,10 +37,10 @@ from tastetwin.evaluation.metrics import (
     true_twin_ranks_among,
 )
 from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs
-from tastetwin.features.histories import Histories
+from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.holdout import choose_holdout
 from tastetwin.model import prepare, step, views
-from tastetwin.model.batches import _only, cut_catalogue
+from tastetwin.model.batches import cut_catalogue
 from tastetwin.model.train import Trained, train
 
 Values = npt.NDArray[np.float64]
@@ -69,21 +70,16 @@ class Change:
     """What is done to the trained encoder."""
 
 
-def without_kind(number: int) -> Callable[[], AbstractContextManager[Any]]:
-    """No view of the kinds of place at this position of ``views._kinds``."""
-    kinds = views._kinds
-
-    def fewer(vocabulary: Any) -> Any:
-        return [kind for at, kind in enumerate(kinds(vocabulary)) if at != number]
-
-    return lambda: patch.object(views, "_kinds", fewer)
+def nothing_known(vocabulary: Vocabulary, seed: int = 0) -> sp.csr_matrix:
+    """In place of a kind of place: the source does not tell."""
+    return sp.csr_matrix((vocabulary.n_rows, 1), dtype=np.float32)
 
 
 def split_per_user(histories: Histories, users: npt.NDArray[np.int64], rng: np.random.Generator) -> Halves:
     """Each user's places are dealt out anew, so that one's half shares places with another's other half."""
     chosen = histories.select(users)
     side = rng.random(len(chosen.places)) < 0.5
-    return _only(chosen, side), _only(chosen, ~side)
+    return chosen.filter(side), chosen.filter(~side)
 
 
 def split_in_time(histories: Histories, users: npt.NDArray[np.int64], rng: np.random.Generator) -> Halves:
@@ -94,7 +90,7 @@ def split_in_time(histories: Histories, users: npt.NDArray[np.int64], rng: np.ra
     lengths = chosen.lengths()
     place = np.arange(len(chosen.places)) - np.repeat(chosen.offsets[:-1], lengths)
     newer = place >= np.repeat((lengths * rng.uniform(0.4, 0.8)).astype(np.int64), lengths)
-    return _only(chosen, ~newer), _only(chosen, newer)
+    return chosen.filter(~newer), chosen.filter(newer)
 
 
 def no_contrast(a: torch.Tensor, b: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
@@ -122,8 +118,8 @@ CHANGES: Final[dict[str, Change]] = {
     "linear views alone": Change(served=served_with(residual=False, sequence=False)),
     "no residual": Change(served=served_with(residual=False, sequence=True)),
     "no sequence view": Change(served=served_with(residual=True, sequence=False)),
-    "no areas on the map": Change(code=without_kind(3)),
-    "no categories in regions": Change(code=without_kind(2)),
+    "no areas on the map": Change(code=lambda: patch.object(views, "area_matrix", nothing_known)),
+    "no categories in regions": Change(code=lambda: patch.object(views, "category_region_cells", nothing_known)),
     "no masked places": Change(code=lambda: patch.object(step, "MASKED_WEIGHT", 0.0)),
     "masked places alone": Change(code=lambda: patch.object(step, "two_view_contrast", no_contrast)),
     "views split per user": Change(code=lambda: patch.object(prepare, "cut_catalogue", split_per_user)),

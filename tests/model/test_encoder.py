@@ -12,7 +12,7 @@ from tastetwin.model.encoder import Encoder, LinearViews, Shape, strength
 from tastetwin.model.layout import Padded
 from tastetwin.model.objectives import masked_place, two_view_contrast
 from tastetwin.model.prepare import starting_weights
-from tastetwin.model.views import align, fit_tables
+from tastetwin.model.views import align, fit_tables, kinds_of_place
 from tests.model import towns
 
 SHAPE = Shape(dim=24, width=16, layers=2, heads=2, dropout=0.1)
@@ -26,7 +26,9 @@ def town() -> tuple[Histories, Vocabulary]:
 @pytest.fixture(scope="module")
 def encoder(town: tuple[Histories, Vocabulary]) -> Encoder:
     histories, vocabulary = town
-    tables = fit_tables(linear.strength_matrix(histories, vocabulary.n_rows), vocabulary, alpha=30, seed=0)
+    tables = fit_tables(
+        linear.strength_matrix(histories, vocabulary.n_rows), vocabulary, kinds_of_place(vocabulary), alpha=30, seed=0
+    )
     torch.manual_seed(0)
     return Encoder(SHAPE, vocabulary, tables, starting_weights(tables)).eval()
 
@@ -41,7 +43,7 @@ def test_views_in_the_graph_equal_the_linear_fold_in(town: tuple[Histories, Voca
     """Conjugate gradients in whitened space must be the closed form, or the start is not the linear one."""
     histories, vocabulary = town
     matrix = linear.strength_matrix(histories, vocabulary.n_rows)
-    tables = fit_tables(matrix, vocabulary, alpha=30, seed=0)
+    tables = fit_tables(matrix, vocabulary, kinds_of_place(vocabulary), alpha=30, seed=0)
     places, visits, _, _ = towns.tensors(histories)
     inside = LinearViews(tables)(places, strength(visits, places), Padded(places > 0)).numpy()
     wanted = [linear.fit_svd(matrix, k, 0) for k in linear.FUSED_SVD]
@@ -56,7 +58,9 @@ def test_aligned_tables_give_the_same_similarities(town: tuple[Histories, Vocabu
     """A rotation may turn the space, never change who is close to whom."""
     histories, vocabulary = town
     matrix = linear.strength_matrix(histories, vocabulary.n_rows)
-    full, part = (fit_tables(m, vocabulary, alpha=30, seed=0) for m in (matrix, matrix[:60]))
+    full, part = (
+        fit_tables(m, vocabulary, kinds_of_place(vocabulary), alpha=30, seed=0) for m in (matrix, matrix[:60])
+    )
     places, visits, _, _ = towns.tensors(histories)
     layout = Padded(places > 0)
     before, after = (LinearViews(t)(places, strength(visits, places), layout) for t in (part, align(part, full)))
@@ -67,7 +71,9 @@ def test_a_place_nobody_visited_takes_after_its_peers() -> None:
     """A new restaurant must put its visitors near those of its category and region, not nowhere."""
     histories = towns.histories(users=60, places=40, groups=2, length=10, seed=3)
     vocabulary = towns.vocabulary(60, categories=2, regions=1)  # places 40..59 are in nobody's history
-    tables = fit_tables(linear.strength_matrix(histories, vocabulary.n_rows), vocabulary, alpha=30, seed=0)
+    tables = fit_tables(
+        linear.strength_matrix(histories, vocabulary.n_rows), vocabulary, kinds_of_place(vocabulary), alpha=30, seed=0
+    )
     peers = [row for row in range(2, 42) if row % 2 == 0 and row in histories.places]
     assert tables.factors[50] == pytest.approx(tables.factors[peers].mean(axis=0), abs=1e-5)
     assert np.all(tables.factors[:2] == 0)

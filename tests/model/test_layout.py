@@ -15,7 +15,7 @@ from tastetwin.model.encoder import Encoder, Shape
 from tastetwin.model.layout import Packed, Padded, packed, padded
 from tastetwin.model.linear import strength_matrix
 from tastetwin.model.prepare import starting_weights
-from tastetwin.model.views import fit_tables
+from tastetwin.model.views import fit_tables, kinds_of_place
 from tests.model import towns
 
 CPU = torch.device("cpu")
@@ -24,7 +24,9 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     town, vocabulary = towns.histories(users=80, places=60, groups=3, length=12, seed=1), towns.vocabulary(60)
-    tables = fit_tables(strength_matrix(town, vocabulary.n_rows), vocabulary, alpha=30, seed=0)
+    tables = fit_tables(
+        strength_matrix(town, vocabulary.n_rows), vocabulary, kinds_of_place(vocabulary), alpha=30, seed=0
+    )
     torch.manual_seed(0)
     made = Encoder(
         Shape(dim=24, width=16, layers=2, heads=2, dropout=0.1), vocabulary, tables, starting_weights(tables)

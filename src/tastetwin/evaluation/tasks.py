@@ -61,8 +61,8 @@ def disjoint_pairs(
     users = users.select(np.flatnonzero(enough).astype(np.int64))
     second_half = second_half[kept_favors]
     return PseudoUsers(
-        a=_only(users, ~second_half),
-        b=_only(users, second_half),
+        a=users.filter(~second_half),
+        b=users.filter(second_half),
         activity=users.lengths(),
         regions=home_regions(users, vocabulary),
     )
@@ -80,7 +80,7 @@ def chronological_pairs(
     users = histories.select(np.flatnonzero(holdout & long_enough).astype(np.int64))
     place_in_history = np.arange(len(users.places)) - np.repeat(users.offsets[:-1], users.lengths())
     newer = place_in_history >= np.repeat(users.lengths() // 2, users.lengths())
-    return PseudoUsers(_only(users, ~newer), _only(users, newer), users.lengths(), home_regions(users, vocabulary))
+    return PseudoUsers(users.filter(~newer), users.filter(newer), users.lengths(), home_regions(users, vocabulary))
 
 
 def matched_candidates(pseudo: PseudoUsers, region_histograms: FloatMatrix, seed: int) -> npt.NDArray[np.int64]:
@@ -107,7 +107,7 @@ def in_its_half(half: Histories, vocabulary: Vocabulary, seed: int, second: bool
 
     Another vocabulary may read two places of different halves as one group, and the halves would share it.
     """
-    return _only(half, _second_half(half.places, vocabulary, seed) == second)
+    return half.filter(_second_half(half.places, vocabulary, seed) == second)
 
 
 def _second_half(places: npt.NDArray[np.int32], vocabulary: Vocabulary, seed: int) -> npt.NDArray[np.bool_]:
@@ -121,9 +121,3 @@ def _sums_per_user(flags: npt.NDArray[np.bool_], histories: Histories) -> npt.ND
     """[n_users] how many of each user's favors are flagged."""
     totals = np.concatenate([[0], np.cumsum(flags)]).astype(np.int64)
     return np.diff(totals[histories.offsets])
-
-
-def _only(histories: Histories, kept: npt.NDArray[np.bool_]) -> Histories:
-    """The same users with their kept favors."""
-    offsets = np.concatenate([[0], np.cumsum(_sums_per_user(kept, histories))]).astype(np.int64)
-    return histories.keep(np.flatnonzero(kept).astype(np.int64), offsets, histories.user_ids)

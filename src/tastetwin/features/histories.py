@@ -83,6 +83,11 @@ class Histories:
         favors = np.repeat(self.offsets[users] - offsets[:-1], lengths) + np.arange(offsets[-1])
         return self.keep(favors, offsets, self.user_ids[users])
 
+    def filter(self, wanted: npt.NDArray[np.bool_]) -> Histories:
+        """The same users with their wanted favors ([n_favors] mask); a user may be left with none."""
+        before = np.concatenate([[0], np.cumsum(wanted)])
+        return self.keep(np.flatnonzero(wanted), before[self.offsets].astype(np.int64), self.user_ids)
+
     def keep(
         self, favors: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], user_ids: npt.NDArray[np.object_]
     ) -> Histories:

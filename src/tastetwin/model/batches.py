@@ -120,9 +120,4 @@ def cut_catalogue(
     chosen = histories.select(users)
     known, which = np.unique(chosen.places, return_inverse=True)
     side = (rng.random(len(known)) < 0.5)[which]
-    return _only(chosen, side), _only(chosen, ~side)
-
-
-def _only(histories: Histories, wanted: npt.NDArray[np.bool_]) -> Histories:
-    before = np.concatenate([[0], np.cumsum(wanted)])
-    return histories.keep(np.flatnonzero(wanted), before[histories.offsets].astype(np.int64), histories.user_ids)
+    return chosen.filter(side), chosen.filter(~side)

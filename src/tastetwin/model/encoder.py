@@ -6,7 +6,7 @@ It starts as the linear model and earns what it adds. Three parts, side by side,
 * a *residual* on them, a small MLP that is zero at the start;
 * a *sequence view*, a small bidirectional pre-norm transformer over the same places with rating and recency.
 
-How much of the last two is served is chosen on held-back training users (``train.py``), zero included.
+How much of the last two is served is chosen on held-back training users (``finish.py``), zero included.
 """
 
 from __future__ import annotations

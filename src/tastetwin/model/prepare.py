@@ -21,7 +21,7 @@ from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.model.batches import cut_catalogue
 from tastetwin.model.encoder import Encoder, LinearViews, Shape
 from tastetwin.model.linear import csls, fit_ials, strength_matrix
-from tastetwin.model.views import LinearTables, align, fit_tables
+from tastetwin.model.views import LinearTables, align, fit_tables, kinds_of_place
 from tastetwin.model.workers import Arrays, Workers
 
 FOLDS: Final = 3
@@ -110,7 +110,8 @@ def fit_views(
         alpha = _tune_alpha(histories, vocabulary, fold, config.seed, pool)
         matrix = strength_matrix(histories, vocabulary.n_rows)
         parts = [matrix, *(_without(matrix, fold == number) for number in range(FOLDS))]
-        coming = pool.map(lambda part: fit_tables(part, vocabulary, alpha, config.seed), parts)
+        kinds = kinds_of_place(vocabulary)
+        coming = pool.map(lambda part: fit_tables(part, vocabulary, kinds, alpha, config.seed), parts)
         fits: list[LinearTables] = []
         for number in range(1, len(parts) + 1):
             tell(f"fitting linear views {number}/{len(parts)}")

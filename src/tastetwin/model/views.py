@@ -30,6 +30,9 @@ from tastetwin.model.linear import (
     fit_svd,
 )
 
+Kinds = list[tuple[sp.csr_matrix, int]]
+"""[n_rows, n_kinds] each place's kinds, and the size of the view of them."""
+
 PPMI_SIZE: Final = 128
 FINE_SVD: Final = 64
 """Of categories in regions, and of areas on the map: finer kinds than categories or regions alone."""
@@ -56,13 +59,13 @@ class LinearTables:
         return sum(self.bag_sizes) + sum(int(matrix.shape[1]) for matrix in self.unwhiten)
 
 
-def fit_tables(matrix: sp.csr_matrix, vocabulary: Vocabulary, alpha: float, seed: int) -> LinearTables:
+def fit_tables(matrix: sp.csr_matrix, vocabulary: Vocabulary, kinds: Kinds, alpha: float, seed: int) -> LinearTables:
     """Fit every view on [n_users, n_rows] strengths and lay them side by side; places nobody visited get a fallback."""
     ials = [fit_ials(matrix, k, alpha, seed=seed) for k in FUSED_IALS]
     widest = fit_svd(matrix, max(FUSED_SVD), seed)  # its strongest components are those of the narrower ones
     bags: list[Svd | Histogram] = [replace(widest, components=widest.components[:, :k]) for k in FUSED_SVD]
     bags.append(fit_ppmi(matrix, PPMI_SIZE, seed))
-    bags.extend(fit_histogram(matrix, kind, size, seed) for kind, size in _kinds(vocabulary) if kind.nnz)
+    bags.extend(fit_histogram(matrix, kind, size, seed) for kind, size in kinds)
     whitened = [_whiten(view) for view in ials]
     visited = np.asarray(matrix.sum(axis=0)).ravel() > 0
     tables = [bag.table() for bag in bags]
@@ -76,13 +79,13 @@ def fit_tables(matrix: sp.csr_matrix, vocabulary: Vocabulary, alpha: float, seed
     )
 
 
-def _kinds(vocabulary: Vocabulary) -> list[tuple[sp.csr_matrix, int]]:
-    """Kinds of place and the size of their view; an empty matrix where the source says nothing of them."""
+def kinds_of_place(vocabulary: Vocabulary) -> Kinds:
+    """Every kind of place that the source tells; the same for every fit and seed."""
     kinds = [(category_matrix(vocabulary), HISTOGRAM_SVD), (region_matrix(vocabulary), HISTOGRAM_SVD)]
     if all(kind.nnz for kind, _ in kinds):
         kinds.append((category_region_cells(vocabulary), FINE_SVD))
-    # The areas are the same for every fit and seed, as regions are.
-    return [*kinds, (area_matrix(vocabulary, seed=0), FINE_SVD)]
+    kinds.append((area_matrix(vocabulary, seed=0), FINE_SVD))
+    return [(kind, size) for kind, size in kinds if kind.nnz]
 
 
 def _whiten(ials: Ials) -> tuple[Floats, Floats]:
