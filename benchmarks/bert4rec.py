@@ -122,7 +122,8 @@ def run(contender: Contender, folder: Path, threads: int, seconds: float) -> Cou
     command = [str(python), "-W", "ignore", str(HERE / "peers" / f"{contender.script}.py"), str(folder), str(to)]
     command += [f"--{name}={value}" for name, value in numbers.items()]
     limits = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS", "MKL")}
-    ended = subprocess.run(command, env={**os.environ, **limits}, capture_output=True, text=True)
+    # RecBole leaves folders of its own where it is started.
+    ended = subprocess.run(command, cwd=folder, env={**os.environ, **limits}, capture_output=True, text=True)
     if ended.returncode:
         raise SystemExit(f"{contender.name} failed:\n{ended.stderr[-4000:]}")
     return read(contender, to)

@@ -16,7 +16,7 @@ from tastetwin import pipeline
 from tastetwin.config import Config, DeliverConfig
 from tastetwin.errors import GateRefused, InputError, StoreError, UsageError
 from tastetwin.evaluation.stage import report_path
-from tastetwin.pipeline import INTERRUPTED, Job, Quiet, run_day, run_stage
+from tastetwin.pipeline import INTERRUPTED, Job, Quiet, past_bundle, run_day, run_stage
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import (
     STAGES,
@@ -114,8 +114,9 @@ class Town:
     ) -> Manifest:
         return self._made("features", mart.logical_date, {"mart": mart, "earlier": old}, how["again"], how["progress"])
 
-    def _train(self, store: Store, features: Manifest, config: Any, **how: Any) -> Manifest:
-        return self._made("train", features.logical_date, {"features": features}, how["again"], how["progress"])
+    def _train(self, store: Store, features: Manifest, config: Any, *, past: Manifest | None, **how: Any) -> Manifest:
+        parents = {"features": features, "past": past}
+        return self._made("train", features.logical_date, parents, how["again"], how["progress"])
 
     def _analyze(
         self, engine: str, store: Store, features: Manifest, bundle: Manifest, config: Any, **how: Any
@@ -166,7 +167,7 @@ def test_the_stages_run_in_order_and_each_is_given_what_this_run_made(town: Town
         "collect": {},
         "mart": {"lake": made["collect"], "earlier": None},
         "features": {"mart": made["mart"], "earlier": None},
-        "train": {"features": made["features"]},
+        "train": {"features": made["features"], "past": None},
         "analyze": {"features": made["features"], "bundle": made["train"]},
         "evaluate": {},
         "deliver": {},
@@ -267,13 +268,48 @@ def test_when_the_day_before_is_gone_the_job_stops(memory_store: Store, lost: st
     assert "2026-06-02" in caught.value.problem.place
 
 
-def test_the_next_day_is_given_the_mart_and_the_features_of_the_day_before(town: Town) -> None:
-    """And nothing else: the model is trained from today's features alone."""
+def test_the_next_day_is_given_the_mart_the_features_and_the_bundle_of_the_day_before(town: Town) -> None:
+    """And nothing else: lists and figures are made of today's alone."""
     first = generations(town.day())
     town.day(NEXT)
     assert town.given("mart")["earlier"] == first["mart"]
     assert town.given("features")["earlier"] == first["features"]
-    assert set(town.given("train")) == {"features"}
+    assert town.given("train")["past"] == first["train"]
+    assert set(town.given("analyze")) == {"features", "bundle"}
+
+
+def bundle(store: Store, name: str, day: str, status: RunStatus = "delivered") -> None:
+    """A bundle of one file, and a run that made it."""
+    path = f"bundles/{name}/t"
+    store.write_bytes(path, name.encode())
+    handmade.generation(store, "train", name, keeps={"t": [entry_of(store, path)]}, day=day)
+    handmade.run_of(store, {"train": name}, day=day, status=status)
+
+
+def past(store: Store, day: str) -> str | None:
+    found = past_bundle(store, day)
+    return None if found is None else found.generation
+
+
+def test_training_goes_on_from_what_readers_saw_on_the_latest_earlier_day(memory_store: Store) -> None:
+    """Of a day delivered twice the second counts; what was refused, or failed, is never gone on from."""
+    bundle(memory_store, "second", "2026-06-02")
+    bundle(memory_store, "first", "2026-06-01")
+    bundle(memory_store, "first-again", "2026-06-01")
+    bundle(memory_store, "refused", "2026-06-01", "refused")
+    bundle(memory_store, "third", "2026-06-03", "failed")
+    assert [past(memory_store, f"2026-06-0{day}") for day in range(1, 6)] == [
+        None, "first-again", "second", "second", "second",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("lost", ["bundles/second/manifest.json", "bundles/second/t"])
+def test_a_bundle_that_is_gone_is_not_gone_on_from(memory_store: Store, lost: str) -> None:
+    """No error, and no older one either: training can begin anew."""
+    bundle(memory_store, "first", "2026-06-01")
+    bundle(memory_store, "second", "2026-06-02")
+    memory_store.remove(lost)
+    assert past(memory_store, "2026-06-03") is None
 
 
 def test_a_past_that_is_gone_fails_the_day_and_nothing_is_built(town: Town) -> None:

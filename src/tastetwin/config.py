@@ -79,6 +79,9 @@ class TrainConfig(Section):
     heads: int = Field(4, ge=1, le=32, description="attention heads")
     max_length: int = Field(100, ge=8, le=1024, description="favors read per user, the most recent ones")
     epochs: int = Field(20, ge=0, le=1000, description="passes over the training users, each cut in two anew")
+    refit_days: int = Field(
+        7, ge=1, description="days from one full training to the next; between them only linear views are fitted anew"
+    )
     max_steps: int = Field(20_000, ge=0, description="steps of batch_users, at most; ends the passes of large data")
     batch_users: int = Field(256, ge=8, description="users per contrastive batch")
     learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule")

@@ -148,8 +148,24 @@ def train(job: Job) -> None:
     """Fit the encoder and write the bundle."""
     from tastetwin.model.stage import train_bundle
 
-    made = job.manifest("features")
-    job.do("train", lambda tell: train_bundle(job.store, made, job.config, again=job.again, progress=tell))
+    made, past = job.manifest("features"), past_bundle(job.store, job.run.logical_date)
+    job.do("train", lambda tell: train_bundle(job.store, made, job.config, past=past, again=job.again, progress=tell))
+
+
+def past_bundle(store: Store, day: str) -> Manifest | None:
+    """The bundle of the run last delivered for the latest earlier day; None where that was pruned or never was.
+
+    What was refused is never gone on from, and training can always begin anew.
+    """
+    delivered = [run for run in list_runs(store) if run.status == "delivered" and run.logical_date < day]
+    if not delivered:
+        return None
+    latest = max(run.logical_date for run in delivered)
+    generation = [run.generation("train") for run in delivered if run.logical_date == latest][-1]
+    if not is_finished(store, "train", generation):
+        return None
+    bundle = read_manifest(store, "train", generation)
+    return bundle if is_whole(store, bundle) else None
 
 
 def analyze(job: Job) -> None:
@@ -250,8 +266,9 @@ def help_train(store: Store, day: date | None, config: Config, *, again: bool = 
     """Take part in the training that process 0 carries out by ``run_stage``, in any other process of ``torchrun``."""
     from tastetwin.model.stage import help_train as take_part
 
-    made = read_manifest(store, "features", latest_run(store, day).generation("features"))
-    take_part(store, made, config, again=again)
+    run = latest_run(store, day)
+    made, past = read_manifest(store, "features", run.generation("features")), past_bundle(store, run.logical_date)
+    take_part(store, made, config, past=past, again=again)
 
 
 def _begin(store: Store, stage: Stage, day: date | None) -> Run:

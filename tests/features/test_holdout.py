@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tastetwin.config import EvaluateConfig
 from tastetwin.features.histories import Histories
-from tastetwin.features.holdout import choose_holdout, uniform_hashes
+from tastetwin.features.holdout import choose_holdout, set_aside, uniform_hashes
 from tests.evaluation.planted import make_histories
 
 HALF = EvaluateConfig(holdout_share=0.5)
@@ -73,6 +73,39 @@ def test_of_too_many_the_smallest_hashes_are_held_out() -> None:
     before, after = chosen(town(known), config), chosen(town(USERS), config)
     assert after == set(by_hash[:10])
     assert (after - before, before - after) == ({newcomer}, {by_hash[10]})
+
+
+def aside(histories: Histories, config: EvaluateConfig = HALF) -> set[str]:
+    return set(histories.user_ids[set_aside(histories, config, 1)].tolist())
+
+
+@given(st.integers(1, 60), st.data())
+@settings(max_examples=60, deadline=None)
+def test_nobody_held_out_on_a_later_day_was_learnt_from_today(most: int, data: st.DataObject) -> None:
+    """People get around and newcomers arrive; weights learnt today are judged by them for days."""
+    config = EvaluateConfig(holdout_share=0.5, max_holdout=max(most, 10))
+    today = data.draw(st.dictionaries(st.sampled_from(USERS[:80]), st.integers(1, 14), min_size=1))
+    later = today | data.draw(st.dictionaries(st.sampled_from(USERS[:80]), st.integers(10, 14)))
+    later = {user: max(places, today.get(user, 0)) for user, places in later.items()}
+    before, after = (
+        make_histories({user: list(range(2, 2 + places)) for user, places in each.items()}) for each in (today, later)
+    )
+    learnt = set(today) - aside(before, config)
+    assert chosen(before, config) <= aside(before, config)
+    if chosen(before, config):
+        assert not chosen(after, config) & learnt
+
+
+def test_where_nobody_is_held_out_nobody_is_set_aside() -> None:
+    """A town of users too short to be judged by: each is needed to learn from."""
+    assert aside(town(USERS, places=3)) == set()
+    assert aside(town(USERS), EvaluateConfig(holdout_share=0.0)) == set()
+
+
+def test_short_histories_are_set_aside_as_long_ones_are_held_out() -> None:
+    """By the hash of the id alone."""
+    histories = make_histories({user: list(range(2, 5 + 9 * (number % 2))) for number, user in enumerate(USERS)})
+    assert aside(histories) == chosen(town(USERS))
 
 
 def test_another_seed_is_another_choice() -> None:

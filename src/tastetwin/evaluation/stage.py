@@ -35,12 +35,13 @@ from tastetwin.evaluation.records import Evaluation, from_json, to_json
 from tastetwin.evaluation.report import Example, ExampleTwin, Funnel, ReportData, render
 from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs, in_its_half
 from tastetwin.features.histories import Histories, Vocabulary
-from tastetwin.features.holdout import choose_holdout
+from tastetwin.features.holdout import choose_holdout, set_aside
 from tastetwin.features.home import home_regions
 from tastetwin.features.reread import reread
 from tastetwin.features.stage import read_histories
 from tastetwin.features.taste import HISTORY, from_arrow
 from tastetwin.features.vocabulary import read_vocabulary
+from tastetwin.model.past import full_training
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import Made, Manifest, Plan, Run, entry_of, make, published_or_none, read_manifest
 from tastetwin.schema import TWINS, USER
@@ -140,9 +141,9 @@ def _held_out(
 ) -> HeldOut:
     histories, _ = read_histories(store, features, bundle.settings["min_favors"])
     vocabulary = read_vocabulary(store, bundle.paths("vocabulary")[0])
-    mask = choose_holdout(histories, rules, rules.seed)
+    mask, aside = (choose(histories, rules, rules.seed) for choose in (choose_holdout, set_aside))
     pseudo = disjoint_pairs(histories, mask, vocabulary, rules, rules.seed)
-    trained_on = histories.select(np.flatnonzero(~mask))
+    trained_on = histories.select(np.flatnonzero(~aside))
     a, b = _vectors_of(store, bundle, pseudo, vocabulary, rules.seed, batch_tokens)
     published = None
     if rival is not None:
@@ -318,10 +319,17 @@ def _made_with(bundle: Manifest) -> dict[str, str]:
         "bundle": bundle.generation,
         "data": f"features {bundle.parents['features']}, sha256 {said['parents']['features'][:12]}",
         "seed": str(bundle.settings["train"]["seed"]),
+        "learnt": _learnt(bundle),
         "code": f"{code['version']}, commit {(code['commit'] or 'none')[:12]}, sources {code['sources'][:12]}",
         "libraries": ", ".join(f"{name} {version}" for name, version in said["libraries"].items() if version),
         "machine": f"{machine['architecture']}, {machine['blas']}, threads {machine['threads']}",
     }
+
+
+def _learnt(bundle: Manifest) -> str:
+    full = full_training(bundle)
+    since = "" if full.on == bundle.logical_date else f", carried on for {full.days_before(bundle.logical_date)} days"
+    return f"in full on {full.on} ({full.because}){since}"
 
 
 def _funnel(counts: dict[str, int]) -> Funnel:

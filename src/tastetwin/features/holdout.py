@@ -28,6 +28,21 @@ def choose_holdout(histories: Histories, config: EvaluateConfig, seed: int) -> n
     return mask
 
 
+def set_aside(histories: Histories, config: EvaluateConfig, seed: int) -> npt.NDArray[np.bool_]:
+    """[n_users] true for the users that training must not see: those held out, and those who will be with more places.
+
+    Learned weights serve for days (``train.refit_days``): nobody held out tomorrow may have been learnt from today.
+    Where nobody is held out there is nobody to be fair to, and nobody is set aside.
+    """
+    held_out = choose_holdout(histories, config, seed)
+    if not held_out.any():
+        return held_out
+    hashes = uniform_hashes(histories.user_ids, seed, b"user")
+    capped = held_out.sum() == config.max_holdout
+    limit = hashes[held_out].max() if capped else np.nextafter(config.holdout_share, 0)
+    return np.asarray(hashes <= limit)
+
+
 def uniform_hashes(ids: Iterable[object], seed: int, purpose: bytes) -> npt.NDArray[np.float64]:
     """[n] a number in [0, 1) for each id, the same on every machine (blake2b, keyed by purpose and seed)."""
     key = purpose + str(seed).encode()

@@ -34,6 +34,15 @@ def batches(
 
 
 @torch.no_grad()
+def encode(encoder: Encoder, histories: Histories, max_length: int) -> npt.NDArray[np.float32]:
+    """[n_users, dim] unit vectors by torch; the daily job's analysis encodes with the exported model."""
+    vectors = np.zeros((histories.n_users, encoder.projection.shape[1]), np.float32)
+    for users, favors in batches(histories, max_length, encoder.prior.device):
+        vectors[users] = encoder.encode(favors).cpu().numpy()
+    return vectors
+
+
+@torch.no_grad()
 def choose_gates(plan: Plan, encoder: Encoder) -> dict[str, float]:
     """Set the gates of residual and sequence view by the twin test on users the weights have not seen.
 

@@ -14,7 +14,7 @@ from tastetwin.features.vocabulary import on_sphere
 
 AREAS: Final = (16, 64, 256, 1024)
 """Areas on the map, from quarters of the whole to streets: as many small ones where places are many."""
-_PLACES_PER_AREA: Final = 3
+PLACES_PER_AREA: Final = 3
 _NEAR: Final = 4
 _ITERATIONS: Final = 8
 _SAMPLE: Final = 100_000
@@ -55,7 +55,7 @@ def area_matrix(vocabulary: Vocabulary, seed: int) -> sp.csr_matrix:
     """
     located = np.flatnonzero(~np.isnan(vocabulary.coordinates).any(axis=1))
     points = on_sphere(vocabulary.coordinates[located])
-    sizes = sorted({min(size, len(points) // _PLACES_PER_AREA) for size in AREAS} - {0})
+    sizes = sorted({min(size, len(points) // PLACES_PER_AREA) for size in AREAS} - {0})
     parts = [_memberships(points, size, np.random.default_rng([seed, size])) for size in sizes]
     if not parts:
         return sp.csr_matrix((vocabulary.n_rows, 1), dtype=np.float32)

@@ -21,7 +21,7 @@ from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.model.batches import cut_catalogue
 from tastetwin.model.encoder import Encoder, LinearViews, Shape
 from tastetwin.model.linear import csls, fit_ials, strength_matrix
-from tastetwin.model.views import LinearTables, align, fit_tables, kinds_of_place
+from tastetwin.model.views import N_OTHER_BAGS, LinearTables, align, fit_tables, kinds_of_place
 from tastetwin.model.workers import Arrays, Workers
 
 FOLDS: Final = 3
@@ -74,19 +74,23 @@ def prepare(
     arrays = group.share({f"{at}/{name}": x for at, one in enumerate(fitted) for name, x in _as_arrays(one).items()})
     full, *parts = (_from_arrays(arrays, f"{at}/") for at in range(FOLDS + 1))
     torch.manual_seed(config.seed)
-    shape = Shape(config.dim, config.width, config.layers, config.heads, config.dropout)
-    encoder = Encoder(shape, vocabulary, full, starting_weights(full))
+    encoder = Encoder(shape_of(config), vocabulary, full, starting_weights(full))
     encoder.log_temperature.data.fill_(math.log(config.temperature))
     plan = Plan(histories, vocabulary, config, fold, learners, validators, [LinearViews(part) for part in parts])
     return plan, encoder
 
 
+def shape_of(config: TrainConfig) -> Shape:
+    """The encoder's shape, by the settings."""
+    return Shape(config.dim, config.width, config.layers, config.heads, config.dropout)
+
+
 def starting_weights(tables: LinearTables) -> Tensor:
     """[number of views] as in *full linear*: histograms count half of all the others together."""
-    n_histograms = len(tables.bag_sizes) - 3
-    n_others = 3 + len(tables.unwhiten)
+    n_histograms = len(tables.bag_sizes) - N_OTHER_BAGS
+    n_others = N_OTHER_BAGS + len(tables.unwhiten)
     histograms = [0.5] * n_histograms
-    return torch.tensor([n_others**-0.5] * 3 + histograms + [n_others**-0.5] * len(tables.unwhiten))
+    return torch.tensor([n_others**-0.5] * N_OTHER_BAGS + histograms + [n_others**-0.5] * len(tables.unwhiten))
 
 
 def _split_validation(

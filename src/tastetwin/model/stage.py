@@ -1,4 +1,4 @@
-"""train: fit the encoder on everybody but the held-out users; the result is a model bundle."""
+"""train: the day's encoder, fitted on everybody but the users set aside or carried on from an earlier day's bundle."""
 
 from __future__ import annotations
 
@@ -6,41 +6,52 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from tastetwin.config import Config
+from tastetwin import __version__
+from tastetwin.config import Config, TrainConfig
 from tastetwin.errors import MissingExtra, StoreError
 from tastetwin.features.histories import Histories, Vocabulary
-from tastetwin.features.holdout import choose_holdout
+from tastetwin.features.holdout import choose_holdout, set_aside
 from tastetwin.features.stage import read_histories
 from tastetwin.features.vocabulary import read_vocabulary, write_vocabulary
 from tastetwin.model.files import MODEL, RECORD, VOCABULARY, WEIGHTS
 from tastetwin.model.mirror import Mirror
+from tastetwin.model.past import FullTraining, full_training, goes_on, why_in_full
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import FOLDERS, FileEntry, Made, Manifest, Plan, begin, entry_of, make
 from tastetwin.store import Store
 
 if TYPE_CHECKING:
+    from tastetwin.model.encoder import Encoder
     from tastetwin.model.prepare import Tell
     from tastetwin.model.train import OnStep, Trained
 
 
 def train_bundle(
-    store: Store, features: Manifest, config: Config, *, again: bool = False, progress: Progress = silent
+    store: Store,
+    features: Manifest,
+    config: Config,
+    *,
+    past: Manifest | None = None,
+    again: bool = False,
+    progress: Progress = silent,
 ) -> Manifest:
     """A bundle fitted on the users of ``features``, held-out users left aside.
 
-    Interrupted training goes on from its last checkpoint, kept in the store until the bundle is finished.
+    Learned weights go on from ``past`` unless ``past.why_in_full`` has a reason against it. Interrupted training goes
+    on from its last checkpoint, kept in the store until the bundle is finished.
 
     Args:
         store: holds everything.
         features: the day's histories and vocabulary.
         config: sections ``train``, ``evaluate`` (who is held out) and ``features.min_favors`` are used.
+        past: the bundle that readers saw on the latest earlier day.
         again: make it once more even if it is finished.
         progress: told the phase, and in training the steps done.
 
@@ -48,33 +59,37 @@ def train_bundle(
         InputError: TRAIN-NO-USERS when nobody has enough favors.
         MissingExtra: without the 'train' extra.
     """
-    plan = _plan(features, config)
-    manifest = make(store, plan, lambda folder: _write(store, features, config, folder, progress), again=again)
+    plan = _plan(features, past, config)
+    manifest = make(store, plan, lambda folder: _write(store, plan, config, folder, progress), again=again)
     store.remove(_checkpoints(manifest.folder))
     return manifest
 
 
-def help_train(store: Store, features: Manifest, config: Config, *, again: bool = False) -> None:
+def help_train(
+    store: Store, features: Manifest, config: Config, *, past: Manifest | None = None, again: bool = False
+) -> None:
     """Take part in the ``train_bundle`` of process 0, as any other process that ``torchrun`` started; writes nothing.
 
     Raises:
         InputError: TRAIN-NO-USERS when nobody has enough favors.
         MissingExtra: without the 'train' extra.
     """
-    plan = _plan(features, config)
+    plan = _plan(features, past, config)
     _, finished = begin(store, plan.stage, plan.logical_date, plan.inputs(), again=again)
     if finished is None:
-        _fit(*_learn_from(store, features, config), config, None, lambda *_: None, lambda _: None)
+        day = _today(store, plan, config)
+        if day.why_in_full is not None:
+            _fit(day, config, None, lambda *_: None, lambda _: None)
 
 
-def _plan(features: Manifest, config: Config) -> Plan:
+def _plan(features: Manifest, past: Manifest | None, config: Config) -> Plan:
     holdout = config.evaluate.model_dump(mode="json", include={"holdout_share", "max_holdout", "min_places", "seed"})
     settings = {
         "train": config.train.model_dump(mode="json"),
         "holdout": holdout,
         "min_favors": config.features.min_favors,
     }
-    return Plan("train", features.logical_date, {"features": features}, settings)
+    return Plan("train", features.logical_date, {"features": features, "past": past}, settings)
 
 
 def _checkpoints(folder: str) -> str:
@@ -82,32 +97,98 @@ def _checkpoints(folder: str) -> str:
     return folder.replace(FOLDERS["train"], "checkpoints", 1)
 
 
-def _write(store: Store, features: Manifest, config: Config, folder: str, progress: Progress) -> Made:
-    histories, vocabulary, mask = _learn_from(store, features, config)
+def _write(store: Store, plan: Plan, config: Config, folder: str, progress: Progress) -> Made:
+    day = _today(store, plan, config)
     with tempfile.TemporaryDirectory(prefix="tastetwin-") as aside:
-        with _kept(store, _checkpoints(folder), Path(aside)) as (checkpoints, saved):
-
-            def on_step(step: int, of: int, loss: float) -> None:
-                saved()
-                progress(step, of, "training")
-
-            def tell(phase: str) -> None:
-                progress(0, None, phase)
-
-            trained = _fit(histories, vocabulary, mask, config, checkpoints, on_step, tell)
+        if day.why_in_full is None:
+            progress(0, None, "carrying on")
+            trained = _carry_on(day, config)
+        else:
+            trained = _train(store, day, config, _checkpoints(folder), Path(aside), progress)
         progress(0, None, "exporting")
-        tables = _write_bundle(store, trained, vocabulary, folder, Path(aside))
-    counts = {"training_users": trained.record.training_users, "held_out": int(mask.sum())}
-    return tables, {"counts": counts, "validation_mrr": trained.record.validation_mrr}
+        tables = _write_bundle(store, trained, day.vocabulary, folder, Path(aside))
+    full = _full_training(plan, day)
+    counts = {
+        "training_users": trained.record.training_users,
+        "held_out": day.held_out,
+        "days_since_full_training": full.days_before(plan.logical_date),
+    }
+    facts = {"full_training": full.facts(), "likeness_to_past": trained.record.likeness_to_past}
+    return tables, {"counts": counts, **facts, "validation_mrr": trained.record.validation_mrr}
 
 
-def _learn_from(
-    store: Store, features: Manifest, config: Config
-) -> tuple[Histories, Vocabulary, npt.NDArray[np.bool_]]:
-    """The day's histories and vocabulary, and who is held out."""
+@dataclass(frozen=True)
+class _Day:
+    """What a day's bundle is made from."""
+
+    histories: Histories
+    """Of all eligible users."""
+    vocabulary: Vocabulary
+    aside: npt.NDArray[np.bool_]
+    """Users that nothing is learnt from."""
+    held_out: int
+    past: Encoder | None
+    """The encoder of an earlier day; None where there is none, or today's places do not go on from its own."""
+    why_in_full: str | None
+    """Why its learned weights are not carried on."""
+
+    def learners(self) -> Histories:
+        """Those of all others."""
+        return self.histories.select(np.flatnonzero(~self.aside))
+
+
+def _today(store: Store, plan: Plan, config: Config) -> _Day:
+    features, past = plan.parents["features"], plan.parents["past"]
+    assert features is not None
     histories, _ = read_histories(store, features, config.features.min_favors)
     vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
-    return histories, vocabulary, choose_holdout(histories, config.evaluate, config.evaluate.seed)
+    rules = config.evaluate
+    held_out, aside = (choose(histories, rules, rules.seed) for choose in (choose_holdout, set_aside))
+    encoder = None if past is None else _restored(store, past, vocabulary)
+    why = why_in_full(past, plan.logical_date, histories.n_users, plan.settings)
+    if encoder is None:
+        why = why or "other places, or other kinds of place, than the earlier bundle's"
+    return _Day(histories, vocabulary, aside, int(held_out.sum()), encoder, why)
+
+
+def _restored(store: Store, bundle: Manifest, vocabulary: Vocabulary) -> Encoder | None:
+    own = read_vocabulary(store, bundle.paths("vocabulary")[0])
+    if bundle.code_version != __version__ or not goes_on(own, vocabulary):
+        return None
+    with _needs_torch():
+        from safetensors.torch import load
+
+        from tastetwin.model.carry import restore
+    with store.open_read(bundle.paths("weights")[0]) as handle:
+        weights = load(handle.read())
+    alpha = store.read_json(bundle.paths("record")[0])["alpha"]
+    return restore(weights, alpha, own, TrainConfig(**bundle.settings["train"]))
+
+
+def _full_training(plan: Plan, day: _Day) -> FullTraining:
+    """The training that the day's learned weights come from."""
+    if day.why_in_full is not None:
+        return FullTraining(plan.logical_date, day.why_in_full, day.histories.n_users)
+    past = plan.parents["past"]
+    assert past is not None
+    return full_training(past)
+
+
+def _carry_on(day: _Day, config: Config) -> Trained:
+    with _needs_torch():
+        from tastetwin.model.carry import carry_on
+    assert day.past is not None
+    return carry_on(day.past, day.learners(), day.vocabulary, config.train)
+
+
+def _train(store: Store, day: _Day, config: Config, checkpoints: str, aside: Path, progress: Progress) -> Trained:
+    with _kept(store, checkpoints, aside) as (local, saved):
+
+        def on_step(step: int, of: int, loss: float) -> None:
+            saved()
+            progress(step, of, "training")
+
+        return _fit(day, config, local, on_step, lambda phase: progress(0, None, phase))
 
 
 @contextmanager
@@ -123,21 +204,23 @@ def _kept(store: Store, folder: str, aside: Path) -> Iterator[tuple[Path, Callab
         raise mirror.placed(error) from error
 
 
-def _fit(
-    histories: Histories,
-    vocabulary: Vocabulary,
-    holdout: npt.NDArray[np.bool_],
-    config: Config,
-    checkpoints: Path | None,
-    on_step: OnStep,
-    tell: Tell,
-) -> Trained:
-    try:
+def _fit(day: _Day, config: Config, checkpoints: Path | None, on_step: OnStep, tell: Tell) -> Trained:
+    with _needs_torch():
+        from tastetwin.model.carry import turn_onto
         from tastetwin.model.train import train
+    aside = np.flatnonzero(day.aside)
+    trained = train(day.histories, day.vocabulary, config.train, aside, checkpoints, on_step, tell)
+    if day.past is not None:
+        turn_onto(trained, day.past, day.learners(), config.train)
+    return trained
+
+
+@contextmanager
+def _needs_torch() -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         raise MissingExtra.of(error.name or "torch", "train") from error
-    users = np.flatnonzero(holdout)
-    return train(histories, vocabulary, config.train, users, checkpoints, on_step, tell)
 
 
 def _write_bundle(

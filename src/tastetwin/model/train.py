@@ -49,6 +49,14 @@ class Record:
     training_users: int = 0
     validation_users: int = 0
     fingerprint: str = ""
+    likeness_to_past: float | None = None
+    """Mean cosine of what it and the earlier day's encoder make of the same histories; None without one."""
+
+    def describe(self, encoder: Encoder) -> None:
+        """What is served of an encoder, and at which weights."""
+        self.alpha, self.gates = encoder.views.alpha, encoder.gates.tolist()
+        self.view_weights = encoder.log_weights.exp().tolist()
+        self.temperature = float(encoder.log_temperature.detach().exp())
 
 
 @dataclass(frozen=True)
@@ -58,13 +66,9 @@ class Trained:
     encoder: Encoder
     record: Record
 
-    @torch.no_grad()
     def encode(self, histories: Histories, max_length: int) -> npt.NDArray[np.float32]:
-        """[n_users, dim] unit vectors by torch; the daily job encodes with the exported model."""
-        vectors = np.zeros((histories.n_users, int(self.encoder.projection.shape[1])), np.float32)
-        for users, favors in finish.batches(histories, max_length, torch.device("cpu")):
-            vectors[users] = self.encoder.encode(favors).numpy()
-        return vectors
+        """[n_users, dim] unit vectors, see ``finish.encode``."""
+        return finish.encode(self.encoder, histories, max_length)
 
 
 def train(
@@ -99,7 +103,7 @@ def train(
     record = Record(training_users=len(users), fingerprint=checkpoint.fingerprint(chosen, vocabulary))
     with workers() as group:
         plan, encoder = prepare(chosen, vocabulary, config, group, tell)
-        record.alpha, record.validation_users = encoder.views.alpha, len(plan.validators)
+        record.validation_users = len(plan.validators)
         for module in (encoder, *plan.views):
             module.to(hardware.device)
         tell("training")
@@ -191,6 +195,4 @@ def _finish(plan: Plan, encoder: Encoder, record: Record, group: Workers, tell: 
     told = group.share({name: value.cpu().numpy() for name, value in chosen.items()})
     for name, value in chosen.items():
         value.copy_(torch.from_numpy(told[name]))
-    record.gates = encoder.gates.tolist()
-    record.view_weights = encoder.log_weights.exp().tolist()
-    record.temperature = float(encoder.log_temperature.detach().exp())
+    record.describe(encoder)

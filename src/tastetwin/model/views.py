@@ -33,6 +33,8 @@ from tastetwin.model.linear import (
 Kinds = list[tuple[sp.csr_matrix, int]]
 """[n_rows, n_kinds] each place's kinds, and the size of the view of them."""
 
+N_OTHER_BAGS: Final = 3
+"""Bag views that are no kinds of place: two SVDs and the co-visits."""
 PPMI_SIZE: Final = 128
 FINE_SVD: Final = 64
 """Of categories in regions, and of areas on the map: finer kinds than categories or regions alone."""
@@ -130,12 +132,16 @@ def _peer_means(table: Floats, visited: npt.NDArray[np.bool_], keys: npt.NDArray
 
 
 def align(tables: LinearTables, onto: LinearTables) -> LinearTables:
-    """Rotate each view of a fit on part of the users onto the same view of the full fit (orthogonal Procrustes)."""
+    """Rotate each view of a fit onto the same view of another one (orthogonal Procrustes).
+
+    The rows of ``onto`` are the first of ``tables``; behind them there may be places that it does not know.
+    """
+    n_rows = len(onto.bags)
     bags = _blocks(tables.bags, tables.bag_sizes)
     targets = _blocks(onto.bags, onto.bag_sizes)
-    turned = [block @ _rotation(block, target) for block, target in zip(bags, targets, strict=True)]
+    turned = [block @ rotation(block[:n_rows], target) for block, target in zip(bags, targets, strict=True)]
     backs = [
-        back @ _rotation(block @ _items(back), target @ _items(onto_back))
+        back @ rotation(block[:n_rows] @ _items(back), target @ _items(onto_back))
         for block, target, back, onto_back in zip(
             _blocks(tables.factors, tables.factor_sizes),
             _blocks(onto.factors, onto.factor_sizes),
@@ -156,7 +162,7 @@ def _blocks(table: Floats, sizes: tuple[int, ...]) -> list[Floats]:
     return np.split(table, np.cumsum(sizes)[:-1], axis=1)
 
 
-def _rotation(source: Floats, target: Floats) -> Floats:
+def rotation(source: Floats, target: Floats) -> Floats:
     """[k_source, k_target] the orthonormal map that brings source nearest to target (Schönemann 1966)."""
     left, _, right = np.linalg.svd(source.T @ target, full_matrices=False)
     return np.asarray(left @ right, np.float32)
