@@ -39,13 +39,19 @@ from tastetwin.evaluation.metrics import (
 from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.holdout import choose_holdout
+from tastetwin.features.home import home_regions
 from tastetwin.model import prepare, step, views
 from tastetwin.model.batches import cut_catalogue
+from tastetwin.model.encoder import Block, SequenceView, unit
+from tastetwin.model.layout import Layout, Packed
+from tastetwin.model.step import sample as sample_places
 from tastetwin.model.train import Trained, train
 
 Values = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
 Halves = tuple[Histories, Histories]
 AS_IS: Final = "as it is"
+WHOLE_BLOCK: Final = Block.forward
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,9 @@ class Change:
     """What is replaced in the code while training."""
     served: Callable[[Trained], None] = lambda trained: None
     """What is done to the trained encoder."""
+    vectors: Callable[[Floats, npt.NDArray[np.int32]], Floats] = lambda vectors, homes: vectors
+    """What is done to the vectors of people with these home regions."""
+    csls: int = CSLS_NEIGHBOURS
 
 
 def nothing_known(vocabulary: Vocabulary, seed: int = 0) -> sp.csr_matrix:
@@ -91,6 +100,61 @@ def split_in_time(histories: Histories, users: npt.NDArray[np.int64], rng: np.ra
     place = np.arange(len(chosen.places)) - np.repeat(chosen.offsets[:-1], lengths)
     newer = place >= np.repeat((lengths * rng.uniform(0.4, 0.8)).astype(np.int64), lengths)
     return chosen.filter(~newer), chosen.filter(newer)
+
+
+def split_by_kind(histories: Histories, users: npt.NDArray[np.int64], rng: np.random.Generator) -> Halves:
+    """Reviews (rated) against likes (not rated), in every other batch."""
+    if rng.random() < 0.5:
+        return cut_catalogue(histories, users, rng)
+    chosen = histories.select(users)
+    rated = ~np.isnan(chosen.ratings)
+    return chosen.filter(rated), chosen.filter(~rated)
+
+
+def neighbours_in_batches(plan: prepare.Plan, epoch: int) -> list[npt.NDArray[np.int64]]:
+    """Hard negatives: every other pass has people of one home region and of like activity in a batch."""
+    rng = np.random.default_rng([plan.config.seed, 1, epoch])
+    homes = home_regions(plan.histories, plan.vocabulary)
+    order = rng.permutation(plan.learners)
+    if epoch % 2:
+        order = order[np.lexsort((plan.histories.lengths()[order], homes[order]))]
+    batches: list[npt.NDArray[np.int64]] = []
+    for fold in range(prepare.FOLDS):
+        mine = order[plan.fold[order] == fold]
+        pieces = -(-len(mine) // plan.config.batch_users)
+        batches.extend(np.array_split(mine, pieces) if pieces else [])
+    return [batches[at] for at in rng.permutation(len(batches))]
+
+
+def shortened(half: Histories, most: int, rng: np.random.Generator) -> Histories:
+    """Augmentation: each view keeps four in five of its places."""
+    return sample_places(half.filter(rng.random(len(half.places)) < 0.8), most, rng)
+
+
+def plain_mean(view: SequenceView, states: torch.Tensor, strengths: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Pooling: every place counts the same, however often it was visited."""
+    return unit(layout.sums((strengths > 0).to(states.dtype), states))
+
+
+def strongest(view: SequenceView, states: torch.Tensor, strengths: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Pooling: the largest state in each dimension."""
+    assert isinstance(layout, Packed)
+    found = states.new_full((layout.n_users, states.shape[1]), -torch.inf)
+    found = found.scatter_reduce(0, layout.owners[:, None].expand_as(states), states, "amax")
+    return unit(found.nan_to_num(neginf=0.0))
+
+
+def dropped(block: Block, x: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Stochastic depth (Huang et al. 2016): in training a block is left out of every fifth step."""
+    return x if block.training and torch.rand(()) < 0.2 else WHOLE_BLOCK(block, x, layout)
+
+
+def without_home(vectors: Floats, homes: npt.NDArray[np.int32]) -> Floats:
+    """Region residual: half of the mean vector of one's home region taken off."""
+    left = vectors.copy()
+    for home in np.unique(homes):
+        left[homes == home] -= vectors[homes == home].mean(axis=0) / 2
+    return np.asarray(left / np.maximum(np.linalg.norm(left, axis=1, keepdims=True), 1e-9), np.float32)
 
 
 def no_contrast(a: torch.Tensor, b: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
@@ -137,6 +201,16 @@ CHANGES: Final[dict[str, Change]] = {
     "length 200": Change({"max_length": 200}),
     "no dropout in the blocks": Change({"dropout": 0.0}),
     "bf16": Change({"precision": "bf16"}),
+    "hard negatives by region and activity": Change(
+        code=lambda: patch.object(prepare.Plan, "schedule", neighbours_in_batches)
+    ),
+    "pooling: plain mean": Change(code=lambda: patch.object(SequenceView, "forward", plain_mean)),
+    "pooling: maximum": Change(code=lambda: patch.object(SequenceView, "forward", strongest)),
+    "a fifth of each view dropped": Change(code=lambda: patch.object(step, "sample", shortened)),
+    "stochastic depth, 4 layers": Change({"layers": 4}, code=lambda: patch.object(Block, "forward", dropped)),
+    "reviews against likes": Change(code=lambda: patch.object(prepare, "cut_catalogue", split_by_kind)),
+    "cosine in place of CSLS": Change(csls=0),
+    "region residual": Change(vectors=without_home),
 }
 
 
@@ -160,9 +234,13 @@ def measure(dataset: Dataset, split: Split, config: TrainConfig, change: Change)
         trained = train(split.learners, dataset.vocabulary, chosen)
     seconds = time.process_time() - began
     change.served(trained)
-    a, b = (trained.encode(half, chosen.max_length) for half in (split.pairs.a, split.pairs.b))
-    disjoint = true_twin_ranks(a, b, CSLS_NEIGHBOURS)
-    matched = true_twin_ranks_among(a, b, split.candidates, CSLS_NEIGHBOURS)
+    with change.code():
+        a, b = (
+            change.vectors(trained.encode(half, chosen.max_length), home_regions(half, dataset.vocabulary))
+            for half in (split.pairs.a, split.pairs.b)
+        )
+    disjoint = true_twin_ranks(a, b, change.csls)
+    matched = true_twin_ranks_among(a, b, split.candidates, change.csls)
     return reciprocal(disjoint), reciprocal(matched), seconds
 
 

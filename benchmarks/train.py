@@ -121,8 +121,8 @@ def print_layouts(plan: Plan, encoder: Encoder, steps: int) -> None:
     users = np.arange(min(256, plan.histories.n_users))
     wide = pad(plan.histories, users, plan.config.max_length)
     flat = pack(plan.histories, users, plan.config.max_length)
-    slow = seconds(lambda: encoder.wide(padded(*map(torch.from_numpy, wide.inputs().values()))), steps)
-    fast = seconds(lambda: encoder.wide(packed(flat, CPU)), steps)
+    slow = seconds(lambda: encoder.encode(padded(*map(torch.from_numpy, wide.inputs().values()))), steps)
+    fast = seconds(lambda: encoder.encode(packed(flat, CPU)), steps)
     print(f"forward of {len(users)} histories: ours, packed {1e3 * fast:.0f} ms; padded {1e3 * slow:.0f} ms")
 
 

@@ -23,12 +23,17 @@ from tastetwin.features.histories import PAD_ROW, Vocabulary
 from tastetwin.model.layout import RECENCY_BUCKETS, Favors, Layout, padded
 from tastetwin.model.views import LinearTables, first_categories
 
-CG_STEPS: Final = 6
+CG_STEPS: Final = 4
+"""After four the cosine with the closed form is above .998 for every user of two cities, .9996 for 99 in 100."""
 RESIDUAL_WIDTH: Final = 256
 RESIDUAL_DROPOUT: Final = 0.3
 TINY: Final = 1e-12
 PRIOR_SHARE: Final = 1e-6
 """Weight of the average user in everybody's vector: far below float32's resolution unless there is nothing else."""
+
+
+Parts = tuple[Tensor, Tensor, Tensor]
+"""Of users: linear, residual, sequence, as ``Encoder.fuse`` takes them."""
 
 
 @dataclass(frozen=True)
@@ -225,24 +230,51 @@ class Encoder(nn.Module):
         """Linear with its residual, and the sequence view beside it, at the chosen gates -> unit [n, full width]."""
         return unit(torch.cat([unit(linear + self.gates[0] * residual), self.gates[1] * sequence], dim=1))
 
-    def parts(self, views: LinearViews, favors: Favors) -> tuple[Tensor, Tensor, Tensor]:
+    def parts(self, views: LinearViews, favors: Favors) -> Parts:
         """What ``fuse`` takes: linear and residual [n, width of ``views``], sequence view [n, width]."""
+        return self.parts_of(views, favors, self.sequence.embed_places(views.bags[favors.places], favors.places))
+
+    def parts_of(self, views: LinearViews, favors: Favors, embedded: Tensor) -> Parts:
+        """``parts``, where the places are embedded [*favors, width] already."""
         strengths = strength(favors.visits, favors.places)
         linear = self.linear(views(favors.places, strengths, favors.layout))
-        states = self.sequence.states(self.sequence.embed_places(views.bags[favors.places], favors.places), favors)
+        states = self.sequence.states(embedded, favors)
         return linear, self.residual(linear), self.sequence(states, strengths, favors.layout)
 
-    def wide(self, favors: Favors) -> Tensor:
+    def wide(self, parts: Parts) -> Tensor:
         """[n, full width] unit vectors before the projection; where nothing is known of any place, the average user."""
-        return unit(self.fuse(*self.parts(self.views, favors)) + PRIOR_SHARE * self.prior)
+        return unit(self.fuse(*parts) + PRIOR_SHARE * self.prior)
+
+    def project(self, parts: Parts) -> Tensor:
+        """[n, dim] unit vectors."""
+        return unit(self.wide(parts) @ self.projection)
 
     def encode(self, favors: Favors) -> Tensor:
         """[n, dim] unit vectors; the average user's for a history without places."""
-        return unit(self.wide(favors) @ self.projection)
+        return self.project(self.parts(self.views, favors))
 
     def forward(self, places: Tensor, visits: Tensor, ratings: Tensor, ages: Tensor) -> Tensor:
-        """``encode`` of the tensors of a ``batches.Batch``: what is exported."""
+        """``encode`` of the tensors of a ``batches.Batch``."""
         return self.encode(padded(places, visits, ratings, ages))
+
+
+class Served(nn.Module):
+    """The encoder as it is exported: how each place is embedded no longer changes, and stands ready in a table."""
+
+    embedded: Tensor
+    """[n_rows, width]"""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder, bags = encoder, encoder.views.bags
+        with torch.no_grad():
+            embedded = encoder.sequence.embed_places(bags, torch.arange(len(bags), device=bags.device))
+        self.register_buffer("embedded", embedded)
+
+    def forward(self, places: Tensor, visits: Tensor, ratings: Tensor, ages: Tensor) -> Tensor:
+        """``Encoder.encode`` of the tensors of a ``batches.Batch``."""
+        favors, encoder = padded(places, visits, ratings, ages), self.encoder
+        return encoder.project(encoder.parts_of(encoder.views, favors, self.embedded[places]))
 
 
 def strength(visits: Tensor, places: Tensor) -> Tensor:

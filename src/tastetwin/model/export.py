@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from tastetwin.errors import StoreError
 from tastetwin.features.histories import FIRST_PLACE_ROW
-from tastetwin.model.encoder import Encoder
+from tastetwin.model.encoder import Encoder, Served
 
 OPSET: Final = 18
 OUTPUT: Final = "vector"
@@ -28,7 +28,8 @@ def export_onnx(encoder: Encoder, path: Path) -> None:
 
     Output ``vector`` float32 [n, dim]. Raises ``StoreError`` MODEL-TOO-LARGE when one file cannot hold the tables.
     """
-    size = sum(value.numel() * value.element_size() for value in encoder.state_dict().values())
+    served = Served(encoder).eval()
+    size = sum(value.numel() * value.element_size() for value in served.state_dict().values())
     if size > MAX_BYTES:
         raise StoreError(
             "MODEL-TOO-LARGE",
@@ -37,7 +38,6 @@ def export_onnx(encoder: Encoder, path: Path) -> None:
             rule=f"an ONNX file holds at most {MAX_BYTES} bytes",
             fix="raise features.min_visitors, so that fewer places have a row of their own",
         )
-    encoder.eval()
     places = torch.tensor([[0, 0, 0], [1, 0, 0]]) + torch.tensor([[1, 1, 1], [1, 0, 0]])
     places = places * min(FIRST_PLACE_ROW, len(encoder.views.bags) - 1)
     floats = torch.where(places > 0, 1.0, 0.0)
@@ -47,7 +47,7 @@ def export_onnx(encoder: Encoder, path: Path) -> None:
         warnings.simplefilter("ignore")
         # The tracing exporter: the graph has no branches, and the newer one takes 25 s where this takes half a second.
         torch.onnx.export(
-            encoder,
+            served,
             (places, floats, floats * 0, floats * 0),
             path,
             input_names=list(inputs),

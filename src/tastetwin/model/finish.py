@@ -8,11 +8,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from tastetwin.features.histories import Histories
 from tastetwin.model.batches import length_buckets, pack
-from tastetwin.model.encoder import Encoder, unit
+from tastetwin.model.encoder import Encoder, Parts, unit
 from tastetwin.model.layout import Favors, packed
 from tastetwin.model.prepare import FOLDS, Plan, twin_mrr
 
@@ -20,9 +19,6 @@ VALIDATION_CUTS: Final = 6
 GATES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 PROJECTION_SAMPLE: Final = 50_000
 _TOKENS: Final = 8_192
-
-Parts = tuple[Tensor, ...]
-"""(linear, residual, sequence) of users, as ``Encoder.fuse`` takes them."""
 
 
 def batches(
@@ -71,13 +67,14 @@ def _trial(plan: Plan, encoder: Encoder, cut: int) -> tuple[Parts, Parts]:
 
 def _parts(plan: Plan, encoder: Encoder, half: Histories, fold: npt.NDArray[np.int64]) -> Parts:
     device = encoder.prior.device
-    found = [torch.zeros(half.n_users, size, device=device) for size in encoder.part_sizes]
+    linear, residual, sequence = (torch.zeros(half.n_users, size, device=device) for size in encoder.part_sizes)
     for number in range(FOLDS):
         mine = np.flatnonzero(fold == number)
         for users, favors in batches(half.select(mine), plan.config.max_length, device):
-            for whole, part in zip(found, encoder.parts(plan.views[number], favors), strict=True):
+            parts = encoder.parts(plan.views[number], favors)
+            for whole, part in zip((linear, residual, sequence), parts, strict=True):
                 whole[torch.from_numpy(mine[users])] = part
-    return tuple(found)
+    return linear, residual, sequence
 
 
 @torch.no_grad()
@@ -89,7 +86,7 @@ def project(plan: Plan, encoder: Encoder) -> None:
     device, size = encoder.prior.device, len(encoder.prior)
     scatter, total = torch.zeros(size, size, device=device, dtype=torch.float64), torch.zeros(size, device=device)
     for _, favors in batches(plan.histories.select(users), plan.config.max_length, device):
-        wide = encoder.wide(favors)
+        wide = encoder.wide(encoder.parts(encoder.views, favors))
         scatter += (wide.T @ wide).double()
         total += wide.sum(dim=0)
     encoder.prior.copy_(unit(total))
