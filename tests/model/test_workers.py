@@ -31,13 +31,19 @@ CHILD = """
 import json, os, signal, sys
 from pathlib import Path
 from safetensors.torch import save_file
-from tastetwin.model import encoder
+from tastetwin.model import encoder, step
 from tastetwin.model.train import train
 from tests.model import towns
 from tests.model.test_workers import CONFIG
 
 folder, dropout, die_at = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
-rank = int(os.environ.get("RANK", "0"))
+rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+nan_at, calls, whole_loss = json.loads(sys.argv[4]), 0, step.whole_loss
+def sometimes_nan(*given):
+    global calls
+    calls += 1
+    return whole_loss(*given) * (float("nan") if calls in nan_at and rank == world - 1 else 1)
+step.whole_loss = sometimes_nan
 if not dropout:
     encoder.RESIDUAL_DROPOUT = 0.0
 def on_step(step, total, loss):
@@ -52,13 +58,18 @@ save_file(state, folder / f"final-{rank}.safetensors")
 """
 
 
-def run(folder: Path, processes: int, dropout: float = 0.0, die_at: int = -1) -> list[int]:
-    """Exit codes of so many processes that train together, as torchrun would start them."""
+def run(
+    folder: Path, processes: int, dropout: float = 0.0, die_at: int = -1, nan_at: tuple[int, ...] = ()
+) -> list[int]:
+    """Exit codes of so many processes that train together, as torchrun would start them.
+
+    The last of them is killed after step ``die_at``, and finds NaN in the steps ``nan_at``.
+    """
     folder.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-c", CHILD, str(folder), str(dropout), str(die_at)]
+    command = [sys.executable, "-c", CHILD, str(folder), str(dropout), str(die_at), json.dumps(nan_at)]
     base = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     children = [
         subprocess.Popen(command, cwd=ROOT, env={**base, "RANK": str(rank), "WORLD_SIZE": str(processes)})
@@ -128,6 +139,20 @@ def test_a_process_killed_leaves_a_checkpoint_to_go_on_from(one_and_two: tuple[P
     assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
     assert run(tmp_path / "alone", 1) == [0]
     assert record(tmp_path / "alone")["losses"] == pytest.approx(record(one_and_two[1])["losses"], rel=1e-5)
+
+
+def test_a_step_that_is_nan_for_one_process_is_skipped_by_all(tmp_path: Path) -> None:
+    """And three in a row roll all of them back; one that stepped alone would learn something else ever after."""
+    nan_at = (2, 6, 7, 8)
+    assert run(tmp_path / "two", 2, nan_at=nan_at) == [0, 0]
+    assert run(tmp_path / "one", 1, nan_at=nan_at) == [0]
+    first, second, alone = final(tmp_path / "two"), final(tmp_path / "two", 1), final(tmp_path / "one")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for name in alone.keys() - {"projection"}:
+        assert torch.allclose(first[name].float(), alone[name].float(), atol=2e-4), name
+    told = record(tmp_path / "two")
+    assert (told["skipped_steps"], told["rollbacks"]) == (4, 1)
+    assert told["losses"] == pytest.approx(record(tmp_path / "one")["losses"], rel=1e-5)
 
 
 def test_torchrun_makes_one_bundle_and_says_so_once(copied: Journey) -> None:

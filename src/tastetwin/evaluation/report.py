@@ -128,9 +128,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": _count, "percent": _percent, "seconds": _seconds}
+    environment.filters |= {"count": _count, "percent": _percent, "seconds": _seconds, "figure": _figure}
     environment.globals |= {"plots": plots}
     return environment
+
+
+def _figure(value: float) -> str:
+    """A measure of any kind: a count in full, a share to four digits."""
+    return _count(int(value)) if float(value).is_integer() and abs(value) >= 1_000 else f"{value:.4g}"
 
 
 def _headline(verdict: Verdict) -> tuple[str, str]:

@@ -28,6 +28,8 @@ from tastetwin.model.views import LinearTables, align, fit_tables, kinds_of_plac
 
 TURNING_SAMPLE: Final = 20_000
 """Users by whom two encoders' spaces are laid onto each other: a hundred for every dimension."""
+LIKENESS_SAMPLE: Final = 2_000
+"""Users by whom two encoders are compared: enough for three digits of a mean cosine."""
 
 _OF_THE_DAY: Final = ("views.", "sequence.categories", "sequence.regions")
 """Tensors that today's data decide."""
@@ -84,14 +86,14 @@ def turn_onto(trained: Trained, past: Encoder, histories: Histories, config: Tra
     encoder = trained.encoder
     if encoder.projection.shape[1] != past.projection.shape[1]:
         return
-    new, old = _both(encoder, past, histories, config)
+    new, old = _both(encoder, past, histories, config, TURNING_SAMPLE)
     encoder.projection.copy_(encoder.projection @ torch.from_numpy(rotation(new, old)))
     trained.record.likeness_to_past = likeness(encoder, past, histories, config)
 
 
 def likeness(encoder: Encoder, past: Encoder, histories: Histories, config: TrainConfig) -> float | None:
     """Mean cosine of what two encoders of equal ``dim`` make of the same histories; None where there are none."""
-    new, old = _both(encoder, past, histories, config)
+    new, old = _both(encoder, past, histories, config, LIKENESS_SAMPLE)
     return float((new * old).sum(axis=1).mean()) if len(new) else None
 
 
@@ -118,11 +120,11 @@ def _grown(rows: Tensor, size: int) -> Tensor:
 
 
 def _both(
-    encoder: Encoder, past: Encoder, histories: Histories, config: TrainConfig
+    encoder: Encoder, past: Encoder, histories: Histories, config: TrainConfig, sample: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """[n, dim] each: a sample of users as both encoders see them, by the places that both know."""
     known = histories.filter(histories.places < len(past.views.bags))
     users = np.flatnonzero(known.lengths())
-    some = np.sort(np.random.default_rng([config.seed, 6]).permutation(users)[:TURNING_SAMPLE])
+    some = np.sort(np.random.default_rng([config.seed, 6]).permutation(users)[:sample])
     new, old = (encode(each, known.select(some), config.max_length) for each in (encoder, past))
     return new, old
