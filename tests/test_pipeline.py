@@ -51,6 +51,17 @@ NAMES: Final[dict[Stage, str]] = {
 }
 
 
+class Session:
+    """An engine that notes when it is opened and closed."""
+
+    def __init__(self, noted: list[str]) -> None:
+        self.noted = noted
+        noted.append("opened")
+
+    def close(self) -> None:
+        self.noted.append("closed")
+
+
 class Town:
     """Stand-ins for all stages, over a store of their own."""
 
@@ -60,7 +71,8 @@ class Town:
         """(stage, what it was given: role -> generation)."""
         self.fails: dict[Stage, BaseException] = {}
         self.reports: list[str] = []
-        patch.setattr(pipeline, "connect", lambda *_: "engine")
+        self.sessions: list[str] = []
+        patch.setattr(pipeline, "connect", lambda *_: Session(self.sessions))
         patch.setattr("tastetwin.evaluation.stage.write_report", self._report)
         for stage, name in NAMES.items():
             patch.setattr(name, getattr(self, f"_{stage}"))
@@ -105,12 +117,12 @@ class Town:
         return self._made("collect", day.isoformat(), {}, again, progress)
 
     def _mart(
-        self, engine: str, store: Store, lake: Manifest, old: Manifest | None, config: Any, **how: Any
+        self, engine: Session, store: Store, lake: Manifest, old: Manifest | None, config: Any, **how: Any
     ) -> Manifest:
         return self._made("mart", lake.logical_date, {"lake": lake, "earlier": old}, how["again"], how["progress"])
 
     def _features(
-        self, engine: str, store: Store, mart: Manifest, old: Manifest | None, config: Any, **how: Any
+        self, engine: Session, store: Store, mart: Manifest, old: Manifest | None, config: Any, **how: Any
     ) -> Manifest:
         return self._made("features", mart.logical_date, {"mart": mart, "earlier": old}, how["again"], how["progress"])
 
@@ -119,7 +131,7 @@ class Town:
         return self._made("train", features.logical_date, parents, how["again"], how["progress"])
 
     def _analyze(
-        self, engine: str, store: Store, features: Manifest, bundle: Manifest, config: Any, **how: Any
+        self, engine: Session, store: Store, features: Manifest, bundle: Manifest, config: Any, **how: Any
     ) -> Manifest:
         parents: dict[str, Manifest | None] = {"features": features, "bundle": bundle}
         return self._made("analyze", features.logical_date, parents, how["again"], how["progress"])
@@ -276,6 +288,12 @@ def test_the_next_day_is_given_the_mart_the_features_and_the_bundle_of_the_day_b
     assert town.given("features")["earlier"] == first["features"]
     assert town.given("train")["past"] == first["train"]
     assert set(town.given("analyze")) == {"features", "bundle"}
+
+
+def test_no_session_is_kept_idle_while_a_model_is_trained(town: Town) -> None:
+    """Spark Connect ends idle sessions after an hour, Sail after minutes; analysis opens one of its own."""
+    town.day()
+    assert town.sessions == ["opened", "closed", "opened"]
 
 
 def bundle(store: Store, name: str, day: str, status: RunStatus = "delivered") -> None:

@@ -44,6 +44,10 @@ class Engine:
         self.partitions = partitions
         self.is_embedded = is_embedded
 
+    def close(self) -> None:
+        """End the session; nothing made of it can be used afterwards."""
+        self.spark.stop()
+
     def read(self, store: Store, paths: Sequence[str], schema: pa.Schema) -> DataFrame:
         """Parquet files of a store as a DataFrame; with no files, an empty one of that schema.
 

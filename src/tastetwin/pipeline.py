@@ -73,6 +73,12 @@ class Job:
         """Connected at first use."""
         return connect(self.config.engine.remote, self.config.engine.partitions)
 
+    def leave_engine(self) -> None:
+        """End the session, if there is one: a server ends one that is idle for as long as a training may take."""
+        engine = self.__dict__.pop("engine", None)
+        if engine is not None:
+            engine.close()
+
     def manifest(self, stage: Stage) -> Manifest:
         """What a stage of this run made."""
         return read_manifest(self.store, stage, self.run.generation(stage))
@@ -148,6 +154,7 @@ def train(job: Job) -> None:
     """Fit the encoder and write the bundle."""
     from tastetwin.model.stage import train_bundle
 
+    job.leave_engine()
     made, past = job.manifest("features"), past_bundle(job.store, job.run.logical_date)
     job.do("train", lambda tell: train_bundle(job.store, made, job.config, past=past, again=job.again, progress=tell))
 
