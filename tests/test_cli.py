@@ -19,7 +19,8 @@ from tastetwin.analysis.evidence import Evidence
 from tastetwin.analysis.lookup import Twin
 from tastetwin.cli import app
 from tastetwin.errors import EXIT_INTERRUPTED, GateRefused, InputError, MissingExtra, StoreError, UsageError
-from tastetwin.evaluation.benchmark import Benchmark, PairScore
+from tastetwin.evaluation.benchmark import Benchmark
+from tastetwin.evaluation.halves import PairScore
 from tastetwin.evaluation.metrics import Interval
 from tastetwin.evaluation.steps import Steps
 from tastetwin.runs import STAGES, write_run

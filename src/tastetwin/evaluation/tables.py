@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from tastetwin.evaluation.benchmark import Benchmark, PairScore, PairTask
+from tastetwin.evaluation.benchmark import Benchmark
+from tastetwin.evaluation.halves import PairScore, PairTask
 from tastetwin.evaluation.metrics import Interval
 
 _TITLES: Final[dict[PairTask, str]] = {
