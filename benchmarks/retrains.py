@@ -22,8 +22,9 @@ from scipy.stats import binomtest
 from tastetwin.config import Config, TrainConfig
 from tastetwin.errors import GateRefused
 from tastetwin.evaluation.stage import read_evaluation
+from tastetwin.generations import read_manifest
 from tastetwin.pipeline import run_day
-from tastetwin.runs import latest_run, read_manifest
+from tastetwin.runs import latest_run
 from tastetwin.sources.synthetic import TownConfig, write_day, write_town
 from tastetwin.store import Store
 

@@ -15,9 +15,9 @@ import pytest
 
 from tastetwin.config import Config
 from tastetwin.engine import Engine, connect
+from tastetwin.generations import Manifest
 from tastetwin.mart.merge import LAYOUTS
 from tastetwin.mart.stage import build_mart
-from tastetwin.runs import Manifest
 from tastetwin.schema import Kind
 from tastetwin.sources.collect import collect
 from tastetwin.sources.synthetic import TownConfig, TownReport, write_town

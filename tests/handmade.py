@@ -18,20 +18,8 @@ from tastetwin.features.stage import PLACE_ROWS
 from tastetwin.features.taste import HISTORY
 from tastetwin.features.user_favor import USER_FAVOR
 from tastetwin.features.vocabulary import write_vocabulary
-from tastetwin.runs import (
-    FOLDERS,
-    STAGES,
-    FileEntry,
-    Manifest,
-    Run,
-    RunStatus,
-    Stage,
-    StageRecord,
-    finish,
-    new_run,
-    publish,
-    write_run,
-)
+from tastetwin.generations import FOLDERS, STAGES, FileEntry, Manifest, Stage, finish
+from tastetwin.runs import Run, RunStatus, StageRecord, new_run, publish, write_run
 from tastetwin.schema import PLACES, QUARANTINE, RESULT, TWINS, VECTORS
 from tastetwin.store import Store
 from tastetwin.tables import bucket_name, bucket_of, put_table

@@ -23,7 +23,8 @@ from tastetwin.evaluation.benchmark import Benchmark
 from tastetwin.evaluation.halves import PairScore
 from tastetwin.evaluation.metrics import Interval
 from tastetwin.evaluation.steps import Steps
-from tastetwin.runs import STAGES, write_run
+from tastetwin.generations import STAGES
+from tastetwin.runs import write_run
 from tastetwin.store import Store
 from tests import handmade
 

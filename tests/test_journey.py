@@ -10,8 +10,9 @@ import pytest
 from tastetwin.delivery.publish import promote_run, roll_back
 from tastetwin.errors import InputError
 from tastetwin.features.vocabulary import read_vocabulary
+from tastetwin.generations import STAGES, read_manifest
 from tastetwin.pipeline import run_day, run_stage
-from tastetwin.runs import STAGES, list_runs, published, read_manifest
+from tastetwin.runs import list_runs, published
 from tastetwin.sources.synthetic import write_day
 from tests.world import NEXT_DAY, QUICK, TOWN, Journey
 

@@ -22,6 +22,7 @@ CORE: Final = {
     "filesystems",
     "store",
     "provenance",
+    "generations",
     "runs",
     "tables",
     "engine",

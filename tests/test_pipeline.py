@@ -16,25 +16,10 @@ from tastetwin import pipeline
 from tastetwin.config import Config, DeliverConfig
 from tastetwin.errors import GateRefused, InputError, StoreError, UsageError
 from tastetwin.evaluation.stage import report_path
+from tastetwin.generations import STAGES, Made, Manifest, Plan, Stage, entry_of, make
 from tastetwin.pipeline import INTERRUPTED, Job, Quiet, past_bundle, run_day, run_stage
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import (
-    STAGES,
-    Made,
-    Manifest,
-    Plan,
-    Run,
-    RunStatus,
-    Stage,
-    StageRecord,
-    entry_of,
-    latest_run,
-    list_runs,
-    make,
-    published,
-    read_run,
-    write_run,
-)
+from tastetwin.runs import Run, RunStatus, StageRecord, latest_run, list_runs, published, read_run, write_run
 from tastetwin.store import Store
 from tests import handmade
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tastetwin import __version__, provenance, runs
+from tastetwin import __version__, generations, provenance
+from tastetwin.generations import Made, Manifest, Plan
 from tastetwin.provenance import LIBRARIES, commit, made_with, source_digest
-from tastetwin.runs import Made, Manifest, Plan
 from tastetwin.store import Store
 
 DAY = "2026-06-01"
@@ -18,15 +18,15 @@ DAY = "2026-06-01"
 def made(store: Store, parent: Manifest | None = None, **settings: object) -> Manifest:
     def work(folder: str) -> Made:
         store.write_bytes(f"{folder}/t", b"x")
-        return {"t": [runs.entry_of(store, f"{folder}/t")]}, {}
+        return {"t": [generations.entry_of(store, f"{folder}/t")]}, {}
 
-    return runs.make(store, Plan("train", DAY, {"features": parent}, settings), work)
+    return generations.make(store, Plan("train", DAY, {"features": parent}, settings), work)
 
 
 def test_a_manifest_names_data_code_libraries_and_machine(memory_store: Store) -> None:
     """All that a bundle was made from and with, read back from the store."""
     parent = made(memory_store, seed=1)
-    kept = runs.read_manifest(memory_store, "train", made(memory_store, parent, seed=2).generation)
+    kept = generations.read_manifest(memory_store, "train", made(memory_store, parent, seed=2).generation)
     assert kept.parents == {"features": parent.generation}
     assert kept.settings == {"seed": 2}
     assert kept.provenance == {"parents": {"features": parent.digest()}, **made_with()}
@@ -41,7 +41,7 @@ def test_another_commit_or_machine_finds_the_same_finished_work(
 ) -> None:
     """Otherwise every commit would train everything again; what was made keeps the name of its maker."""
     first = made(memory_store, seed=1)
-    monkeypatch.setattr(runs, "made_with", lambda: {"code": "other", "libraries": {}, "machine": {}})
+    monkeypatch.setattr(generations, "made_with", lambda: {"code": "other", "libraries": {}, "machine": {}})
     assert made(memory_store, seed=1) == first
     assert made(memory_store, seed=2).provenance["code"] == "other"
 
@@ -49,11 +49,11 @@ def test_another_commit_or_machine_finds_the_same_finished_work(
 def test_a_manifest_of_an_earlier_version_is_read(memory_store: Store) -> None:
     """Which said nothing of its origin."""
     kept = made(memory_store)
-    path = f"{kept.folder}/{runs.MANIFEST}"
+    path = f"{kept.folder}/{generations.MANIFEST}"
     raw = memory_store.read_json(path)
     del raw["provenance"]
     memory_store.write_json(path, raw)
-    assert runs.read_manifest(memory_store, "train", kept.generation).provenance == {}
+    assert generations.read_manifest(memory_store, "train", kept.generation).provenance == {}
 
 
 def test_the_commit_is_that_of_a_checkout_which_has_the_package(tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tastetwin import runs
+from tastetwin import generations, runs
 from tastetwin.config import Config
 from tastetwin.errors import StoreError, TasteTwinError, UsageError
+from tastetwin.generations import STAGES, FileEntry, Manifest
 from tastetwin.pipeline import run_stage
-from tastetwin.runs import STAGES, FileEntry, Manifest, Run, StageRecord
+from tastetwin.runs import Run, StageRecord
 from tastetwin.store import Store
 
 DAY = date(2026, 11, 22)
@@ -36,8 +37,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 def make(store: Store, generation: str, word: str = "x") -> Manifest:
     path = f"mart/{generation}/reviews/part-0"
     store.write_bytes(path, word.encode())
-    tables = {"reviews": [runs.entry_of(store, path)], "likes": []}
-    return runs.finish(store, Manifest("mart", generation, "2026-11-22", {"collect": "c"}, {}, tables, {"n": 1}))
+    tables = {"reviews": [generations.entry_of(store, path)], "likes": []}
+    return generations.finish(store, Manifest("mart", generation, "2026-11-22", {"collect": "c"}, {}, tables, {"n": 1}))
 
 
 def record(generation: str = "g") -> StageRecord:
@@ -53,31 +54,31 @@ def code_of(error: pytest.ExceptionInfo[TasteTwinError]) -> str:
 
 def test_the_same_inputs_find_their_finished_work(store: Store) -> None:
     """How a re-run costs nothing, and how ``again`` makes new work without touching the old."""
-    generation, finished = runs.begin(store, "mart", "2026-11-22", {"a": 1}, again=False)
+    generation, finished = generations.begin(store, "mart", "2026-11-22", {"a": 1}, again=False)
     assert finished is None
     manifest = make(store, generation)
-    assert runs.begin(store, "mart", "2026-11-22", {"a": 1}, again=False) == (generation, manifest)
-    assert runs.begin(store, "mart", "2026-11-22", {"a": 1}, again=True) == (f"{generation}-2", None)
+    assert generations.begin(store, "mart", "2026-11-22", {"a": 1}, again=False) == (generation, manifest)
+    assert generations.begin(store, "mart", "2026-11-22", {"a": 1}, again=True) == (f"{generation}-2", None)
     make(store, f"{generation}-2")
-    assert runs.begin(store, "mart", "2026-11-22", {"a": 1}, again=True) == (f"{generation}-3", None)
+    assert generations.begin(store, "mart", "2026-11-22", {"a": 1}, again=True) == (f"{generation}-3", None)
 
 
 def test_finished_work_that_lost_a_file_is_made_anew_beside_it(store: Store) -> None:
     """Pruning may take files that an older generation shared; its own files may still be somebody else's."""
-    generation, _ = runs.begin(store, "mart", "2026-11-22", {"a": 1}, again=False)
+    generation, _ = generations.begin(store, "mart", "2026-11-22", {"a": 1}, again=False)
     manifest = make(store, generation)
     store.remove(manifest.paths("reviews")[0])
-    assert not runs.is_whole(store, manifest)
-    assert runs.begin(store, "mart", "2026-11-22", {"a": 1}, again=False) == (f"{generation}-2", None)
+    assert not generations.is_whole(store, manifest)
+    assert generations.begin(store, "mart", "2026-11-22", {"a": 1}, again=False) == (f"{generation}-2", None)
 
 
 def test_other_inputs_days_and_stages_have_other_ids() -> None:
     """Anything that goes into the work must show in its name."""
     ids = {
-        runs.generation_id("2026-11-22", "mart", {"a": 1}),
-        runs.generation_id("2026-11-22", "mart", {"a": 2}),
-        runs.generation_id("2026-11-23", "mart", {"a": 1}),
-        runs.generation_id("2026-11-22", "features", {"a": 1}),
+        generations.generation_id("2026-11-22", "mart", {"a": 1}),
+        generations.generation_id("2026-11-22", "mart", {"a": 2}),
+        generations.generation_id("2026-11-23", "mart", {"a": 1}),
+        generations.generation_id("2026-11-22", "features", {"a": 1}),
     }
     assert len(ids) == 4
 
@@ -85,17 +86,17 @@ def test_other_inputs_days_and_stages_have_other_ids() -> None:
 def test_a_generation_without_manifest_does_not_exist(store: Store) -> None:
     """The manifest is written last; before that a reader must not find the files."""
     store.write_bytes("mart/g/reviews/part-0", b"half")
-    assert not runs.is_finished(store, "mart", "g")
+    assert not generations.is_finished(store, "mart", "g")
     with pytest.raises(StoreError) as caught:
-        runs.read_manifest(store, "mart", "g")
+        generations.read_manifest(store, "mart", "g")
     assert code_of(caught) == "NO-GENERATION"
 
 
 def test_a_manifest_comes_back_as_it_was_written(store: Store) -> None:
     """Equality after reading is what ``begin`` returns to a re-run."""
     manifest = make(store, "g")
-    assert runs.read_manifest(store, "mart", "g") == manifest
-    runs.verify(store, manifest)
+    assert generations.read_manifest(store, "mart", "g") == manifest
+    generations.verify(store, manifest)
     assert manifest.paths("reviews") == ["mart/g/reviews/part-0"]
     assert manifest.paths("none") == []
 
@@ -108,9 +109,9 @@ def test_a_tampered_file_is_damaged(store: Store, content: bytes | None) -> None
     if content is not None:
         store.write_bytes("mart/g/reviews/part-0", content)
     with pytest.raises(StoreError) as caught:
-        runs.verify(store, manifest)
+        generations.verify(store, manifest)
     assert code_of(caught) == "DAMAGED"
-    runs.verify(store, manifest, ["likes"])
+    generations.verify(store, manifest, ["likes"])
 
 
 @pytest.mark.parametrize("content", [b"{", b"{}", b'{"tables": 1}', b'{"tables": {"t": [{"oops": 1}]}}'])
@@ -120,7 +121,7 @@ def test_a_tampered_manifest_run_or_pointer_is_damaged(store: Store, content: by
     for place in ("mart/g/manifest.json", "runs/2026-11-22.1.json", runs.POINTER):
         store.write_bytes(place, content)
     for read in (
-        lambda: runs.read_manifest(store, "mart", "g"),
+        lambda: generations.read_manifest(store, "mart", "g"),
         lambda: runs.read_run(store, "2026-11-22.1"),
         lambda: runs.published(store),
     ):

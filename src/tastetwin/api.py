@@ -24,7 +24,8 @@ import pyarrow as pa
 
 from tastetwin.config import Config, from_values, load
 from tastetwin.errors import UsageError
-from tastetwin.runs import Manifest, Run, list_runs, parse_date, published_run, read_manifest
+from tastetwin.generations import Manifest, read_manifest
+from tastetwin.runs import Run, list_runs, parse_date, published_run
 from tastetwin.schema import KINDS, TWINS, USER
 from tastetwin.store import Store
 from tastetwin.tables import read_table

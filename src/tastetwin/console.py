@@ -26,8 +26,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tastetwin.errors import TasteTwinError
+from tastetwin.generations import Stage
 from tastetwin.progress import Progress
-from tastetwin.runs import Stage, StageRecord
+from tastetwin.runs import StageRecord
 
 if TYPE_CHECKING:
     from tastetwin.analysis.lookup import Twin

@@ -10,8 +10,9 @@ from tastetwin.analysis.lookup import TwinLists
 from tastetwin.config import load
 from tastetwin.evaluation.records import Evaluation, MethodScore
 from tastetwin.evaluation.stage import read_evaluation, report_path
+from tastetwin.generations import read_manifest
 from tastetwin.pipeline import run_day
-from tastetwin.runs import Run, read_manifest
+from tastetwin.runs import Run
 from tastetwin.sources.synthetic import TownConfig, write_town
 from tastetwin.store import Store
 

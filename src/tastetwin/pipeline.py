@@ -16,21 +16,16 @@ from typing import Final, Protocol
 from tastetwin.config import Config
 from tastetwin.engine import Engine, connect
 from tastetwin.errors import GateRefused, StoreError, TasteTwinError
+from tastetwin.generations import STAGES, Manifest, Stage, is_finished, is_whole, read_manifest
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import (
-    STAGES,
-    Manifest,
     Run,
     RunStatus,
-    Stage,
     StageRecord,
     close_dead,
-    is_finished,
-    is_whole,
     latest_run,
     list_runs,
     new_run,
-    read_manifest,
     record_stage,
     write_run,
 )

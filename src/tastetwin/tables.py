@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tastetwin.engine import Engine
-from tastetwin.runs import FileEntry, Manifest
+from tastetwin.generations import FileEntry, Manifest
 from tastetwin.store import Store
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from tastetwin.analysis.stored import read_vectors
 from tastetwin.config import AnalyzeConfig
 from tastetwin.engine import Engine
 from tastetwin.evaluation.stage import evaluate_run
-from tastetwin.runs import Manifest, StageRecord, read_manifest
+from tastetwin.generations import Manifest, read_manifest
+from tastetwin.runs import StageRecord
 from tastetwin.schema import TWINS, USER
 from tastetwin.tables import read_table
 from tests.world import QUICK, Journey

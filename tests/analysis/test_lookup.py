@@ -17,7 +17,8 @@ from tastetwin.analysis.stored import vectors_table
 from tastetwin.errors import UsageError
 from tastetwin.features.stage import read_place_rows
 from tastetwin.features.taste import HISTORY
-from tastetwin.runs import Run, read_manifest
+from tastetwin.generations import read_manifest
+from tastetwin.runs import Run
 from tastetwin.schema import TWINS
 from tastetwin.store import Store
 from tastetwin.tables import bucket_name, bucket_of, put_table, read_files

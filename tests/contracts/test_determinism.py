@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tastetwin.runs import STAGES, latest_run, read_manifest
+from tastetwin.generations import STAGES, read_manifest
+from tastetwin.runs import latest_run
 from tastetwin.store import Store
 from tests.world import Journey
 

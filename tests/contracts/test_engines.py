@@ -20,8 +20,8 @@ from tastetwin.config import Config, FeaturesConfig, MartConfig
 from tastetwin.engine import Engine, connect
 from tastetwin.errors import InputError, StoreError
 from tastetwin.features.stage import build_features
+from tastetwin.generations import Manifest
 from tastetwin.mart.stage import build_mart
-from tastetwin.runs import Manifest
 from tastetwin.sources.collect import collect
 from tastetwin.sources.synthetic import TownReport, write_day
 from tastetwin.store import Store

@@ -22,11 +22,11 @@ from typing import Any, Final
 
 import pytest
 
-from tastetwin import runs
+from tastetwin import generations, runs
 from tastetwin.config import AnalyzeConfig, Config, DeliverConfig, EngineConfig, EvaluateConfig, MartConfig, TrainConfig
 from tastetwin.errors import StoreError, UsageError
 from tastetwin.evaluation.stage import report_path
-from tastetwin.runs import FOLDERS, STAGES
+from tastetwin.generations import FOLDERS, STAGES
 from tastetwin.sources.synthetic import TownConfig, write_day, write_town
 from tastetwin.store import Store
 from tests.contracts import faults
@@ -158,9 +158,9 @@ def what_a_reader_sees(root: Path) -> Seen:
         return None
     assert run.status == "delivered" and run in runs.list_runs(store)
     assert store.exists(report_path(run.run_id))
-    manifests = {stage: runs.read_manifest(store, stage, run.generation(stage)) for stage in STAGES}
+    manifests = {stage: generations.read_manifest(store, stage, run.generation(stage)) for stage in STAGES}
     for manifest in manifests.values():
-        runs.verify(store, manifest)
+        generations.verify(store, manifest)
     return {stage: manifest.digest() for stage, manifest in manifests.items()}
 
 
@@ -269,8 +269,8 @@ def test_all_that_a_job_s_pointer_leads_to_is_durable_before_the_pointer_moves(s
     store = Store.open(scene.store)
     run = runs.published_run(store)
     for stage in STAGES:
-        manifest = runs.read_manifest(store, stage, run.generation(stage))
-        until = renames_at(scene.log, store.path(f"{manifest.folder}/{runs.MANIFEST}"))
+        manifest = generations.read_manifest(store, stage, run.generation(stage))
+        until = renames_at(scene.log, store.path(f"{manifest.folder}/{generations.MANIFEST}"))
         own = [entry.path for files in manifest.tables.values() for entry in files]
         for relative in own:
             if relative.startswith(f"{manifest.folder}/"):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tastetwin import runs
+from tastetwin import generations, runs
 from tastetwin.config import CollectConfig
 from tastetwin.errors import StoreError, UsageError
 from tastetwin.sources.collect import collect
@@ -38,7 +38,7 @@ def publish_day(root: Path, word: str) -> None:
     """A small publisher in the manner of every stage: several files, the manifest, the run's record, the pointer."""
     store = Store.create(root)
     with store.writing():
-        generation, finished = runs.begin(store, "mart", DAY.isoformat(), {"word": word}, again=False)
+        generation, finished = generations.begin(store, "mart", DAY.isoformat(), {"word": word}, again=False)
         if finished is None:
             _write_generation(store, generation, word)
         run = runs.new_run(store, DAY)
@@ -53,8 +53,10 @@ def _write_generation(store: Store, generation: str, word: str) -> None:
         part.parent.mkdir(exist_ok=True)
         with part.open("wb") as handle:
             handle.write(f"{table} {word}\n".encode() * 1000)
-    tables = {table: [runs.entry_of(store, f"mart/{generation}/{table}/part-0")] for table in ("reviews", "likes")}
-    runs.finish(store, runs.Manifest("mart", generation, DAY.isoformat(), {}, {}, tables, {"word": word}))
+    tables = {
+        table: [generations.entry_of(store, f"mart/{generation}/{table}/part-0")] for table in ("reviews", "likes")
+    }
+    generations.finish(store, generations.Manifest("mart", generation, DAY.isoformat(), {}, {}, tables, {"word": word}))
 
 
 def what_a_reader_sees(root: Path) -> str | None:
@@ -66,8 +68,8 @@ def what_a_reader_sees(root: Path) -> str | None:
         assert error.problem.code in ("NO-STORE", "NOT-PUBLISHED"), error
         return None
     assert run in runs.list_runs(store)
-    manifest = runs.read_manifest(store, "mart", run.generation("mart"))
-    runs.verify(store, manifest)
+    manifest = generations.read_manifest(store, "mart", run.generation("mart"))
+    generations.verify(store, manifest)
     words = {store.open_read(manifest.paths(table)[0]).read().split()[1].decode() for table in manifest.tables}
     assert words == {manifest.facts["word"]}
     return str(manifest.facts["word"])
@@ -135,7 +137,7 @@ def test_collect_struck_at_any_file_operation_is_finished_by_the_next_attempt(
         _assert_ended_as_injected(outcome, fault)
         manifests = [name for name in Store(root).files("lake") if name.endswith("/manifest.json")]
         for name in manifests:
-            runs.verify(Store(root), runs.read_manifest(Store(root), "collect", name.split("/")[1]))
+            generations.verify(Store(root), generations.read_manifest(Store(root), "collect", name.split("/")[1]))
         land()
         store = Store(root)
         assert {name: store.sha256(name) for name in store.files("") if not is_aside(Path(name).name)} == expected

@@ -22,7 +22,8 @@ import pytest
 from tastetwin import filesystems
 from tastetwin.errors import StoreError, TasteTwinError
 from tastetwin.filesystems import S3
-from tastetwin.runs import FOLDERS, STAGES, list_runs, published
+from tastetwin.generations import FOLDERS, STAGES
+from tastetwin.runs import list_runs, published
 from tastetwin.sources.files import Folder
 from tastetwin.sources.synthetic import TownConfig, write_day, write_town
 from tastetwin.store import Store

@@ -25,21 +25,9 @@ from tastetwin.errors import GateRefused, TasteTwinError
 from tastetwin.evaluation.stage import verdict_of
 from tastetwin.features.histories import FIRST_PLACE_ROW
 from tastetwin.features.vocabulary import read_vocabulary
+from tastetwin.generations import STAGES, FileEntry, Manifest, Stage, entry_of, finish, read_manifest
 from tastetwin.pipeline import run_stage
-from tastetwin.runs import (
-    STAGES,
-    FileEntry,
-    Manifest,
-    Run,
-    Stage,
-    StageRecord,
-    entry_of,
-    finish,
-    latest_run,
-    published,
-    read_manifest,
-    record_stage,
-)
+from tastetwin.runs import Run, StageRecord, latest_run, published, record_stage
 from tastetwin.sources.synthetic import TownConfig, write_day, write_town
 from tastetwin.store import Store
 from tastetwin.tables import put_table

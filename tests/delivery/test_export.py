@@ -15,7 +15,8 @@ from tastetwin import TasteTwin
 from tastetwin.analysis.stored import Form, packed
 from tastetwin.delivery.export import export_published, write_parquet
 from tastetwin.errors import InputError, TasteTwinError, UsageError
-from tastetwin.runs import published_run, read_manifest
+from tastetwin.generations import read_manifest
+from tastetwin.runs import published_run
 from tastetwin.schema import TWINS, VECTORS
 from tastetwin.store import Store
 from tastetwin.tables import put_table, read_files

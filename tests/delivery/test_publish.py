@@ -8,7 +8,8 @@ import pytest
 from tastetwin.config import Config, DeliverConfig
 from tastetwin.delivery.publish import promote_run, prune, publish_run, roll_back
 from tastetwin.errors import UsageError
-from tastetwin.runs import FOLDERS, STAGES, Run, RunStatus, Stage, is_finished, is_whole, published, read_manifest
+from tastetwin.generations import FOLDERS, STAGES, Stage, is_finished, is_whole, read_manifest
+from tastetwin.runs import Run, RunStatus, published
 from tastetwin.store import Store
 from tests import handmade
 

@@ -15,7 +15,8 @@ from tastetwin.errors import GateRefused, TasteTwinError, UsageError
 from tastetwin.evaluation.gate import Finding, Verdict
 from tastetwin.evaluation.stage import RIVAL
 from tastetwin.features.vocabulary import read_vocabulary
-from tastetwin.runs import STAGES, Manifest, Run, Stage, entry_of, publish, published, read_manifest
+from tastetwin.generations import STAGES, Manifest, Stage, entry_of, read_manifest
+from tastetwin.runs import Run, publish, published
 from tastetwin.schema import RESULT
 from tastetwin.store import Store
 from tastetwin.tables import bucket_name, bucket_of, read_files, read_table

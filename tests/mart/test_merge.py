@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tastetwin.generations import Manifest
 from tastetwin.mart.merge import LAYOUTS
-from tastetwin.runs import Manifest
 from tastetwin.schema import KINDS, Kind
 from tastetwin.tables import lay_out
 from tests.conftest import Mart

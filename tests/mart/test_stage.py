@@ -13,13 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tastetwin import runs, schema
+from tastetwin import generations, schema
 from tastetwin.config import Config, MartConfig
 from tastetwin.engine import Engine
 from tastetwin.errors import InputError
+from tastetwin.generations import Manifest
 from tastetwin.mart.merge import LAYOUTS
 from tastetwin.mart.stage import build_mart
-from tastetwin.runs import Manifest
 from tastetwin.schema import KINDS, QUARANTINE
 from tastetwin.sources.collect import collect
 from tastetwin.sources.synthetic import TownReport
@@ -114,7 +114,7 @@ def test_too_many_refused_lines_stop_the_day(engine: Engine, town: TownReport, t
     with pytest.raises(InputError) as caught:
         build(engine, store, town.folder, strict)
     assert caught.value.problem.code == "QUARANTINE-SHARE" and "user_missing" in caught.value.problem.value
-    assert not any(runs.is_finished(store, "mart", name) for name in store.names("mart"))
+    assert not any(generations.is_finished(store, "mart", name) for name in store.names("mart"))
 
 
 def reviews_rated(ratings: list[Any]) -> dict[str, list[dict[str, Any]]]:
@@ -159,7 +159,7 @@ def test_a_damaged_file_is_told_with_its_code(mart: Mart) -> None:
     with pytest.raises(InputError) as caught:
         mart.day(1, {"reviews.jsonl.gz": cut})
     assert caught.value.problem.code == "SOURCE-DAMAGED" and "reviews.jsonl.gz" in caught.value.problem.place
-    assert not any(runs.is_finished(mart.store, "mart", name) for name in mart.store.names("mart"))
+    assert not any(generations.is_finished(mart.store, "mart", name) for name in mart.store.names("mart"))
 
 
 @pytest.mark.parametrize("nothing", [b"", b"\n \n"])

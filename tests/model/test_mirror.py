@@ -14,9 +14,9 @@ from tastetwin.config import Config
 from tastetwin.errors import StoreError
 from tastetwin.features.taste import to_arrow
 from tastetwin.features.vocabulary import write_vocabulary
+from tastetwin.generations import Manifest
 from tastetwin.model.stage import train_bundle
 from tastetwin.progress import Progress
-from tastetwin.runs import Manifest
 from tastetwin.store import Store
 from tastetwin.tables import put_table
 from tests.model import towns

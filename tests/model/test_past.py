@@ -11,8 +11,8 @@ import pytest
 from tastetwin import __version__
 from tastetwin.config import Config
 from tastetwin.features.histories import Vocabulary
+from tastetwin.generations import Manifest
 from tastetwin.model.past import FullTraining, full_training, goes_on, why_in_full
-from tastetwin.runs import Manifest
 from tests.model import towns
 
 SETTINGS: dict[str, Any] = {

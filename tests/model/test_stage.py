@@ -13,10 +13,10 @@ from tastetwin.config import Config
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.taste import to_arrow
 from tastetwin.features.vocabulary import read_vocabulary, write_vocabulary
+from tastetwin.generations import Manifest
 from tastetwin.model import stage
 from tastetwin.model.past import full_training
 from tastetwin.model.stage import train_bundle
-from tastetwin.runs import Manifest
 from tastetwin.store import Store
 from tastetwin.tables import put_table
 from tests.model import towns

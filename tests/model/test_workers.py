@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from tastetwin.config import TrainConfig
+from tastetwin.generations import read_manifest
 from tastetwin.model.workers import Workers
-from tastetwin.runs import read_manifest
 from tests.world import QUICK, Journey
 
 pytestmark = pytest.mark.slow

@@ -12,10 +12,10 @@ from typing import Any
 import fsspec
 import pytest
 
-from tastetwin import runs
+from tastetwin import generations
 from tastetwin.config import CollectConfig
 from tastetwin.errors import InputError, MissingExtra, StoreError
-from tastetwin.runs import Manifest
+from tastetwin.generations import Manifest
 from tastetwin.sources import files
 from tastetwin.sources.collect import collect
 from tastetwin.store import Store
@@ -69,8 +69,8 @@ def test_the_lake_holds_the_sources_bytes_and_the_manifest_says_so(store: Store,
         "bytes": {"places": 0, "reviews": len(BYTES["reviews.jsonl"]) + 100_000},
         "ignored": ["friends.csv"],
     }
-    assert runs.read_manifest(store, "collect", manifest.generation) == manifest
-    runs.verify(store, manifest)
+    assert generations.read_manifest(store, "collect", manifest.generation) == manifest
+    generations.verify(store, manifest)
 
 
 def test_an_unchanged_source_finds_its_finished_work_and_a_changed_one_does_not(store: Store, source: Path) -> None:
@@ -114,14 +114,14 @@ def test_an_attempt_after_a_crash_keeps_finished_files_and_copies_the_rest(
     monkeypatch.setattr(files.Folder, "_chunks", chunks)
     with pytest.raises(KeyboardInterrupt):
         land(store, source)
-    assert not [name for name in store.files("lake") if name.endswith(runs.MANIFEST)]
+    assert not [name for name in store.files("lake") if name.endswith(generations.MANIFEST)]
     (generation,) = store.names("lake")
     store.write_bytes(f"lake/{generation}/reviews/.reviews.jsonl.4711.tmp", b"half")
     manifest = land(store, source)
     assert opened[3:] == [opened[2]], "only the file that was not finished is read again"
-    runs.verify(store, manifest)
+    generations.verify(store, manifest)
     listed = {entry.path for entries in manifest.tables.values() for entry in entries}
-    assert set(store.files("lake")) == listed | {f"{manifest.folder}/{runs.MANIFEST}"}
+    assert set(store.files("lake")) == listed | {f"{manifest.folder}/{generations.MANIFEST}"}
 
 
 @pytest.mark.parametrize("change", ["grows", "shrinks", "same size", "replaced"])
@@ -149,8 +149,8 @@ def test_a_file_that_changes_while_it_is_copied_is_refused(
             land(store, source)
     assert caught.value.problem.code == "SOURCE-CHANGED"
     assert caught.value.problem.place == str(source / "reviews b\\n.jsonl")
-    assert not [name for name in store.files("lake") if name.endswith(runs.MANIFEST)]
-    runs.verify(store, land(store, source))
+    assert not [name for name in store.files("lake") if name.endswith(generations.MANIFEST)]
+    generations.verify(store, land(store, source))
 
 
 def test_progress_counts_bytes_up_to_the_total(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ def test_a_full_disk_is_one_coded_error_and_the_next_attempt_succeeds(
         patched.setattr("os.fsync", fsync)
         land(store, source)
     assert caught.value.problem.code == "DISK-FULL"
-    runs.verify(store, land(store, source))
+    generations.verify(store, land(store, source))
 
 
 def test_a_mongodb_address_without_the_driver_names_the_extra(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

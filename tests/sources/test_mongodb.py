@@ -17,7 +17,7 @@ import pytest
 import zstandard
 from bson.raw_bson import RawBSONDocument
 
-from tastetwin import runs
+from tastetwin import generations
 from tastetwin.config import CollectConfig
 from tastetwin.errors import InputError, TasteTwinError
 from tastetwin.progress import silent
@@ -53,7 +53,7 @@ def landed_lines(store: Store, manifest_paths: list[str]) -> list[bytes]:
     return lines
 
 
-def land(peer: Peer, store: Store) -> dict[str, list[runs.FileEntry]]:
+def land(peer: Peer, store: Store) -> dict[str, list[generations.FileEntry]]:
     return Database(peer.uri, "other", part_documents=10, batch_documents=4).land(store, "lake/g", silent)
 
 
@@ -77,7 +77,7 @@ def test_collect_keeps_a_finished_day_and_reads_it_again_only_when_asked(peer: P
     assert len(landed_lines(store, first.paths("reviews"))) == 25
     assert len(landed_lines(store, second.paths("reviews"))) == 26
     assert first.facts["ignored"] == ["drafts"]
-    runs.verify(store, second)
+    generations.verify(store, second)
 
 
 def test_a_connection_cut_in_mid_cursor_is_one_coded_error_and_the_next_attempt_goes_on(

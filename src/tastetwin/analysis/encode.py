@@ -17,9 +17,9 @@ from tastetwin.errors import StoreError
 from tastetwin.features.histories import Histories
 from tastetwin.features.taste import from_arrow
 from tastetwin.filesystems import file_system
+from tastetwin.generations import Manifest
 from tastetwin.model.batches import length_buckets, pad
 from tastetwin.model.files import model_file
-from tastetwin.runs import Manifest
 from tastetwin.schema import USER
 from tastetwin.store import Store
 

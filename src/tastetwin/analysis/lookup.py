@@ -23,7 +23,8 @@ from tastetwin.errors import UsageError
 from tastetwin.features.histories import Vocabulary
 from tastetwin.features.taste import HISTORY, from_arrow
 from tastetwin.features.vocabulary import read_vocabulary
-from tastetwin.runs import FileEntry, Manifest, Run, read_manifest
+from tastetwin.generations import FileEntry, Manifest, read_manifest
+from tastetwin.runs import Run
 from tastetwin.schema import NAME, PLACE, PLACES, TWINS, USER
 from tastetwin.store import Store
 from tastetwin.tables import bucket_name, bucket_of, put_table, read_files, read_table

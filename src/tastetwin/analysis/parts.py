@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tastetwin.analysis.index import Floats, Ints, pair_dots
-from tastetwin.runs import FileEntry, Manifest
+from tastetwin.generations import FileEntry, Manifest
 from tastetwin.store import Store
 from tastetwin.tables import put_table, read_files
 

@@ -24,9 +24,9 @@ from tastetwin.features.histories import Vocabulary
 from tastetwin.features.home import home_regions
 from tastetwin.features.stage import read_histories
 from tastetwin.features.vocabulary import read_vocabulary
+from tastetwin.generations import FileEntry, Made, Manifest, Plan, make, verify
 from tastetwin.model.files import model_file
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import FileEntry, Made, Manifest, Plan, make, verify
 from tastetwin.schema import TWINS
 from tastetwin.store import Store
 from tastetwin.tables import bucket_name, bucket_of, map_files, put_table

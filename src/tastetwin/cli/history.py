@@ -116,7 +116,8 @@ def _status(run: Run, published: str | None) -> str:
 
 
 def _as_json(run: Run, published: str | None) -> dict[str, Any]:
-    from tastetwin.runs import STAGES, funnel
+    from tastetwin.generations import STAGES
+    from tastetwin.runs import funnel
 
     counts = funnel(run)
     headline = ("lines_read", "accepted", "quarantined", "ratings_refused", "users", "users_served")

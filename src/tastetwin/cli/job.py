@@ -24,7 +24,7 @@ from tastetwin.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from tastetwin.runs import Stage
+    from tastetwin.generations import Stage
 
 
 def demo(

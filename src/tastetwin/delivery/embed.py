@@ -21,10 +21,11 @@ from tastetwin.features.stage import read_place_rows, unlisted_too, write_user_f
 from tastetwin.features.taste import taste_histories
 from tastetwin.features.user_favor import USER_FAVOR
 from tastetwin.features.vocabulary import NO_ROW, PlaceRows, assign_rows, read_vocabulary
+from tastetwin.generations import Manifest, read_manifest
 from tastetwin.mart.merge import LAYOUTS
 from tastetwin.mart.stage import build_mart
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import Manifest, published_run, read_manifest
+from tastetwin.runs import published_run
 from tastetwin.schema import LIKE_CONTENTS, PLACE, REVIEW_PLACE, USER
 from tastetwin.sources.collect import collect
 from tastetwin.store import Store

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from tastetwin.analysis.stored import read_vectors_table
 from tastetwin.errors import InputError, UsageError
 from tastetwin.evaluation.stage import report_path
-from tastetwin.runs import published_run, read_manifest
+from tastetwin.generations import read_manifest
+from tastetwin.runs import published_run
 from tastetwin.schema import TWINS, VECTORS
 from tastetwin.store import Store
 from tastetwin.tables import PARQUET, read_files

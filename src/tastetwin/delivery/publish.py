@@ -4,21 +4,8 @@ from __future__ import annotations
 
 from tastetwin.config import Config
 from tastetwin.errors import UsageError
-from tastetwin.runs import (
-    FOLDERS,
-    MANIFEST,
-    STAGES,
-    Published,
-    Run,
-    Stage,
-    is_finished,
-    list_runs,
-    publish,
-    published,
-    read_manifest,
-    read_run,
-    rollback,
-)
+from tastetwin.generations import FOLDERS, MANIFEST, STAGES, Stage, is_finished, read_manifest
+from tastetwin.runs import Published, Run, list_runs, publish, published, read_run, rollback
 from tastetwin.store import Store
 
 

@@ -14,7 +14,8 @@ import pyarrow.dataset as pads
 
 from tastetwin.errors import UsageError
 from tastetwin.features.user_favor import USER_FAVOR
-from tastetwin.runs import Manifest, Stage, funnel, list_runs, published_run, read_manifest
+from tastetwin.generations import Manifest, Stage, read_manifest
+from tastetwin.runs import funnel, list_runs, published_run
 from tastetwin.schema import PLACES, QUARANTINE, RESULT, TWINS
 from tastetwin.store import Store
 

@@ -13,8 +13,9 @@ from tastetwin.features.histories import Vocabulary
 from tastetwin.features.home import home_regions
 from tastetwin.features.taste import HISTORY, from_arrow
 from tastetwin.features.vocabulary import read_vocabulary
+from tastetwin.generations import FileEntry, Made, Manifest, Plan, make, read_manifest
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import FileEntry, Made, Manifest, Plan, Run, make, published_or_none, read_manifest
+from tastetwin.runs import Run, published_or_none
 from tastetwin.schema import RESULT, TWINS, USER
 from tastetwin.store import Store
 from tastetwin.tables import put_table, read_files

@@ -56,8 +56,8 @@ from tastetwin.evaluation.utility import (
 )
 from tastetwin.features.histories import FIRST_PLACE_ROW, Histories
 from tastetwin.features.holdout import choose_holdout
+from tastetwin.generations import fingerprint
 from tastetwin.provenance import source_digest
-from tastetwin.runs import fingerprint
 
 HOLDOUT: Final = 0.3
 MIN_LONG: Final = 20

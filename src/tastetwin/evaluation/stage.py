@@ -41,9 +41,10 @@ from tastetwin.features.reread import reread
 from tastetwin.features.stage import read_histories
 from tastetwin.features.taste import HISTORY, from_arrow
 from tastetwin.features.vocabulary import read_vocabulary
+from tastetwin.generations import Made, Manifest, Plan, entry_of, make, read_manifest
 from tastetwin.model.past import full_training
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import Made, Manifest, Plan, Run, entry_of, make, published_or_none, read_manifest
+from tastetwin.runs import Run, published_or_none
 from tastetwin.schema import TWINS, USER
 from tastetwin.store import Store
 from tastetwin.tables import read_files, read_table

@@ -23,9 +23,9 @@ from tastetwin.features.vocabulary import (
     read_vocabulary,
     write_vocabulary,
 )
+from tastetwin.generations import FileEntry, Made, Manifest, Plan, make
 from tastetwin.mart.merge import LAYOUTS
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import FileEntry, Made, Manifest, Plan, make
 from tastetwin.schema import CATEGORIES, LIKE_CONTENTS, PLACE, PLACES, REGION, REVIEW_PLACE, USER
 from tastetwin.store import Store
 from tastetwin.tables import Layout, map_files, put_table, read_files, read_table, write_frame

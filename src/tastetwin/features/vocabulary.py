@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tastetwin.features.histories import FIRST_PLACE_ROW, Vocabulary
-from tastetwin.runs import FileEntry
+from tastetwin.generations import FileEntry
 from tastetwin.schema import CATEGORIES, LAT, LON, PLACE, REGION
 from tastetwin.store import Store
 from tastetwin.tables import put_table

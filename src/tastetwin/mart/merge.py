@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 
 from tastetwin.engine import Engine
-from tastetwin.runs import FileEntry, Manifest
+from tastetwin.generations import FileEntry, Manifest
 from tastetwin.schema import (
     CATEGORIES,
     LANDED,

@@ -9,11 +9,11 @@ from typing import Any, Final
 from tastetwin.config import Config
 from tastetwin.engine import Engine
 from tastetwin.errors import InputError
+from tastetwin.generations import FileEntry, Made, Manifest, Plan, entry_of, make
 from tastetwin.mart.gate import GateRules, Split, plan_splits
 from tastetwin.mart.merge import merge
 from tastetwin.mart.staging import stage_lines
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import FileEntry, Made, Manifest, Plan, entry_of, make
 from tastetwin.schema import KINDS, QUARANTINE, RATING, Kind
 from tastetwin.store import Store
 from tastetwin.tables import read_files

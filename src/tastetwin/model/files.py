@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tastetwin.runs import Manifest
+from tastetwin.generations import Manifest
 from tastetwin.store import Store
 
 MODEL: Final = "encoder.onnx"

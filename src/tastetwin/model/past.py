@@ -10,8 +10,8 @@ import numpy as np
 
 from tastetwin import __version__
 from tastetwin.features.histories import Vocabulary
+from tastetwin.generations import Manifest
 from tastetwin.model.kinds import PLACES_PER_AREA
-from tastetwin.runs import Manifest
 
 GROWN: Final = 1.25
 """Users today over those of the last full training, from which on there is more to learn than was learnt then."""

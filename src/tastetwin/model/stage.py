@@ -20,11 +20,11 @@ from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.holdout import choose_holdout, set_aside
 from tastetwin.features.stage import read_histories
 from tastetwin.features.vocabulary import read_vocabulary, write_vocabulary
+from tastetwin.generations import FOLDERS, FileEntry, Made, Manifest, Plan, begin, entry_of, make
 from tastetwin.model.files import MODEL, RECORD, VOCABULARY, WEIGHTS
 from tastetwin.model.mirror import Mirror
 from tastetwin.model.past import FullTraining, full_training, goes_on, why_in_full
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import FOLDERS, FileEntry, Made, Manifest, Plan, begin, entry_of, make
 from tastetwin.store import Store
 
 if TYPE_CHECKING:

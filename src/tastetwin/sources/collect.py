@@ -10,8 +10,8 @@ from datetime import date
 from typing import Any, Protocol
 
 from tastetwin.config import CollectConfig
+from tastetwin.generations import FOLDERS, FileEntry, Manifest, begin, finish
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import FOLDERS, FileEntry, Manifest, begin, finish
 from tastetwin.sources.files import Folder
 from tastetwin.store import Store, is_aside
 

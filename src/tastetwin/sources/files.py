@@ -21,8 +21,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from tastetwin.errors import InputError
 from tastetwin.filesystems import file_system, masked
+from tastetwin.generations import FileEntry, entry_of
 from tastetwin.progress import Progress
-from tastetwin.runs import FileEntry, entry_of
 from tastetwin.schema import KINDS, Kind
 from tastetwin.store import Store
 

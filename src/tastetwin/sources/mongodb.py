@@ -24,8 +24,8 @@ import orjson
 import zstandard
 
 from tastetwin.errors import InputError, MissingExtra
+from tastetwin.generations import FileEntry, entry_of
 from tastetwin.progress import Progress
-from tastetwin.runs import FileEntry, entry_of
 from tastetwin.schema import KINDS
 from tastetwin.store import Store
 
