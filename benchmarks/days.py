@@ -10,7 +10,7 @@ at the end, both ways over all days but the first, which they share:
 mrr      carried / in full, with the 95 % bootstrap interval over users, for each test
 cost     CPU seconds of the carried way over those of full training
 lists    Jaccard@10 of everybody's list with that of the day before
-vectors  cosine of a user's vector with that of the day before, where the user's history is the same
+vectors  cosine of a user's vector with that of the day before, where the user's places are the same, in the same order
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from tastetwin.evaluation.metrics import (
     true_twin_ranks_among,
 )
 from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs
-from tastetwin.features.histories import Histories, Vocabulary
-from tastetwin.features.holdout import choose_holdout, set_aside
+from tastetwin.features.histories import FIRST_PLACE_ROW, Histories, Vocabulary
+from tastetwin.features.holdout import aside_limit, choose_holdout, set_aside
 from tastetwin.features.stage import unlisted_too
 from tastetwin.features.taste import taste_histories
 from tastetwin.features.user_favor import group_favors
@@ -88,7 +88,7 @@ def days(dataset: Dataset, config: Config, count: int, first: float, seed: int) 
     """The source as it was known on the first day and on ``count`` more."""
     dated = dataset.favors.filter(pc.is_valid(dataset.favors.column("at")))
     moments = dated.column("at").cast(pa.int64()).to_numpy()
-    known = describe_rows(dataset.vocabulary).slice(2)
+    known = describe_rows(dataset.vocabulary).slice(FIRST_PLACE_ROW)
     rules = config.evaluate.model_copy(update={"holdout_share": HOLDOUT, "max_holdout": 10**9, "seed": seed})
     vocabulary = empty_vocabulary()
     for share in np.linspace(first, 1, count + 1):
@@ -99,7 +99,8 @@ def days(dataset: Dataset, config: Config, count: int, first: float, seed: int) 
         rows = assign_rows(vocabulary, unlisted_too(known, visitors.column(PLACE)))
         everybody = taste_histories(group_favors(favors.combine_chunks()), rows)[0]
         histories = everybody.select(np.flatnonzero(everybody.lengths() >= config.features.min_favors))
-        held_out, aside = (choose(histories, rules, seed) for choose in (choose_holdout, set_aside))
+        held_out = choose_holdout(histories, rules, seed)
+        aside = set_aside(histories, aside_limit(histories, rules, seed), seed)
         pairs = disjoint_pairs(histories, held_out, vocabulary, rules, seed)
         candidates = home_candidates(pairs, vocabulary, seed)
         yield Day(histories, histories.select(np.flatnonzero(~aside)), vocabulary, pairs, candidates)
@@ -129,7 +130,8 @@ def add(way: Way, day: Day, before: Day | None, config: Config, in_full: bool) -
         old, new = both_days(before.histories, day.histories)
         alike = [len(way.lists[o] & lists[n]) / len(way.lists[o] | lists[n]) for o, n in zip(old, new, strict=True)]
         way.steady.append(float(np.mean(alike)))
-        same = [before.histories.lengths()[o] == day.histories.lengths()[n] for o, n in zip(old, new, strict=True)]
+        mine, theirs = (np.split(each.places, each.offsets[1:-1]) for each in (before.histories, day.histories))
+        same = [np.array_equal(mine[o], theirs[n]) for o, n in zip(old, new, strict=True)]
         way.still.append(float((way.vectors[old[same]] * vectors[new[same]]).sum(axis=1).mean()))
     way.vectors, way.lists = vectors, lists
 

@@ -159,7 +159,7 @@ def main() -> None:
             ours = given.ranks(pair)
             began = time.process_time()
             pair, tried = ials_within(given, seconds)
-            ials, ials_seconds = given.ranks(pair), time.process_time() - began
+            ials_seconds, ials = time.process_time() - began, given.ranks(pair)
             pair, linear_seconds = timed(lambda given=given: full_linear(given, config.evaluate))  # type: ignore[misc]
             print(row(f"{users:,}, iALS (best of {tried})", ials, ials, ials_seconds), flush=True)
             print(row(f"{users:,}, full linear", given.ranks(pair), ials, linear_seconds), flush=True)

@@ -19,7 +19,18 @@ from tastetwin.evaluation.stage import report_path
 from tastetwin.generations import STAGES, Made, Manifest, Plan, Stage, entry_of, make
 from tastetwin.pipeline import INTERRUPTED, Job, Quiet, past_bundle, run_day, run_stage
 from tastetwin.progress import Progress, silent
-from tastetwin.runs import Run, RunStatus, StageRecord, latest_run, list_runs, published, read_run, write_run
+from tastetwin.runs import (
+    Run,
+    RunStatus,
+    StageRecord,
+    latest_run,
+    list_runs,
+    publish,
+    published,
+    read_run,
+    rollback,
+    write_run,
+)
 from tastetwin.store import Store
 from tests import handmade
 
@@ -281,12 +292,15 @@ def test_no_session_is_kept_idle_while_a_model_is_trained(town: Town) -> None:
     assert town.sessions == ["opened", "closed", "opened"]
 
 
-def bundle(store: Store, name: str, day: str, status: RunStatus = "delivered") -> None:
-    """A bundle of one file, and a run that made it."""
+def bundle(store: Store, name: str, day: str, status: RunStatus = "delivered") -> Run:
+    """A bundle of one file, and a run that made it; readers see it where it was delivered."""
     path = f"bundles/{name}/t"
     store.write_bytes(path, name.encode())
     handmade.generation(store, "train", name, keeps={"t": [entry_of(store, path)]}, day=day)
-    handmade.run_of(store, {"train": name}, day=day, status=status)
+    run = handmade.run_of(store, {"train": name}, day=day, status=status)
+    if status == "delivered":
+        publish(store, run.run_id)
+    return run
 
 
 def past(store: Store, day: str) -> str | None:
@@ -295,23 +309,45 @@ def past(store: Store, day: str) -> str | None:
 
 
 def test_training_goes_on_from_what_readers_saw_on_the_latest_earlier_day(memory_store: Store) -> None:
-    """Of a day delivered twice the second counts; what was refused, or failed, is never gone on from."""
+    """Of a day delivered twice the second counts, also where it was made up for later; a failed run is none."""
     bundle(memory_store, "second", "2026-06-02")
     bundle(memory_store, "first", "2026-06-01")
     bundle(memory_store, "first-again", "2026-06-01")
-    bundle(memory_store, "refused", "2026-06-01", "refused")
     bundle(memory_store, "third", "2026-06-03", "failed")
-    assert [past(memory_store, f"2026-06-0{day}") for day in range(1, 6)] == [
-        None, "first-again", "second", "second", "second",
-    ]  # fmt: skip
+    found = [past(memory_store, f"2026-06-0{day}") for day in range(1, 6)]
+    assert found == [None, "first-again", "second", "second", "second"]
+
+
+def test_after_a_refusal_training_begins_anew(memory_store: Store) -> None:
+    """What the gate refused may be the carrying on itself: the same day run again, and the next, do not repeat it."""
+    bundle(memory_store, "first", "2026-06-01")
+    bundle(memory_store, "refused", "2026-06-02", "refused")
+    assert past(memory_store, "2026-06-02") is None
+    assert past(memory_store, "2026-06-03") is None
+    bundle(memory_store, "second", "2026-06-02")
+    assert past(memory_store, "2026-06-03") == "second"
+
+
+def test_what_was_rolled_back_is_not_gone_on_from(memory_store: Store) -> None:
+    """Somebody had a reason; its weights would be back the next morning."""
+    bundle(memory_store, "first", "2026-06-01")
+    bundle(memory_store, "second", "2026-06-02")
+    rollback(memory_store, lambda run_id: True)
+    assert past(memory_store, "2026-06-03") == "first"
 
 
 @pytest.mark.parametrize("lost", ["bundles/second/manifest.json", "bundles/second/t"])
-def test_a_bundle_that_is_gone_is_not_gone_on_from(memory_store: Store, lost: str) -> None:
+@pytest.mark.parametrize("content", [None, b"{"])
+def test_a_bundle_that_is_gone_or_damaged_is_not_gone_on_from(
+    memory_store: Store, lost: str, content: bytes | None
+) -> None:
     """No error, and no older one either: training can begin anew."""
     bundle(memory_store, "first", "2026-06-01")
     bundle(memory_store, "second", "2026-06-02")
-    memory_store.remove(lost)
+    if content is None:
+        memory_store.remove(lost)
+    else:
+        memory_store.write_bytes(lost, content)
     assert past(memory_store, "2026-06-03") is None
 
 

@@ -100,15 +100,20 @@ class TasteTwin:
 
     def twins(self) -> pa.Table:
         """All published lists: columns user_idno, rank, twin_idno, score, percentile, taste, home; users ascending."""
-        return read_table(self.store, self._analysis(), "twins", TWINS).sort_by(
-            [(USER, "ascending"), ("rank", "ascending")]
+        from tastetwin.privacy.opt_out import read_opt_outs
+
+        table = read_opt_outs(self.store).without(
+            read_table(self.store, self._analysis(), "twins", TWINS), USER, "twin_idno"
         )
+        return table.sort_by([(USER, "ascending"), ("rank", "ascending")])
 
     def vectors(self) -> pa.Table:
         """All published taste vectors: columns user_idno, vector (unit length); users ascending."""
         from tastetwin.analysis.stored import read_vectors_table
+        from tastetwin.privacy.opt_out import read_opt_outs
 
-        return read_vectors_table(self.store, self._analysis().paths("vectors")).sort_by(USER)
+        table = read_vectors_table(self.store, self._analysis().paths("vectors"))
+        return read_opt_outs(self.store).without(table, USER).sort_by(USER)
 
     def embed(self, events: Events) -> tuple[pa.Table, list[str]]:
         """Vectors for the users of any events by the published model, and the users it can say nothing of."""
@@ -125,6 +130,20 @@ class TasteTwin:
         from tastetwin.delivery.sql import query
 
         return query(self.store, statement)
+
+    def opt_out(self, *users: str) -> None:
+        """Show these users to nobody from now on, as neither a twin nor a user with twins."""
+        from tastetwin.evaluation.stage import clean_reports
+        from tastetwin.privacy.opt_out import opt_out
+
+        opt_out(self.store, map(str, users))
+        clean_reports(self.store)
+
+    def opt_in(self, *users: str) -> None:
+        """Take an opt-out back: they are in the lists of the next run again."""
+        from tastetwin.privacy.opt_out import opt_in
+
+        opt_in(self.store, map(str, users))
 
     def runs(self) -> list[Run]:
         """Every run, oldest first."""

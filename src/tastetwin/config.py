@@ -90,6 +90,7 @@ class TrainConfig(Section):
     mask_share: float = Field(0.15, gt=0, lt=1, description="share of favors hidden for the masked-place objective")
     temperature: float = Field(0.07, gt=0, description="of the contrastive objective")
     checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")
+    learn_from_opted_out: bool = Field(False, description="whether users who opted out are learnt from")
     seed: int = Field(1, ge=0, description="of everything random in training")
     threads: int = Field(0, ge=0, description="CPU threads; 0 = all")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")

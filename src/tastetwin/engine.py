@@ -171,7 +171,7 @@ def _knock(address: str) -> None:
 def _embedded() -> str:
     """Start Sail in this process, once; the address it listens on (loopback only)."""
     os.environ.setdefault("RUST_LOG", "error")
-    # Its own limit ends a session that is idle for minutes, as it is while a model is trained.
+    # Its own limit ends a session that is idle for minutes, as it is while lists are searched on the driver.
     os.environ.setdefault("SAIL_SPARK__SESSION_TIMEOUT_SECS", str(_SESSION_SECONDS))
     try:
         from pysail.spark import SparkConnectServer

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from tastetwin.config import Config
 from tastetwin.engine import Engine, connect
 from tastetwin.errors import GateRefused, StoreError, TasteTwinError
-from tastetwin.generations import STAGES, Manifest, Stage, is_finished, is_whole, read_manifest
+from tastetwin.generations import STAGES, Manifest, Stage, is_finished, is_whole, read_manifest, verify
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import (
     Run,
@@ -26,6 +26,7 @@ from tastetwin.runs import (
     latest_run,
     list_runs,
     new_run,
+    published,
     record_stage,
     write_run,
 )
@@ -155,19 +156,29 @@ def train(job: Job) -> None:
 
 
 def past_bundle(store: Store, day: str) -> Manifest | None:
-    """The bundle of the run last delivered for the latest earlier day; None where that was pruned or never was.
+    """What training may go on from: the bundle of the run published last for the latest earlier day.
 
-    What was refused is never gone on from, and training can always begin anew.
+    None where there is none, where it was pruned or is damaged, and where a run was refused since: training can always
+    begin anew. Neither a refused run nor one that was rolled back is gone on from.
     """
-    delivered = [run for run in list_runs(store) if run.status == "delivered" and run.logical_date < day]
-    if not delivered:
+    pointer = published(store)
+    shown = [] if pointer is None else [*pointer.previous, pointer.run_id]
+    runs = {run.run_id: run for run in list_runs(store) if run.logical_date <= day}
+    before = [runs[run_id] for run_id in shown if run_id in runs and runs[run_id].logical_date < day]
+    if not before:
         return None
-    latest = max(run.logical_date for run in delivered)
-    generation = [run.generation("train") for run in delivered if run.logical_date == latest][-1]
-    if not is_finished(store, "train", generation):
+    latest = max(run.logical_date for run in before)
+    if any(run.status == "refused" and run.logical_date > latest for run in runs.values()):
         return None
-    bundle = read_manifest(store, "train", generation)
-    return bundle if is_whole(store, bundle) else None
+    generation = [run for run in before if run.logical_date == latest][-1].generation("train")
+    try:
+        bundle = read_manifest(store, "train", generation)
+        verify(store, bundle)
+    except StoreError as error:
+        if error.problem.code in ("NO-GENERATION", "DAMAGED"):
+            return None
+        raise
+    return bundle
 
 
 def analyze(job: Job) -> None:

@@ -14,6 +14,7 @@ from tastetwin.engine import Engine
 from tastetwin.errors import StoreError
 from tastetwin.features.histories import Histories
 from tastetwin.features.taste import to_arrow
+from tastetwin.privacy.opt_out import OptOuts
 from tastetwin.schema import VECTORS
 from tastetwin.store import Store
 from tastetwin.tables import map_files, put_table
@@ -96,11 +97,19 @@ def test_nobody_gives_no_vectors(model: str) -> None:
     assert Encoder(model, MAX_LENGTH, 512).encode(histories(3).select(np.zeros(0, np.int64))).shape == (0, DIM)
 
 
-def test_the_workers_function_keeps_rows_and_leaves_out_short_histories(model: str) -> None:
-    """Rows stay in order, users with fewer places than asked for get no vector."""
+def test_the_workers_function_keeps_rows_and_leaves_out_short_histories_and_opt_outs(model: str) -> None:
+    """Rows stay in order, users with fewer places than asked for, or who opted out, get none."""
     known = histories(100)
     table = pa.Table.from_batches([to_arrow(known, np.ones(100, np.int32))])
-    got = encode_table(table[10:], model=model, max_length=MAX_LENGTH, tokens=512, min_favors=4, form="float32")
+    got = encode_table(
+        table[10:],
+        model=model,
+        max_length=MAX_LENGTH,
+        tokens=512,
+        min_favors=4,
+        form="float32",
+        opt_outs=OptOuts(frozenset({"x"})),
+    )
     eligible = 10 + np.flatnonzero(known.lengths()[10:] >= 4)
     assert got.schema == VECTORS
     assert got.column("user_idno").to_pylist() == known.user_ids[eligible].tolist()
@@ -113,7 +122,9 @@ def test_what_goes_wrong_in_a_worker_keeps_its_code(engine: Engine, tmp_path: Pa
     rows = pa.Table.from_batches([to_arrow(histories(3), np.ones(3, np.int32))])
     entry = put_table(store, "history/bucket-00000.parquet", rows)
     model = str(tmp_path / "none.onnx")
-    work = functools.partial(encode_table, model=model, max_length=6, tokens=512, min_favors=1, form="float32")
+    work = functools.partial(
+        encode_table, model=model, max_length=6, tokens=512, min_favors=1, form="float32", opt_outs=OptOuts(frozenset())
+    )
     with pytest.raises(StoreError, match="BAD-MODEL") as caught:
         map_files(engine, store, [entry.path], "vectors", work)
     assert caught.value.problem.place == str(tmp_path / "none.onnx") and caught.value.problem.fix

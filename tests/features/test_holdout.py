@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tastetwin.config import EvaluateConfig
 from tastetwin.features.histories import Histories
-from tastetwin.features.holdout import choose_holdout, set_aside, uniform_hashes
+from tastetwin.features.holdout import aside_limit, choose_holdout, set_aside, uniform_hashes
 from tests.evaluation.planted import make_histories
 
 HALF = EvaluateConfig(holdout_share=0.5)
@@ -76,24 +76,31 @@ def test_of_too_many_the_smallest_hashes_are_held_out() -> None:
 
 
 def aside(histories: Histories, config: EvaluateConfig = HALF) -> set[str]:
-    return set(histories.user_ids[set_aside(histories, config, 1)].tolist())
+    return set(histories.user_ids[set_aside(histories, aside_limit(histories, config, 1), 1)].tolist())
 
 
-@given(st.integers(1, 60), st.data())
-@settings(max_examples=60, deadline=None)
-def test_nobody_held_out_on_a_later_day_was_learnt_from_today(most: int, data: st.DataObject) -> None:
-    """People get around and newcomers arrive; weights learnt today are judged by them for days."""
-    config = EvaluateConfig(holdout_share=0.5, max_holdout=max(most, 10))
-    today = data.draw(st.dictionaries(st.sampled_from(USERS[:80]), st.integers(1, 14), min_size=1))
-    later = today | data.draw(st.dictionaries(st.sampled_from(USERS[:80]), st.integers(10, 14)))
-    later = {user: max(places, today.get(user, 0)) for user, places in later.items()}
+@given(st.integers(10, 60), st.data())
+@settings(max_examples=80, deadline=None)
+def test_nobody_held_out_on_a_later_day_was_learnt_from(most: int, data: st.DataObject) -> None:
+    """People get around, come, go, and lose places; weights learnt today are judged by them for days."""
+    config = EvaluateConfig(holdout_share=0.5, max_holdout=most)
+    towns = st.dictionaries(st.sampled_from(USERS[:80]), st.integers(1, 14), min_size=1)
+    today, later = data.draw(towns), data.draw(towns)
     before, after = (
         make_histories({user: list(range(2, 2 + places)) for user, places in each.items()}) for each in (today, later)
     )
-    learnt = set(today) - aside(before, config)
+    limit = aside_limit(before, config, 1)
+    learnt = set(before.user_ids[~set_aside(before, limit, 1)].tolist())
+    judged = choose_holdout(after, config, 1) & set_aside(after, limit, 1)
+    assert not set(after.user_ids[judged].tolist()) & learnt
     assert chosen(before, config) <= aside(before, config)
-    if chosen(before, config):
-        assert not chosen(after, config) & learnt
+
+
+def test_at_the_cap_the_limit_is_the_largest_hash_held_out() -> None:
+    """Setting aside a tenth of ten millions for the sake of a thousand would be dear."""
+    config = EvaluateConfig(holdout_share=0.9, max_holdout=10)
+    assert aside(town(USERS), config) == chosen(town(USERS), config)
+    assert len(chosen(town(USERS), config)) == 10
 
 
 def test_where_nobody_is_held_out_nobody_is_set_aside() -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tastetwin.config import TrainConfig
 from tastetwin.features.histories import FIRST_PLACE_ROW, Histories
-from tastetwin.model.carry import carry_on, restore, tables_of, turn_onto
+from tastetwin.model.carry import can_carry_on, carry_on, restore, tables_of, turn_onto
 from tastetwin.model.export import export_weights
 from tastetwin.model.train import Trained, train
 from tests.evaluation.planted import make_histories
@@ -134,3 +134,26 @@ def test_nobody_left_in_todays_data_is_no_error(yesterday: Trained) -> None:
     trained = carry_on(yesterday.encoder, moved, TODAY, CONFIG)
     assert trained.record.likeness_to_past is None
     assert np.linalg.norm(vectors(trained, moved), axis=1) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(("before", "today", "on"), [(40, 40, True), (40, 48, False), (48, 40, False), (70, 90, True)])
+def test_where_few_users_allow_other_ranks_it_is_not_carried_on(before: int, today: int, on: bool) -> None:
+    """Implicit ALS of 40 users has 40 dimensions, of 48 it has 48: there is no way back and forth between them."""
+    first, second = (towns.histories(users=n, places=PLACES, groups=2, length=10, seed=4) for n in (before, today))
+    trained = train(first, BEFORE, CONFIG.model_copy(update={"epochs": 0}))
+    assert can_carry_on(trained.encoder, second, BEFORE) == on
+    if on:
+        once = carry_on(trained.encoder, second, BEFORE, CONFIG)
+        assert can_carry_on(once.encoder, first, BEFORE)
+        assert np.isfinite(vectors(carry_on(once.encoder, first, BEFORE, CONFIG), first)).all()
+
+
+def test_the_number_of_threads_changes_nothing(yesterday: Trained) -> None:
+    """The same day on a larger machine is the same bundle."""
+    one, two = (
+        carry_on(yesterday.encoder, next_day(), TODAY, CONFIG.model_copy(update={"threads": threads}))
+        for threads in (1, 2)
+    )
+    for name, tensor in one.encoder.state_dict().items():
+        assert torch.equal(two.encoder.state_dict()[name], tensor), name
+    assert one.record == two.record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tastetwin import __version__
 from tastetwin.config import Config
+from tastetwin.errors import StoreError
 from tastetwin.features.histories import Vocabulary
 from tastetwin.generations import Manifest
 from tastetwin.model.past import FullTraining, full_training, goes_on, why_in_full
@@ -20,7 +22,7 @@ SETTINGS: dict[str, Any] = {
     "holdout": {"seed": 1},
     "min_favors": 3,
 }
-FULL = FullTraining("2026-06-01", "there is no earlier bundle to go on from", 1_000)
+FULL = FullTraining("2026-06-01", "there is no earlier bundle to go on from", 1_000, 0.1)
 
 
 def bundle(facts: dict[str, Any] | None = None, settings: dict[str, Any] = SETTINGS) -> Manifest:
@@ -32,44 +34,59 @@ def changed(**train: Any) -> dict[str, Any]:
     return {**SETTINGS, "train": {**SETTINGS["train"], **train}}
 
 
-def why(past: Manifest | None, day: str = "2026-06-04", users: int = 1_000, settings: Any = SETTINGS) -> str | None:
-    return why_in_full(past, day, users, settings)
+def why(
+    past: Manifest | None, day: str = "2026-06-04", users: int = 1_000, judged: bool = True, settings: Any = SETTINGS
+) -> str | None:
+    return why_in_full(past, day, users, judged, settings)
+
+
+def nobody_aside() -> Manifest:
+    return bundle(facts={"full_training": {**FULL.facts(), "aside_limit": 0.0}})
 
 
 @pytest.mark.parametrize(
-    ("reason", "said"),
+    ("ask", "said"),
     [
-        (why(None), "no earlier bundle"),
-        (why(bundle(facts={})), "no earlier bundle"),
-        (why(replace(bundle(), code_version="0.0.1")), "version 0.0.1"),
-        (why(bundle(), settings=changed(layers=2)), "other settings"),
-        (why(bundle(), settings=changed(seed=2)), "other settings"),
-        (why(bundle(), settings={**SETTINGS, "min_favors": 4}), "other settings"),
-        (why(bundle(), settings={**SETTINGS, "holdout": {"seed": 2}}), "other settings"),
-        (why(bundle(), day="2026-06-08"), "7 days ago"),
-        (why(bundle(), settings=changed(refit_days=3)), "3 days ago (train.refit_days is 3)"),
-        (why(bundle(), settings=changed(refit_days=1)), "3 days ago (train.refit_days is 1)"),
-        (why(bundle(), users=1_251), "1,251 users, 1,000 in the last full training"),
+        (lambda: why(None), "no earlier bundle"),
+        (lambda: why(bundle(facts={})), "no earlier bundle"),
+        (lambda: why(replace(bundle(), code_version="0.0.1")), "version 0.0.1"),
+        (lambda: why(bundle(), settings=changed(layers=2)), "other settings"),
+        (lambda: why(bundle(), settings=changed(seed=2)), "other settings"),
+        (lambda: why(bundle(), settings={**SETTINGS, "min_favors": 4}), "other settings"),
+        (lambda: why(bundle(), settings={**SETTINGS, "holdout": {"seed": 2}}), "other settings"),
+        (lambda: why(bundle(), day="2026-06-08"), "7 days ago"),
+        (lambda: why(bundle(), settings=changed(refit_days=3)), "3 days ago (train.refit_days is 3)"),
+        (lambda: why(bundle(), settings=changed(refit_days=1)), "3 days ago (train.refit_days is 1)"),
+        (lambda: why(nobody_aside()), "nobody to hold out"),
+        (lambda: why(bundle(), users=1_251), "1,251 users, 1,000 in the last full training"),
     ],
 )
-def test_it_learns_in_full(reason: str | None, said: str) -> None:
+def test_it_learns_in_full(ask: Callable[[], str | None], said: str) -> None:
     """And says why, for who wonders tomorrow why this day took long."""
+    reason = ask()
     assert reason is not None and said in reason
 
 
 @pytest.mark.parametrize(
-    "reason",
+    "ask",
     [
-        why(bundle()),
-        why(bundle(), day="2026-06-07"),
-        why(bundle(), users=1_250),
-        why(bundle(), users=10),
-        why(bundle(), settings=changed(threads=3, checkpoint_steps=99, device="cpu", refit_days=5)),
+        lambda: why(bundle()),
+        lambda: why(bundle(), day="2026-06-07"),
+        lambda: why(bundle(), users=1_250),
+        lambda: why(bundle(), users=10),
+        lambda: why(nobody_aside(), judged=False),
+        lambda: why(bundle(), settings=changed(threads=3, checkpoint_steps=99, device="cpu", refit_days=5)),
     ],
 )
-def test_it_goes_on(reason: str | None) -> None:
+def test_it_goes_on(ask: Callable[[], str | None]) -> None:
     """Where nothing speaks against it; how fast or on what machine it was learnt does not."""
-    assert reason is None
+    assert ask() is None
+
+
+def test_a_bundle_that_does_not_say_whom_it_learnt_from_is_refused() -> None:
+    """It cannot be judged fairly; what to do is one command."""
+    with pytest.raises(StoreError, match="OLD-BUNDLE"):
+        full_training(bundle(facts={}))
 
 
 def test_the_days_are_those_since_the_training_not_since_the_bundle() -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tastetwin.config import Config
+from tastetwin.errors import InputError
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.taste import to_arrow
 from tastetwin.features.vocabulary import read_vocabulary, write_vocabulary
@@ -103,13 +104,20 @@ def test_places_in_another_order_are_learnt_anew(store: Store, first: Manifest) 
     assert made.facts["likeness_to_past"] is None, "there is nothing to be turned onto"
 
 
+def test_a_town_whose_people_are_all_gone_is_told_so(store: Store, first: Manifest) -> None:
+    """On a day between full trainings as on any other."""
+    nobody = TOWN.select(np.empty(0, np.int64))
+    with pytest.raises(InputError, match="TRAIN-NO-USERS"):
+        train_bundle(store, features(store, 7, nobody, BEFORE), Config(train=TRAIN), past=first)
+
+
 def test_helpers_take_part_in_full_trainings_only(
     store: Store, first: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process of torchrun that trained while process 0 carries on would wait for it for ever."""
     fitted: list[Any] = []
     monkeypatch.setattr(stage, "_fit", lambda *given: fitted.append(given))
-    made = features(store, 6, towns.histories(60, 80, 4, 12, seed=3), BEFORE)
+    made = features(store, 6, towns.histories(100, 80, 4, 12, seed=3), BEFORE)
     stage.help_train(store, made, Config(train=TRAIN), past=first)
     assert fitted == [], "within train.refit_days of seven"
     stage.help_train(store, made, CONFIG, past=first)

@@ -20,6 +20,7 @@ from tastetwin.filesystems import file_system
 from tastetwin.generations import Manifest
 from tastetwin.model.batches import length_buckets, pad
 from tastetwin.model.files import model_file
+from tastetwin.privacy.opt_out import OptOuts
 from tastetwin.schema import USER
 from tastetwin.store import Store
 
@@ -127,7 +128,7 @@ def _cached_encoder(model: str, max_length: int, tokens: int) -> Encoder:
 
 
 def encode_table(
-    history: pa.Table, *, model: str, max_length: int, tokens: int, min_favors: int, form: Form
+    history: pa.Table, *, model: str, max_length: int, tokens: int, min_favors: int, form: Form, opt_outs: OptOuts
 ) -> pa.Table:
     """The worker's side of ``analyze``: rows of the users with enough places, in their order, see ``stored.packed``.
 
@@ -138,10 +139,12 @@ def encode_table(
         tokens: padded favors per call of the model, at most.
         min_favors: distinct places a user needs.
         form: how the vectors are stored.
+        opt_outs: users who get no vector.
 
     Raises:
         StoreError: BAD-MODEL, BAD-VECTOR.
     """
     eligible = history.filter(pc.greater_equal(pc.list_value_length(history.column("places")), min_favors))
+    eligible = opt_outs.without(eligible, USER)
     encoder = _cached_encoder(model, max_length, tokens)
     return packed(eligible.column(USER), encoder.encode(from_arrow(eligible)), form)

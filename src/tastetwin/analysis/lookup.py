@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,6 +25,7 @@ from tastetwin.features.histories import Vocabulary
 from tastetwin.features.taste import HISTORY, from_arrow
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.generations import FileEntry, Manifest, read_manifest
+from tastetwin.privacy.opt_out import is_opted_out
 from tastetwin.runs import Run
 from tastetwin.schema import NAME, PLACE, PLACES, TWINS, USER
 from tastetwin.store import Store
@@ -99,9 +101,10 @@ class TwinLists:
             UsageError: UNKNOWN-USER, TOO-FEW-FAVORS or NO-TWINS, whichever it is.
         """
         mine = self._usable_history(user)
-        rows = (
-            self._rows(self.analysis, "twins", TWINS, [user]).filter(pc.field("rank") <= k).sort_by("rank").to_pylist()
-        )
+        table = self._rows(self.analysis, "twins", TWINS, [user]).sort_by("rank")
+        shown = (row for row in table.to_pylist() if not is_opted_out(self.store, row["twin_idno"]))
+        # Ranks are counted anew: a gap would tell that somebody was there.
+        rows = [{**row, "rank": rank} for rank, row in enumerate(itertools.islice(shown, k), start=1)]
         if not rows:
             raise self._no_twins(user)
         return self._explained(rows, mine, self._histories([row["twin_idno"] for row in rows]))
@@ -170,10 +173,11 @@ class TwinLists:
         table = self._rows(self.features, "history", HISTORY, [user, *others]).sort_by(USER)
         histories = from_arrow(table)
         labels = dict(zip(histories.user_ids, duplicate_labels(histories, self._vocabulary), strict=True))
+        shown = [at for at, other in enumerate(others) if not is_opted_out(self.store, other)]
         first = {labels[user]: user}
-        for other in sorted(others):
+        for other in sorted(others[at] for at in shown):
             first.setdefault(labels[other], other)
-        kept = np.array([at for at, other in enumerate(others) if first[labels[other]] == other], np.int64)
+        kept = np.array([at for at in shown if first[labels[others[at]]] == others[at]], np.int64)
         return kept, dict(zip(histories.user_ids, np.split(histories.places, histories.offsets[1:-1]), strict=True))
 
     def about(self, user: str) -> About:
@@ -196,8 +200,8 @@ class TwinLists:
         served = pc.is_in(table.column(USER), value_set=self._served_in(path)).to_numpy()
         usual = np.flatnonzero(served & (lengths >= max(self.min_favors, 10)) & (lengths <= 100))
         usual = usual if len(usual) else np.flatnonzero(served)
-        drawn = np.random.default_rng(0).permutation(usual)[:n]
-        return [str(table.column(USER)[int(at)]) for at in np.sort(drawn)]
+        drawn = [str(table.column(USER)[int(at)]) for at in np.random.default_rng(0).permutation(usual)]
+        return sorted(itertools.islice((user for user in drawn if not is_opted_out(self.store, user)), n))
 
     def _served_in(self, history_path: str) -> pa.Array:
         name = history_path.rsplit("/", 1)[-1]
@@ -206,7 +210,8 @@ class TwinLists:
 
     def _usable_history(self, user: str) -> npt.NDArray[np.int32]:
         places = self._histories([user]).get(user)
-        if places is None:
+        # Who has opted out is as unknown as who never was here: the answer tells nobody which.
+        if places is None or is_opted_out(self.store, user):
             raise self._refusal(
                 "UNKNOWN-USER",
                 user,

@@ -26,6 +26,7 @@ from tastetwin.features.stage import read_histories
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.generations import FileEntry, Made, Manifest, Plan, make, verify
 from tastetwin.model.files import model_file
+from tastetwin.privacy.opt_out import OptOuts, read_opt_outs
 from tastetwin.progress import Progress, silent
 from tastetwin.schema import TWINS
 from tastetwin.store import Store
@@ -57,13 +58,18 @@ def analyze_users(
 
     Raises:
         StoreError: DAMAGED when a file of the bundle is not what its manifest says; OTHER-VOCABULARY when the bundle
-            reads other rows as other places than the histories do; BAD-VECTOR.
+            reads other rows as other places than the histories do; BAD-VECTOR; OPT-OUTS-DAMAGED.
     """
-    settings = {"analyze": config.analyze.model_dump(mode="json"), "min_favors": config.features.min_favors}
+    opt_outs = read_opt_outs(store)
+    settings = {
+        "analyze": config.analyze.model_dump(mode="json"),
+        "min_favors": config.features.min_favors,
+        "opted_out": opt_outs.digest(),
+    }
     plan = Plan("analyze", features.logical_date, {"features": features, "train": bundle}, settings)
 
     def work(folder: str) -> Made:
-        return _write(engine, store, features, bundle, config, folder, progress)
+        return _write(engine, store, features, bundle, opt_outs, config, folder, progress)
 
     return make(store, plan, work, again=again)
 
@@ -73,14 +79,16 @@ def _write(
     store: Store,
     features: Manifest,
     bundle: Manifest,
+    opt_outs: OptOuts,
     config: Config,
     folder: str,
     progress: Progress,
 ) -> Made:
     verify(store, bundle)
     vocabulary = _common_vocabulary(store, features, bundle)
-    vectors_written = _encode(engine, store, features, bundle, config, f"{folder}/vectors")
-    histories, _ = read_histories(store, features, config.features.min_favors)
+    vectors_written = _encode(engine, store, features, bundle, opt_outs, config, f"{folder}/vectors")
+    everybody, _ = read_histories(store, features, config.features.min_favors)
+    histories = everybody.select(np.flatnonzero(~opt_outs.of(everybody.user_ids)))
     ids, vectors = read_vectors(store, [entry.path for entry in vectors_written])
     if not np.array_equal(ids, histories.user_ids):
         raise StoreError("ENGINE-LOST-ROWS", place=folder, rule="every eligible user has a vector", fix="run it again")
@@ -96,7 +104,10 @@ def _write(
         "visitors": [write_visitors(store, f"{folder}/visitors.parquet", count_visitors(histories, vocabulary))],
     }
     facts = {
-        "counts": {"users_served": int((twins.neighbours >= 0).any(axis=1).sum())},
+        "counts": {
+            "users_served": int((twins.neighbours >= 0).any(axis=1).sum()),
+            "opted_out": everybody.n_users - histories.n_users,
+        },
         "buckets": buckets,
         "search": twins.facts.to_json(),
         "scale": twins.scale.to_json(),
@@ -120,7 +131,13 @@ def _common_vocabulary(store: Store, features: Manifest, bundle: Manifest) -> Vo
 
 
 def _encode(
-    engine: Engine, store: Store, features: Manifest, bundle: Manifest, config: Config, folder: str
+    engine: Engine,
+    store: Store,
+    features: Manifest,
+    bundle: Manifest,
+    opt_outs: OptOuts,
+    config: Config,
+    folder: str,
 ) -> list[FileEntry]:
     work = functools.partial(
         encode_table,
@@ -129,6 +146,7 @@ def _encode(
         tokens=config.analyze.batch_tokens,
         min_favors=config.features.min_favors,
         form=config.analyze.vectors,
+        opt_outs=opt_outs,
     )
     return map_files(engine, store, features.paths("history"), folder, work)
 

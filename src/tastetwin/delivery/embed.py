@@ -24,6 +24,7 @@ from tastetwin.features.vocabulary import NO_ROW, PlaceRows, assign_rows, read_v
 from tastetwin.generations import Manifest, read_manifest
 from tastetwin.mart.merge import LAYOUTS
 from tastetwin.mart.stage import build_mart
+from tastetwin.privacy.opt_out import read_opt_outs
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import published_run
 from tastetwin.schema import LIKE_CONTENTS, PLACE, REVIEW_PLACE, USER
@@ -39,7 +40,7 @@ class Embedded:
     vectors: pa.Table
     """``schema.VECTORS``, one row per user with anything usable, ascending."""
     unusable: list[str]
-    """Users of whose favors the model understands nothing, ascending."""
+    """Users of whose favors the model understands nothing, ascending; who opted out is in neither."""
     lines: dict[str, int]
     """The gate's counts."""
 
@@ -67,6 +68,7 @@ def embed(
         entries = write_user_favor(engine, aside, mart, config.features, "user_favor")
         favors = read_files(aside, [entry.path for entry in entries], USER_FAVOR).sort_by(USER)
         places = read_table(aside, mart, "places", LAYOUTS["places"].schema)
+    favors = read_opt_outs(store).without(favors, USER)
     histories, _ = taste_histories(favors, _place_rows(store, bundle, features, places, favors))
     usable = histories.lengths() > 0
     chosen = histories.select(np.flatnonzero(usable))

@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 
 from tastetwin.analysis.stored import read_vectors_table
 from tastetwin.errors import InputError, UsageError
+from tastetwin.evaluation.report import without_users
 from tastetwin.evaluation.stage import report_path
 from tastetwin.generations import read_manifest
+from tastetwin.privacy.opt_out import read_opt_outs
 from tastetwin.runs import published_run
-from tastetwin.schema import TWINS, VECTORS
+from tastetwin.schema import TWINS, USER, VECTORS
 from tastetwin.store import Store
 from tastetwin.tables import PARQUET, read_files
 
@@ -37,12 +39,15 @@ def export_published(store: Store, what: str, to: Path) -> int:
     with _whole(to) as aside:
         if what == "report":
             with store.open_read(report_path(run.run_id)) as handle:
-                return aside.write_bytes(handle.read())
-        manifest = read_manifest(store, "analyze", run.generation("analyze"))
+                page = without_users(handle.read().decode(), read_opt_outs(store))
+                return aside.write_bytes(page.encode())
+        paths = read_manifest(store, "analyze", run.generation("analyze")).paths(what)
+        opt_outs = read_opt_outs(store)
         if what == "vectors":
-            tables = (read_vectors_table(store, [path]) for path in manifest.paths(what))
-            return _copy(tables, VECTORS, aside, to.suffix)
-        return _copy((read_files(store, [path], TWINS) for path in manifest.paths(what)), TWINS, aside, to.suffix)
+            shown = (opt_outs.without(read_vectors_table(store, [path]), USER) for path in paths)
+            return _copy(shown, VECTORS, aside, to.suffix)
+        shown = (opt_outs.without(read_files(store, [path], TWINS), USER, "twin_idno") for path in paths)
+        return _copy(shown, TWINS, aside, to.suffix)
 
 
 def write_parquet(table: pa.Table, to: Path) -> None:

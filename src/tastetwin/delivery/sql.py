@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from decimal import Decimal
 from typing import Any, Final
@@ -15,8 +15,9 @@ import pyarrow.dataset as pads
 from tastetwin.errors import UsageError
 from tastetwin.features.user_favor import USER_FAVOR
 from tastetwin.generations import Manifest, Stage, read_manifest
+from tastetwin.privacy.opt_out import NAME_LENGTH, read_opt_outs
 from tastetwin.runs import funnel, list_runs, published_run
-from tastetwin.schema import PLACES, QUARANTINE, RESULT, TWINS
+from tastetwin.schema import PLACES, QUARANTINE, RESULT, TWINS, USER
 from tastetwin.store import Store
 
 VIEWS: Final[dict[str, tuple[Stage, pa.Schema]]] = {
@@ -48,14 +49,44 @@ def connect(store: Store) -> duckdb.DuckDBPyConnection:
         UsageError: NOT-PUBLISHED when nothing is published yet.
     """
     run = published_run(store)
+    opt_outs = read_opt_outs(store)
     session = duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
+    session.register("opted_out", pa.table({"name": pa.array(sorted(opt_outs.names), pa.string())}))
     for view, (stage, schema) in VIEWS.items():
-        session.register(view, _published(store, read_manifest(store, stage, run.generation(stage)), view, schema))
+        table = _published(store, read_manifest(store, stage, run.generation(stage)), view, schema)
+        if opt_outs.names and view in _WITHOUT:
+            _WITHOUT[view](session, session.from_arrow(table)).create_view(view)
+        else:
+            session.register(view, table)
     session.register("runs", _runs_table(store))
     # Arrow reads the files, so DuckDB needs none: what it may read it may also write, with a COPY inside a WITH.
     session.execute("SET enable_external_access = false")
     session.execute("SET lock_configuration = true")
     return session
+
+
+def _shown(*columns: str) -> Shown:
+    """Only rows in whose columns of user ids nobody has opted out."""
+    words = " AND ".join(f"{_NAME.format(column)} NOT IN (SELECT name FROM opted_out)" for column in columns)
+    return lambda session, table: table.filter(words)
+
+
+def _shown_results(session: duckdb.DuckDBPyConnection, table: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Only results, and in them twins, of users who have not opted out."""
+    gone = session.sql("SELECT list(name) AS gone FROM opted_out").set_alias("everybody_gone")
+    twin = f"lambda twin: NOT list_contains(gone, {_NAME.format('twin.twin_idno')})"
+    payload = f"struct_update(payload, twins := list_filter(payload.twins, {twin})) AS payload"
+    return _shown("idno")(session, table).set_alias("results").join(gone, "true").project(f"idno, {payload}")
+
+
+Shown = Callable[[duckdb.DuckDBPyConnection, duckdb.DuckDBPyRelation], duckdb.DuckDBPyRelation]
+_NAME: Final = f"left(sha256({{}}), {NAME_LENGTH})"
+_WITHOUT: Final[dict[str, Shown]] = {
+    "result": _shown_results,
+    "twins": _shown(USER, "twin_idno"),
+    "user_favor": _shown(USER),
+}
+"""What is left of the views that speak of users. Their tables have no name of their own in the session."""
 
 
 def query(store: Store, sql: str) -> pa.Table:

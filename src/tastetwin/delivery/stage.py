@@ -14,6 +14,7 @@ from tastetwin.features.home import home_regions
 from tastetwin.features.taste import HISTORY, from_arrow
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.generations import FileEntry, Made, Manifest, Plan, make, read_manifest
+from tastetwin.privacy.opt_out import OptOuts, read_opt_outs
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import Run, published_or_none
 from tastetwin.schema import RESULT, TWINS, USER
@@ -39,24 +40,30 @@ def deliver_run(
     Raises:
         GateRefused: when the evaluation's verdict is against publishing.
         UsageError: OLD-VERDICT when another run has been published since the evaluation.
+        StoreError: OPT-OUTS-DAMAGED.
     """
     evaluation = read_manifest(store, "evaluate", run.generation("evaluate"))
     verdict_of(evaluation).require(f"run {run.run_id}, report {store.path(report_path(run.run_id))}")
     _check_rival(store, run, evaluation)
     features = read_manifest(store, "features", run.generation("features"))
     analysis = read_manifest(store, "analyze", run.generation("analyze"))
-    plan = Plan("deliver", run.logical_date, {"features": features, "analyze": analysis}, {})
-    return make(store, plan, lambda folder: _write(store, features, analysis, folder, progress), again=again)
+    opt_outs = read_opt_outs(store)
+    settings = {"opted_out": opt_outs.digest()}
+    plan = Plan("deliver", run.logical_date, {"features": features, "analyze": analysis}, settings)
+    return make(store, plan, lambda folder: _write(store, features, analysis, opt_outs, folder, progress), again=again)
 
 
-def _write(store: Store, features: Manifest, analysis: Manifest, folder: str, progress: Progress) -> Made:
+def _write(
+    store: Store, features: Manifest, analysis: Manifest, opt_outs: OptOuts, folder: str, progress: Progress
+) -> Made:
     vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
     histories = {path.rsplit("/", 1)[-1]: path for path in features.paths("history")}
     written: list[FileEntry] = []
     users = 0
     for path in analysis.paths("twins"):
         name = path.rsplit("/", 1)[-1]
-        rows = _results(store, path, histories[name], vocabulary, analysis.logical_date)
+        twins = opt_outs.without(read_files(store, [path], TWINS), USER, "twin_idno")
+        rows = _results(store, twins, histories[name], vocabulary, analysis.logical_date)
         written.append(put_table(store, f"{folder}/result/{name}", rows))
         users += rows.num_rows
         progress(users, None)
@@ -77,9 +84,9 @@ def _check_rival(store: Store, run: Run, evaluation: Manifest) -> None:
         )
 
 
-def _results(store: Store, twins_path: str, history_path: str, vocabulary: Vocabulary, day: str) -> pa.Table:
-    """The result rows of one bucket; users ascending."""
-    twins = read_files(store, [twins_path], TWINS).sort_by([(USER, "ascending"), ("rank", "ascending")])
+def _results(store: Store, rows: pa.Table, history_path: str, vocabulary: Vocabulary, day: str) -> pa.Table:
+    """The result rows of one bucket of ``TWINS`` rows; users ascending."""
+    twins = rows.sort_by([(USER, "ascending"), ("rank", "ascending")])
     ids = pc.unique(twins.column(USER))
     counts = pc.value_counts(twins.column(USER)).field("counts").to_numpy()
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +15,7 @@ from tastetwin.evaluation.gate import Verdict, ratio_to_best_baseline, ratio_to_
 from tastetwin.evaluation.metrics import Interval
 from tastetwin.evaluation.records import MODEL, TASKS, Evaluation, MethodScore, Task
 from tastetwin.evaluation.tasks import MATCHED_OTHERS
+from tastetwin.privacy.opt_out import OptOuts, name_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -114,6 +116,19 @@ def render(data: ReportData, config: EvaluateConfig) -> str:
     )
 
 
+def without_users(page: str, opt_outs: OptOuts) -> str:
+    """A rendered report without the example lists of users who opted out, and without them in the lists of others."""
+
+    def kept(found: re.Match[str]) -> str:
+        return "" if found["name"] in opt_outs.names else found[0]
+
+    return _OF_A_TWIN.sub(kept, _OF_A_USER.sub(kept, page))
+
+
+_OF_A_USER: Final = re.compile(r'<details[^>]* data-user="(?P<name>\w+)">.*?</details>\n?', re.DOTALL)
+_OF_A_TWIN: Final = re.compile(r'<tr data-user="(?P<name>\w+)">.*?</tr>\n?', re.DOTALL)
+
+
 def _environment() -> Environment:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -128,7 +143,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": _count, "percent": _percent, "seconds": _seconds, "figure": _figure}
+    environment.filters |= {
+        "count": _count,
+        "percent": _percent,
+        "seconds": _seconds,
+        "figure": _figure,
+        "name": name_of,
+    }
     environment.globals |= {"plots": plots}
     return environment
 

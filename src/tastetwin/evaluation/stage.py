@@ -32,7 +32,7 @@ from tastetwin.evaluation.evaluate import HeldOut, evaluate
 from tastetwin.evaluation.gate import Finding, Verdict, judge, older_than
 from tastetwin.evaluation.health import EarlierLists, ServedUsers
 from tastetwin.evaluation.records import Evaluation, from_json, to_json
-from tastetwin.evaluation.report import Example, ExampleTwin, Funnel, ReportData, render
+from tastetwin.evaluation.report import Example, ExampleTwin, Funnel, ReportData, render, without_users
 from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs, in_its_half
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.holdout import choose_holdout, set_aside
@@ -43,6 +43,7 @@ from tastetwin.features.taste import HISTORY, from_arrow
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.generations import Made, Manifest, Plan, entry_of, make, read_manifest
 from tastetwin.model.past import full_training
+from tastetwin.privacy.opt_out import read_opt_outs
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import Run, published_or_none
 from tastetwin.schema import TWINS, USER
@@ -91,7 +92,7 @@ def _evaluate(
     served, stored = _served(store, features, analysis)
     entries = read_table(store, analysis, "twins", TWINS)
     found = evaluate(
-        _held_out(store, features, bundle, rival, rules, config.analyze.batch_tokens),
+        _held_out(store, features, bundle, rival, served.histories.user_ids, rules, config.analyze.batch_tokens),
         served,
         _twin_table(store, analysis, entries, served.histories.user_ids),
         rules,
@@ -138,11 +139,20 @@ def rules_of(bundle: Manifest, config: EvaluateConfig) -> EvaluateConfig:
 
 
 def _held_out(
-    store: Store, features: Manifest, bundle: Manifest, rival: Run | None, rules: EvaluateConfig, batch_tokens: int
+    store: Store,
+    features: Manifest,
+    bundle: Manifest,
+    rival: Run | None,
+    ids: npt.NDArray[np.object_],
+    rules: EvaluateConfig,
+    batch_tokens: int,
 ) -> HeldOut:
+    """``ids``: who has a vector; nobody else is judged by, since they have opted out."""
     histories, _ = read_histories(store, features, bundle.settings["min_favors"])
+    histories = histories.select(np.flatnonzero(np.isin(histories.user_ids, ids)))
     vocabulary = read_vocabulary(store, bundle.paths("vocabulary")[0])
-    mask, aside = (choose(histories, rules, rules.seed) for choose in (choose_holdout, set_aside))
+    aside = set_aside(histories, full_training(bundle).aside_limit, rules.seed)
+    mask = choose_holdout(histories, rules, rules.seed) & aside
     pseudo = disjoint_pairs(histories, mask, vocabulary, rules, rules.seed)
     trained_on = histories.select(np.flatnonzero(~aside))
     a, b = _vectors_of(store, bundle, pseudo, vocabulary, rules.seed, batch_tokens)
@@ -168,11 +178,14 @@ def _vectors_of(
 
 def _served(store: Store, features: Manifest, analysis: Manifest) -> tuple[ServedUsers, npt.NDArray[np.float32]]:
     """The users of the lists, and [n, dim] their vectors as stored."""
-    histories, _ = read_histories(store, features, analysis.settings["min_favors"])
+    everybody, _ = read_histories(store, features, analysis.settings["min_favors"])
     vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
     ids, stored = read_vectors(store, analysis.paths("vectors"))
-    if not np.array_equal(ids, histories.user_ids):
-        raise _other_users(store, analysis, f"vectors of {len(ids)} users, {histories.n_users} are eligible")
+    histories = everybody.select(np.flatnonzero(np.isin(everybody.user_ids, ids)))
+    left_out = int(analysis.facts["counts"]["opted_out"])
+    if not np.array_equal(ids, histories.user_ids) or everybody.n_users - histories.n_users != left_out:
+        found = f"vectors of {len(ids)} users, {everybody.n_users} are eligible, {left_out} had opted out"
+        raise _other_users(store, analysis, found)
     looked_at = list_vectors(store, analysis, stored)
     return ServedUsers(histories, home_regions(histories, vocabulary), vocabulary.region_codes, looked_at), stored
 
@@ -308,6 +321,17 @@ def write_report(store: Store, run: Run, config: Config) -> str:
     )
     store.write_bytes(report_path(run.run_id), render(data, config.evaluate).encode())
     return store.path(report_path(run.run_id))
+
+
+def clean_reports(store: Store) -> None:
+    """Take users who have opted out from all reports of a store."""
+    opt_outs = read_opt_outs(store)
+    for path in store.files("reports"):
+        with store.open_read(path) as handle:
+            page = handle.read().decode()
+        cleaned = without_users(page, opt_outs)
+        if cleaned != page:
+            store.write_bytes(path, cleaned.encode())
 
 
 def _made_with(bundle: Manifest) -> dict[str, str]:

@@ -28,19 +28,26 @@ def choose_holdout(histories: Histories, config: EvaluateConfig, seed: int) -> n
     return mask
 
 
-def set_aside(histories: Histories, config: EvaluateConfig, seed: int) -> npt.NDArray[np.bool_]:
-    """[n_users] true for the users that training must not see: those held out, and those who will be with more places.
+def aside_limit(histories: Histories, config: EvaluateConfig, seed: int) -> float:
+    """The largest hash of a user that training must not see: of whoever is held out, or may be with more places.
 
-    Learned weights serve for days (``train.refit_days``): nobody held out tomorrow may have been learnt from today.
-    Where nobody is held out there is nobody to be fair to, and nobody is set aside.
+    0 where nobody is held out: then there is nobody to be fair to, and everybody is learnt from.
     """
     held_out = choose_holdout(histories, config, seed)
     if not held_out.any():
-        return held_out
-    hashes = uniform_hashes(histories.user_ids, seed, b"user")
-    capped = held_out.sum() == config.max_holdout
-    limit = hashes[held_out].max() if capped else np.nextafter(config.holdout_share, 0)
-    return np.asarray(hashes <= limit)
+        return 0.0
+    if held_out.sum() < config.max_holdout:
+        return float(np.nextafter(config.holdout_share, 0))
+    return float(uniform_hashes(histories.user_ids[held_out], seed, b"user").max())
+
+
+def set_aside(histories: Histories, limit: float, seed: int) -> npt.NDArray[np.bool_]:
+    """[n_users] true for the users with a hash of at most ``limit`` (see ``aside_limit``).
+
+    Learned weights serve for days (``train.refit_days``), and for as long as they do the limit is that of the day they
+    were learnt on: nobody above it is held out, since those above were learnt from.
+    """
+    return np.asarray(uniform_hashes(histories.user_ids, seed, b"user") <= limit)
 
 
 def uniform_hashes(ids: Iterable[object], seed: int, purpose: bytes) -> npt.NDArray[np.float64]:

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from tastetwin.config import TrainConfig
@@ -21,7 +22,7 @@ from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.model.checkpoint import fingerprint
 from tastetwin.model.encoder import Encoder, LinearViews
 from tastetwin.model.finish import encode
-from tastetwin.model.linear import strength_matrix
+from tastetwin.model.linear import FUSED_IALS, strength_matrix
 from tastetwin.model.prepare import shape_of, starting_weights
 from tastetwin.model.train import Record, Trained
 from tastetwin.model.views import LinearTables, align, fit_tables, kinds_of_place, rotation
@@ -52,18 +53,27 @@ def restore(weights: Mapping[str, Tensor], alpha: float, vocabulary: Vocabulary,
     return encoder.eval()
 
 
+def can_carry_on(past: Encoder, histories: Histories, vocabulary: Vocabulary) -> bool:
+    """Whether implicit ALS on these histories has the ranks it had in the past; few users or places allow less."""
+    least = min(histories.n_users, vocabulary.n_rows)
+    return past.views.factor_sizes == tuple(max(1, min(size, least)) for size in FUSED_IALS)
+
+
 def carry_on(past: Encoder, histories: Histories, vocabulary: Vocabulary, config: TrainConfig) -> Trained:
     """An earlier encoder taken on to today's users and places.
 
     Args:
-        past: an encoder over the first rows of ``vocabulary``, made of the same kinds of place.
+        past: an encoder over the first rows of ``vocabulary``, made of the same kinds of place, of which
+            ``can_carry_on`` says yes.
         histories: today's users to fit the linear views on.
         vocabulary: today's.
         config: as in the past.
     """
+    torch.set_num_threads(config.threads or torch.get_num_threads())
     before = tables_of(past.views)
-    matrix, kinds = strength_matrix(histories, vocabulary.n_rows), kinds_of_place(vocabulary)
-    tables = align(fit_tables(matrix, vocabulary, kinds, before.alpha, config.seed), before)
+    with threadpool_limits(1, user_api="blas"):  # so that the number of threads changes nothing in the result
+        matrix, kinds = strength_matrix(histories, vocabulary.n_rows), kinds_of_place(vocabulary)
+        tables = align(fit_tables(matrix, vocabulary, kinds, before.alpha, config.seed), before)
     today = Encoder(shape_of(config), vocabulary, tables, starting_weights(tables))
     fresh = today.state_dict()
     kept = {name: value for name, value in past.state_dict().items() if not name.startswith(_OF_THE_DAY)}
@@ -94,7 +104,7 @@ def turn_onto(trained: Trained, past: Encoder, histories: Histories, config: Tra
 def likeness(encoder: Encoder, past: Encoder, histories: Histories, config: TrainConfig) -> float | None:
     """Mean cosine of what two encoders of equal ``dim`` make of the same histories; None where there are none."""
     new, old = _both(encoder, past, histories, config, LIKENESS_SAMPLE)
-    return float((new * old).sum(axis=1).mean()) if len(new) else None
+    return round(float((new * old).sum(axis=1).mean()), 4) if len(new) else None
 
 
 def tables_of(views: LinearViews) -> LinearTables:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from tastetwin import __version__
+from tastetwin.errors import StoreError
 from tastetwin.features.histories import Vocabulary
 from tastetwin.generations import Manifest
 from tastetwin.model.kinds import PLACES_PER_AREA
@@ -29,6 +30,8 @@ class FullTraining:
     """Why it was one, in words."""
     users: int
     """Eligible users of that day."""
+    aside_limit: float
+    """Users with a hash of at most this were not learnt from, see ``holdout.set_aside``; 0 = everybody was."""
 
     def days_before(self, day: str) -> int:
         """How many days before a logical date it was."""
@@ -40,17 +43,33 @@ class FullTraining:
 
 
 def full_training(bundle: Manifest) -> FullTraining:
-    """The training that a bundle's learned weights come from."""
-    return FullTraining(**bundle.facts["full_training"])
+    """The training that a bundle's learned weights come from.
+
+    Raises:
+        StoreError: OLD-BUNDLE when it was written before that was noted.
+    """
+    try:
+        return FullTraining(**bundle.facts["full_training"])
+    except (KeyError, TypeError) as error:
+        raise StoreError(
+            "OLD-BUNDLE",
+            place=f"bundle {bundle.generation}",
+            value="its manifest does not say whom it learnt from",
+            rule="a bundle of this version",
+            fix=f"tastetwin train --store ... --date {bundle.logical_date}, and the stages after it",
+        ) from error
 
 
-def why_in_full(past: Manifest | None, day: str, users: int, settings: dict[str, Any]) -> str | None:
+def why_in_full(
+    past: Manifest | None, day: str, users: int, someone_to_judge_by: bool, settings: dict[str, Any]
+) -> str | None:
     """Why today's bundle is to be trained in full; None where it goes on from the past one.
 
     Args:
         past: the bundle that readers saw on the latest earlier day.
         day: today's logical date.
         users: eligible users today.
+        someone_to_judge_by: whether anybody would be held out today.
         settings: of today's bundle.
     """
     if past is None or "full_training" not in past.facts:
@@ -62,6 +81,8 @@ def why_in_full(past: Manifest | None, day: str, users: int, settings: dict[str,
     before, every = full_training(past), settings["train"]["refit_days"]
     if before.days_before(day) >= every:
         return f"the last full training is {before.days_before(day)} days ago (train.refit_days is {every})"
+    if before.aside_limit == 0 and someone_to_judge_by:
+        return "in the last full training there was nobody to hold out"
     if users > GROWN * before.users:
         return f"{users:,} users, {before.users:,} in the last full training"
     return None
@@ -82,4 +103,5 @@ def _told(vocabulary: Vocabulary) -> tuple[bool, bool, bool]:
 
 def _what(settings: dict[str, Any]) -> dict[str, Any]:
     train = {key: value for key, value in settings["train"].items() if key not in HOW_NOT_WHAT}
-    return {**settings, "train": train}
+    # Who opted out since is not learnt from again; weights that saw them serve until the next full training.
+    return {**{key: value for key, value in settings.items() if key != "opted_out"}, "train": train}

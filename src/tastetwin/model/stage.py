@@ -6,9 +6,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,14 @@ from tastetwin import __version__
 from tastetwin.config import Config, TrainConfig
 from tastetwin.errors import MissingExtra, StoreError
 from tastetwin.features.histories import Histories, Vocabulary
-from tastetwin.features.holdout import choose_holdout, set_aside
+from tastetwin.features.holdout import aside_limit, choose_holdout, set_aside
 from tastetwin.features.stage import read_histories
 from tastetwin.features.vocabulary import read_vocabulary, write_vocabulary
 from tastetwin.generations import FOLDERS, FileEntry, Made, Manifest, Plan, begin, entry_of, make
 from tastetwin.model.files import MODEL, RECORD, VOCABULARY, WEIGHTS
 from tastetwin.model.mirror import Mirror
 from tastetwin.model.past import FullTraining, full_training, goes_on, why_in_full
+from tastetwin.privacy.opt_out import OptOuts, read_opt_outs
 from tastetwin.progress import Progress, silent
 from tastetwin.store import Store
 
@@ -58,9 +59,11 @@ def train_bundle(
     Raises:
         InputError: TRAIN-NO-USERS when nobody has enough favors.
         MissingExtra: without the 'train' extra.
+        StoreError: OPT-OUTS-DAMAGED.
     """
-    plan = _plan(features, past, config)
-    manifest = make(store, plan, lambda folder: _write(store, plan, config, folder, progress), again=again)
+    opt_outs = _left_out(store, config)
+    plan = _plan(features, past, opt_outs, config)
+    manifest = make(store, plan, lambda folder: _write(store, plan, opt_outs, config, folder, progress), again=again)
     store.remove(_checkpoints(manifest.folder))
     return manifest
 
@@ -74,22 +77,29 @@ def help_train(
         InputError: TRAIN-NO-USERS when nobody has enough favors.
         MissingExtra: without the 'train' extra.
     """
-    plan = _plan(features, past, config)
+    opt_outs = _left_out(store, config)
+    plan = _plan(features, past, opt_outs, config)
     _, finished = begin(store, plan.stage, plan.logical_date, plan.inputs(), again=again)
     if finished is None:
-        day = _today(store, plan, config)
+        day = _today(store, plan, opt_outs, config)
         if day.why_in_full is not None:
             _fit(day, config, None, lambda *_: None, lambda _: None)
 
 
-def _plan(features: Manifest, past: Manifest | None, config: Config) -> Plan:
+def _plan(features: Manifest, past: Manifest | None, opt_outs: OptOuts, config: Config) -> Plan:
     holdout = config.evaluate.model_dump(mode="json", include={"holdout_share", "max_holdout", "min_places", "seed"})
     settings = {
         "train": config.train.model_dump(mode="json"),
         "holdout": holdout,
         "min_favors": config.features.min_favors,
+        "opted_out": opt_outs.digest(),
     }
     return Plan("train", features.logical_date, {"features": features, "past": past}, settings)
+
+
+def _left_out(store: Store, config: Config) -> OptOuts:
+    """Users who opted out, unless they are to be learnt from."""
+    return OptOuts(frozenset()) if config.train.learn_from_opted_out else read_opt_outs(store)
 
 
 def _checkpoints(folder: str) -> str:
@@ -97,8 +107,8 @@ def _checkpoints(folder: str) -> str:
     return folder.replace(FOLDERS["train"], "checkpoints", 1)
 
 
-def _write(store: Store, plan: Plan, config: Config, folder: str, progress: Progress) -> Made:
-    day = _today(store, plan, config)
+def _write(store: Store, plan: Plan, opt_outs: OptOuts, config: Config, folder: str, progress: Progress) -> Made:
+    day = _today(store, plan, opt_outs, config)
     with tempfile.TemporaryDirectory(prefix="tastetwin-") as aside:
         if day.why_in_full is None:
             progress(0, None, "carrying on")
@@ -126,6 +136,8 @@ class _Day:
     vocabulary: Vocabulary
     aside: npt.NDArray[np.bool_]
     """Users that nothing is learnt from."""
+    aside_limit: float
+    """See ``FullTraining``."""
     held_out: int
     past: Encoder | None
     """The encoder of an earlier day; None where there is none, or today's places do not go on from its own."""
@@ -137,23 +149,44 @@ class _Day:
         return self.histories.select(np.flatnonzero(~self.aside))
 
 
-def _today(store: Store, plan: Plan, config: Config) -> _Day:
+def _today(store: Store, plan: Plan, opt_outs: OptOuts, config: Config) -> _Day:
     features, past = plan.parents["features"], plan.parents["past"]
     assert features is not None
     histories, _ = read_histories(store, features, config.features.min_favors)
     vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
     rules = config.evaluate
-    held_out, aside = (choose(histories, rules, rules.seed) for choose in (choose_holdout, set_aside))
-    encoder = None if past is None else _restored(store, past, vocabulary)
-    why = why_in_full(past, plan.logical_date, histories.n_users, plan.settings)
-    if encoder is None:
-        why = why or "other places, or other kinds of place, than the earlier bundle's"
-    return _Day(histories, vocabulary, aside, int(held_out.sum()), encoder, why)
+    held_out = choose_holdout(histories, rules, rules.seed)
+    why = why_in_full(past, plan.logical_date, histories.n_users, bool(held_out.any()), plan.settings)
+    limit = aside_limit(histories, rules, rules.seed)
+    if why is None and past is not None:
+        limit = full_training(past).aside_limit
+    aside = set_aside(histories, limit, rules.seed)
+    day = _Day(
+        histories,
+        vocabulary,
+        aside | opt_outs.of(histories.user_ids),
+        limit,
+        int((held_out & aside).sum()),
+        None if past is None else _restored(store, past, vocabulary),
+        why,
+    )
+    return day if why is not None or _fits(day) else replace(day, why_in_full=_OTHER_PLACES)
+
+
+_OTHER_PLACES: Final = "other places, or other kinds of place, than the earlier bundle's, or too few"
+
+
+def _fits(day: _Day) -> bool:
+    with _needs_torch():
+        from tastetwin.model.carry import can_carry_on
+    return day.past is not None and can_carry_on(day.past, day.learners(), day.vocabulary)
 
 
 def _restored(store: Store, bundle: Manifest, vocabulary: Vocabulary) -> Encoder | None:
+    if bundle.code_version != __version__:
+        return None
     own = read_vocabulary(store, bundle.paths("vocabulary")[0])
-    if bundle.code_version != __version__ or not goes_on(own, vocabulary):
+    if not goes_on(own, vocabulary):
         return None
     with _needs_torch():
         from safetensors.torch import load
@@ -168,7 +201,7 @@ def _restored(store: Store, bundle: Manifest, vocabulary: Vocabulary) -> Encoder
 def _full_training(plan: Plan, day: _Day) -> FullTraining:
     """The training that the day's learned weights come from."""
     if day.why_in_full is not None:
-        return FullTraining(plan.logical_date, day.why_in_full, day.histories.n_users)
+        return FullTraining(plan.logical_date, day.why_in_full, day.histories.n_users, day.aside_limit)
     past = plan.parents["past"]
     assert past is not None
     return full_training(past)
@@ -188,7 +221,12 @@ def _train(store: Store, day: _Day, config: Config, checkpoints: str, aside: Pat
             saved()
             progress(step, of, "training")
 
-        return _fit(day, config, local, on_step, lambda phase: progress(0, None, phase))
+        trained = _fit(day, config, local, on_step, lambda phase: progress(0, None, phase))
+    if day.past is not None:
+        from tastetwin.model.carry import turn_onto
+
+        turn_onto(trained, day.past, day.learners(), config.train)
+    return trained
 
 
 @contextmanager
@@ -206,13 +244,9 @@ def _kept(store: Store, folder: str, aside: Path) -> Iterator[tuple[Path, Callab
 
 def _fit(day: _Day, config: Config, checkpoints: Path | None, on_step: OnStep, tell: Tell) -> Trained:
     with _needs_torch():
-        from tastetwin.model.carry import turn_onto
         from tastetwin.model.train import train
     aside = np.flatnonzero(day.aside)
-    trained = train(day.histories, day.vocabulary, config.train, aside, checkpoints, on_step, tell)
-    if day.past is not None:
-        turn_onto(trained, day.past, day.learners(), config.train)
-    return trained
+    return train(day.histories, day.vocabulary, config.train, aside, checkpoints, on_step, tell)
 
 
 @contextmanager

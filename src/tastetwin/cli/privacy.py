@@ -1,0 +1,69 @@
+"""What people may ask of us: ``opt-out``, ``opt-in``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tastetwin.cli.options import JsonOption, StoreOption, say
+from tastetwin.errors import UsageError
+
+UsersArgument = Annotated[list[str] | None, typer.Argument(help="The source's user ids.", metavar="[USER]...")]
+FromOption = Annotated[Path | None, typer.Option("--from", help="A text file of user ids, one a line.", metavar="FILE")]
+
+
+def opt_out(
+    store: StoreOption, users: UsersArgument = None, from_: FromOption = None, as_json: JsonOption = False
+) -> None:
+    """Show these users to nobody, from now on: in no list, export, query, vector or report.
+
+    Lists that are out already are cleaned as they are read; the next run has no vector of these users, and unless
+    train.learn_from_opted_out is set does not learn from them. Users who are not known yet may opt out too.
+
+    Example: `tastetwin opt-out 42 --store store/`
+    """
+    from tastetwin.evaluation.stage import clean_reports
+    from tastetwin.privacy.opt_out import opt_out as hide
+    from tastetwin.store import Store
+
+    opened, named = Store.open(store), _named(users, from_)
+    hide(opened, named)
+    clean_reports(opened)
+    say({"opted_out": len(named)}, as_json)
+
+
+def opt_in(
+    store: StoreOption, users: UsersArgument = None, from_: FromOption = None, as_json: JsonOption = False
+) -> None:
+    """Take an opt-out back: these users are in the lists of the next run again.
+
+    Example: `tastetwin opt-in 42 --store store/`
+    """
+    from tastetwin.privacy.opt_out import opt_in as show
+    from tastetwin.store import Store
+
+    named = _named(users, from_)
+    show(Store.open(store), named)
+    say({"opted_in": len(named)}, as_json)
+
+
+def _named(users: list[str] | None, from_: Path | None) -> list[str]:
+    """Every user named; raises UsageError USERS-FILE when the file cannot be read, NO-USERS when there is none."""
+    try:
+        lines = [] if from_ is None else from_.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            "USERS-FILE", place=str(from_), value=str(error), rule="a text file, one user id a line", fix="mend it"
+        ) from error
+    named = [*(users or []), *(line for line in lines if line)]
+    if not named:
+        raise UsageError(
+            "NO-USERS",
+            place="command line",
+            value="nobody",
+            rule="at least one user id",
+            fix="name one, or give --from",
+        )
+    return named

@@ -1,0 +1,1 @@
+"""What people may ask of us: to be shown to nobody."""

@@ -1,0 +1,125 @@
+"""Who is to be shown to nobody: an empty file for each, named by a hash of the id.
+
+Nothing is read, changed and written back, so of two requests at once neither is lost, on any kind of store; asking
+twice is asking once, and a request holds as soon as its file is there. The hash keeps ids out of listings and backups;
+who can guess ids can still tell whether one is among them, so the folder is as private as the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tastetwin.errors import StoreError
+from tastetwin.generations import fingerprint
+from tastetwin.store import Store, is_aside
+
+FOLDER: Final = "privacy/opted_out"
+NAME_LENGTH: Final = 32
+"""Hex digits of the SHA-256 of an id that name its file."""
+_SHARD: Final = 2
+"""Hex digits of a name that name the folder it lies in: 256 folders, so that none holds millions."""
+
+
+@dataclass(frozen=True)
+class OptOuts:
+    """Everybody who has opted out, as of one moment."""
+
+    names: frozenset[str]
+    """Hashes of their ids."""
+
+    def of(self, ids: Iterable[object]) -> npt.NDArray[np.bool_]:
+        """[n] whether each of the given user ids has opted out."""
+        if not self.names:
+            return np.zeros(sum(1 for _ in ids), bool)
+        return np.fromiter((name_of(user) in self.names for user in ids), bool)
+
+    def without(self, table: pa.Table, *columns: str) -> pa.Table:
+        """The rows in whose ``columns`` of user ids nobody has opted out."""
+        for column in columns if self.names else ():
+            distinct = pc.unique(table.column(column))
+            hidden = distinct.filter(pa.array(self.of(distinct.to_pylist())))
+            if len(hidden):
+                table = table.filter(pc.invert(pc.is_in(table.column(column), value_set=hidden)))
+        return table
+
+    def digest(self) -> str:
+        """Fingerprint; the same for the same people."""
+        return fingerprint(sorted(self.names))
+
+
+def read_opt_outs(store: Store) -> OptOuts:
+    """Everybody who has opted out now.
+
+    Raises:
+        StoreError: OPT-OUTS-DAMAGED when something lies there that is no opt-out; STORE-UNREADABLE. Whoever cannot know
+            must show nobody.
+    """
+    found = [
+        (shard, name)
+        for shard in store.names(FOLDER)
+        for name in store.names(f"{FOLDER}/{shard}")
+        if not is_aside(name)  # of a request whose process was killed: nobody was told that it holds
+    ]
+    for shard, name in found:
+        if name[:_SHARD] != shard or not _is_name(name):
+            raise StoreError(
+                "OPT-OUTS-DAMAGED",
+                place=store.path(f"{FOLDER}/{shard}/{name}"),
+                value=name,
+                rule=f"a file named by {NAME_LENGTH} hex digits in the folder of its first {_SHARD}",
+                fix="move it away; if names were lost, restore the folder before the next run",
+            )
+    return OptOuts(frozenset(name for _, name in found))
+
+
+def is_opted_out(store: Store, user: str) -> bool:
+    """Whether one user has opted out now.
+
+    Raises:
+        StoreError: STORE-UNREADABLE.
+    """
+    return store.exists(_path(user))
+
+
+def opt_out(store: Store, users: Iterable[str]) -> None:
+    """Show these users to nobody from now on; whether they are known does not matter.
+
+    Raises:
+        StoreError: STORE-UNWRITABLE, DISK-FULL; those before it have opted out.
+    """
+    for user in users:
+        store.write_bytes(_path(user), b"")
+
+
+def opt_in(store: Store, users: Iterable[str]) -> None:
+    """Show these users again, from the next run on.
+
+    Raises:
+        StoreError: STORE-UNWRITABLE.
+    """
+    for user in users:
+        store.remove(_path(user))
+
+
+def _path(user: str) -> str:
+    name = name_of(user)
+    return f"{FOLDER}/{name[:_SHARD]}/{name}"
+
+
+def name_of(user: object) -> str:
+    """What a user's file is called."""
+    # Lone surrogates are legal in a Python string, and whoever has one in the id may opt out too.
+    # SHA-256 (FIPS 180-4), since DuckDB knows it as well.
+    return hashlib.sha256(str(user).encode("utf-8", "surrogatepass")).hexdigest()[:NAME_LENGTH]
+
+
+def _is_name(name: str) -> bool:
+    return len(name) == NAME_LENGTH and set(name) <= set("0123456789abcdef")

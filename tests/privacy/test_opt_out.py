@@ -1,0 +1,99 @@
+"""Requests to be shown to nobody: none is lost, none is half done, and who cannot know them shows nobody."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tastetwin.errors import StoreError
+from tastetwin.privacy.opt_out import FOLDER, OptOuts, is_opted_out, name_of, opt_in, opt_out, read_opt_outs
+from tastetwin.store import Store
+
+IDS = st.text(st.characters(codec=None, categories=["Cs", "Ll", "Lo", "Zs", "Cc", "Po"]), max_size=12)
+
+
+@given(st.lists(st.tuples(st.booleans(), IDS), max_size=20))
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_last_word_of_everybody_holds(memory_store: Store, said: list[tuple[bool, str]]) -> None:
+    """Whatever the order, however often, whatever the id: lone surrogates, slashes, nothing at all."""
+    memory_store.remove(FOLDER)
+    for out, user in said:
+        (opt_out if out else opt_in)(memory_store, [user])
+    last = {user: out for out, user in said}
+    found = read_opt_outs(memory_store)
+    assert found.names == {name_of(user) for user, out in last.items() if out}
+    assert found.of(list(last)).tolist() == list(last.values())
+    assert [is_opted_out(memory_store, user) for user in last] == list(last.values())
+
+
+def test_nobody_at_first(memory_store: Store) -> None:
+    assert read_opt_outs(memory_store) == OptOuts(frozenset())
+    assert read_opt_outs(memory_store).of(["a", "b"]).tolist() == [False, False]
+
+
+def test_a_name_is_the_beginning_of_the_sha256_of_the_id() -> None:
+    """Written out: every store in the world has its requests filed by it, and DuckDB must find the same."""
+    assert name_of("골목") == hashlib.sha256("골목".encode()).hexdigest()[:32]
+
+
+def test_the_digest_tells_who_and_not_when(memory_store: Store, tmp_path: Path) -> None:
+    """A day is made anew when somebody opted out since, and only then."""
+    other = Store.create(tmp_path / "store")
+    opt_out(memory_store, ["a", "b"])
+    opt_out(other, ["b", "a", "a"])
+    assert read_opt_outs(memory_store).digest() == read_opt_outs(other).digest()
+    opt_in(other, ["a"])
+    assert read_opt_outs(memory_store).digest() != read_opt_outs(other).digest()
+
+
+def test_a_row_goes_by_any_of_its_columns(memory_store: Store) -> None:
+    opt_out(memory_store, ["b"])
+    table = pa.table({"user": ["a", "b", "c", None], "twin": ["b", "a", "a", "a"], "n": [1, 2, 3, 4]})
+    kept = read_opt_outs(memory_store).without(table, "user", "twin")
+    assert kept.column("n").to_pylist() == [3, 4]
+    assert read_opt_outs(memory_store).without(table, "user").column("n").to_pylist() == [1, 3, 4]
+
+
+def test_what_a_killed_request_left_is_no_opt_out(tmp_path: Path) -> None:
+    """Nobody was told that it holds; it must not stop the day either."""
+    store = Store.create(tmp_path / "store")
+    opt_out(store, ["a"])
+    name = name_of("b")
+    (tmp_path / "store" / FOLDER / name[:2]).mkdir(exist_ok=True)
+    (tmp_path / "store" / FOLDER / name[:2] / f".{name}.7.tmp").touch()
+    assert read_opt_outs(store).names == {name_of("a")}
+
+
+@pytest.mark.parametrize("stranger", ["notes.txt", "A" * 32, "ab" * 15, "cd" + "0" * 30])
+def test_what_is_no_opt_out_stops_everything(tmp_path: Path, stranger: str) -> None:
+    """A folder that somebody tidied up may have lost names: better no lists than a shown opt-out."""
+    store = Store.create(tmp_path / "store")
+    opt_out(store, ["a"])
+    store.write_bytes(f"{FOLDER}/ab/{stranger}", b"")
+    with pytest.raises(StoreError) as caught:
+        read_opt_outs(store)
+    assert caught.value.problem.code == "OPT-OUTS-DAMAGED"
+    assert stranger in caught.value.problem.place
+
+
+@pytest.mark.parametrize("ask", [read_opt_outs, lambda store: is_opted_out(store, "a")])
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: object
+) -> None:
+    """Fail closed."""
+    store = Store.create(tmp_path / "store")
+    opt_out(store, ["a"])
+
+    def broken(*_: object, **__: object) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(store.fs, "ls", broken)
+    monkeypatch.setattr(Path, "stat", broken)
+    with pytest.raises(StoreError) as caught:
+        ask(store)  # type: ignore[operator]
+    assert caught.value.problem.code == "STORE-UNREADABLE"

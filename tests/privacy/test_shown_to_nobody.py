@@ -1,0 +1,155 @@
+"""Somebody opts out: from the next moment no answer names them, and from the next run no list was made with them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from tastetwin.analysis.lookup import TwinLists
+from tastetwin.cli import app
+from tastetwin.delivery.export import export_published
+from tastetwin.errors import UsageError
+from tastetwin.evaluation.stage import report_path
+from tastetwin.generations import read_manifest
+from tastetwin.pipeline import run_day
+from tastetwin.privacy.opt_out import read_opt_outs
+from tastetwin.runs import Run
+from tastetwin.schema import RESULT, TWINS
+from tastetwin.tables import read_table
+from tests.world import QUICK, TOWN, Journey
+
+
+def loud(journey: Journey) -> list[str]:
+    """Users who are hard to miss: shown most often, in the report with a list of their own, and as a twin there."""
+    shown = Counter(journey.tt.twins().column("twin_idno").to_pylist())
+    example = TwinLists(journey.store, journey.first).some_users(3)[0]
+    twin = TwinLists(journey.store, journey.first).twins(example, 3)[2].twin_idno
+    return [*dict.fromkeys([shown.most_common(1)[0][0], example, twin])]
+
+
+def answers(journey: Journey, folder: Path) -> dict[str, str]:
+    """Everything the store says to anybody, as text."""
+    tt, said = journey.tt, {}
+    for what, suffix in (("twins", ".csv"), ("twins", ".parquet"), ("vectors", ".parquet"), ("report", ".html")):
+        to = folder / f"{what}{suffix}"
+        export_published(journey.store, what, to)
+        said[f"{what}{suffix}"] = str(pq.read_table(to).to_pylist()) if suffix == ".parquet" else to.read_text()
+    said["report on disk"] = Path(journey.store.path(report_path(journey.first.run_id))).read_text()
+    said["api twins"], said["api vectors"] = str(tt.twins().to_pylist()), str(tt.vectors().to_pylist())
+    for view in ("result", "twins", "user_favor", "runs", "place"):
+        said[f"sql {view}"] = str(tt.sql(f"FROM {view}").to_pylist())
+    lists = TwinLists(journey.store, journey.first)
+    said["some users"] = str(lists.some_users(1000))
+    asked = tt.vectors().column("user_idno").to_pylist()[::20]
+    said["similar"] = str([lists.twins(user, 100) for user in asked])
+    said["far"] = str([lists.far(user, 30) for user in asked[:5]])
+    return said
+
+
+def name(users: list[str], said: dict[str, str]) -> dict[str, list[str]]:
+    """Answer -> which of the users it names."""
+    found = {where: [user for user in users if user in text] for where, text in said.items()}
+    return {where: named for where, named in found.items() if named}
+
+
+def test_who_opts_out_is_named_by_no_answer_from_then_on(copied: Journey, tmp_path: Path) -> None:
+    """The lists that are out were made with them, and stay as they are on disk: every way to them is watched."""
+    users = loud(copied)
+    before = name(users, answers(copied, tmp_path))
+    assert set(before) >= {"twins.csv", "vectors.parquet", "report.html", "report on disk", "api twins", "sql result"}
+    assert set(before) >= {"sql twins", "sql user_favor", "similar", "some users", "far"}
+    copied.tt.opt_out(*users)
+    after = answers(copied, tmp_path)
+    assert name(users, after) == {}
+    assert name(copied.tt.twins().column("twin_idno").to_pylist()[:20], after), "all others are still there"
+
+
+@pytest.mark.parametrize("ask", ["similar", "near", "far"])
+def test_who_opted_out_is_as_unknown_as_a_stranger(copied: Journey, ask: str) -> None:
+    """Another answer would tell that somebody of that id opted out."""
+    user = loud(copied)[0]
+    copied.tt.opt_out(user)
+    said = []
+    for each in (user, "nobody-of-that-name"):
+        with pytest.raises(UsageError) as caught:
+            getattr(copied.tt, ask)(each)
+        said.append((caught.value.problem.code, caught.value.problem.value, caught.value.problem.fix))
+    assert said[0] == said[1]
+
+
+def test_ranks_leave_no_gap(copied: Journey) -> None:
+    """A missing rank would tell that somebody was there."""
+    user = copied.tt.vectors().column("user_idno")[0].as_py()
+    second = copied.tt.similar(user, k=3).column("twin_idno")[1].as_py()
+    copied.tt.opt_out(second)
+    assert copied.tt.similar(user, k=5).column("rank").to_pylist() == [1, 2, 3, 4, 5]
+    assert second not in copied.tt.similar(user, k=100).column("twin_idno").to_pylist()
+
+
+def again(journey: Journey, config: Any = QUICK) -> Run:
+    return run_day(journey.store, str(journey.town.folder), TOWN.until, config)
+
+
+def test_the_next_run_is_made_without_them_and_no_list_is_short(copied: Journey) -> None:
+    """Nobody pays for another's wish with a shorter list; what is on disk does not name them either."""
+    users = loud(copied)
+    copied.tt.opt_out(*users)
+    run = again(copied)
+    assert run.generation("features") == copied.first.generation("features"), "nothing was read anew"
+    analysis = read_manifest(copied.store, "analyze", run.generation("analyze"))
+    delivered = read_manifest(copied.store, "deliver", run.generation("deliver"))
+    assert analysis.facts["counts"]["opted_out"] == len(users)
+    twins = read_table(copied.store, analysis, "twins", TWINS)
+    result = read_table(copied.store, delivered, "result", RESULT)
+    assert name(users, {"twins": str(twins.to_pylist()), "result": str(result.to_pylist())}) == {}
+    lengths = Counter(Counter(twins.column("user_idno").to_pylist()).values())
+    assert lengths == {100: analysis.facts["counts"]["users_served"]}
+
+
+def test_the_model_learns_from_them_only_where_that_is_asked_for(copied: Journey) -> None:
+    """They asked to be shown to nobody; whether their data teaches is the operator's to answer for."""
+    bundle = read_manifest(copied.store, "train", copied.first.generation("train"))
+    vectors = copied.tt.vectors().column("user_idno").to_pylist()
+    copied.tt.opt_out(*vectors[:20])
+    asked = QUICK.model_copy(update={"train": QUICK.train.model_copy(update={"learn_from_opted_out": True})})
+    bundles = [read_manifest(copied.store, "train", again(copied, each).generation("train")) for each in (QUICK, asked)]
+    counts = [each.facts["counts"]["training_users"] for each in bundles]
+    assert counts[0] < counts[1] == bundle.facts["counts"]["training_users"]
+
+
+def test_who_opts_in_again_is_back_with_the_next_run(copied: Journey) -> None:
+    """And the day is the day it was: the same lists, found finished."""
+    users = loud(copied)
+    copied.tt.opt_out(*users)
+    copied.tt.opt_in(*users)
+    assert again(copied).generation("deliver") == copied.first.generation("deliver")
+
+
+def test_nothing_is_answered_when_nobody_knows_who_opted_out(copied: Journey, tmp_path: Path) -> None:
+    """Fail closed: a folder that somebody tidied up may have lost names."""
+    copied.store.write_bytes("privacy/opted_out/zz/readme", b"")
+    runner = CliRunner()
+    store = ["--store", copied.store.root]
+    for verb in (["export", "twins", *store, "--to", str(tmp_path / "t.csv")], ["sql", "FROM twins", *store]):
+        done = runner.invoke(app, verb)
+        assert done.exit_code != 0 and "OPT-OUTS-DAMAGED" in str(done.exception)
+    assert not (tmp_path / "t.csv").exists()
+
+
+def test_the_command_line_takes_names_and_files(copied: Journey, tmp_path: Path) -> None:
+    """Requests come one by one, and as lists from another system."""
+    (tmp_path / "ids").write_text("7\n\n골목\n", encoding="utf-8")
+    runner, store = CliRunner(), ["--store", copied.store.root]
+    done = runner.invoke(app, ["opt-out", "42", "--from", str(tmp_path / "ids"), *store, "--json"])
+    assert json.loads(done.stdout) == {"opted_out": 3}
+    assert read_opt_outs(copied.store).of(["42", "7", "골목", "8"]).tolist() == [True, True, True, False]
+    assert runner.invoke(app, ["opt-in", "42", "7", *store]).exit_code == 0
+    assert read_opt_outs(copied.store).of(["42", "7", "골목"]).tolist() == [False, False, True]
+    for wrong, code in ((["opt-out", *store], "NO-USERS"), (["opt-out", "--from", "/nowhere", *store], "USERS-FILE")):
+        assert code in str(runner.invoke(app, wrong).exception)
