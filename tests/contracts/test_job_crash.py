@@ -179,7 +179,8 @@ def points(scene: Scene, operations: frozenset[str] | None) -> list[tuple[str, i
             kind = f"{part} {what}" if part == runs.POINTER else part
             groups["after publication" if published else kind].append((part, seen[part]))
         published |= (what, other) == ("rename", f"{scene.store}/{runs.POINTER}")
-    assert seen.keys() == set(PARTS)
+    carried = scene.template is not None  # on the day after a full training nothing is learnt that needs a checkpoint
+    assert set(PARTS) - seen.keys() <= ({"checkpoints"} if carried else set())
     return [point for group in groups.values() for point in _spread(group)]
 
 
