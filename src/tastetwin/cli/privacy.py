@@ -24,13 +24,10 @@ def opt_out(
 
     Example: `tastetwin opt-out 42 --store store/`
     """
-    from tastetwin.evaluation.stage import clean_reports
-    from tastetwin.privacy.opt_out import opt_out as hide
-    from tastetwin.store import Store
+    from tastetwin.api import TasteTwin
 
-    opened, named = Store.open(store), _named(users, from_)
-    hide(opened, named)
-    clean_reports(opened)
+    named = _named(users, from_)
+    TasteTwin(store).opt_out(*named)
     say({"opted_out": len(named)}, as_json)
 
 
@@ -41,11 +38,10 @@ def opt_in(
 
     Example: `tastetwin opt-in 42 --store store/`
     """
-    from tastetwin.privacy.opt_out import opt_in as show
-    from tastetwin.store import Store
+    from tastetwin.api import TasteTwin
 
     named = _named(users, from_)
-    show(Store.open(store), named)
+    TasteTwin(store).opt_in(*named)
     say({"opted_in": len(named)}, as_json)
 
 

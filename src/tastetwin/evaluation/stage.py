@@ -149,7 +149,7 @@ def _held_out(
 ) -> HeldOut:
     """``ids``: who has a vector; nobody else is judged by, since they have opted out."""
     histories, _ = read_histories(store, features, bundle.settings["min_favors"])
-    histories = histories.select(np.flatnonzero(np.isin(histories.user_ids, ids)))
+    histories = histories.select(_those(histories, ids))
     vocabulary = read_vocabulary(store, bundle.paths("vocabulary")[0])
     aside = set_aside(histories, full_training(bundle).aside_limit, rules.seed)
     mask = choose_holdout(histories, rules, rules.seed) & aside
@@ -181,7 +181,7 @@ def _served(store: Store, features: Manifest, analysis: Manifest) -> tuple[Serve
     everybody, _ = read_histories(store, features, analysis.settings["min_favors"])
     vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
     ids, stored = read_vectors(store, analysis.paths("vectors"))
-    histories = everybody.select(np.flatnonzero(np.isin(everybody.user_ids, ids)))
+    histories = everybody.select(_those(everybody, ids))
     left_out = int(analysis.facts["counts"]["opted_out"])
     if not np.array_equal(ids, histories.user_ids) or everybody.n_users - histories.n_users != left_out:
         found = f"vectors of {len(ids)} users, {everybody.n_users} are eligible, {left_out} had opted out"
@@ -284,6 +284,12 @@ def _sample(n: int, size: int, seed: int) -> npt.NDArray[np.int64]:
 def _positions(values: pa.ChunkedArray, known: pa.Array) -> npt.NDArray[np.int32]:
     found: npt.NDArray[np.int32] = pc.fill_null(pc.index_in(values, value_set=known), len(known)).to_numpy()
     return found
+
+
+def _those(histories: Histories, ids: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
+    """Positions of the given users in the histories."""
+    names, known = (pa.array(each, pa.string()) for each in (histories.user_ids, ids))
+    return np.flatnonzero(pc.is_in(names, value_set=known))
 
 
 def _earlier_lists(store: Store, run: Run, depth: int = 10) -> EarlierLists:
