@@ -152,7 +152,9 @@ def show_lists(learned: Learned, axes: Floats, truth: Planted | None) -> None:
     }
     for name, dial in (("--near", near), ("--far", far)):
         space = dial(learned.vectors, axes)
-        lists[name] = np.stack([closest(space, int(user), DEPTH, AnalyzeConfig()).users[:DEPTH] for user in asking])
+        everybody = np.arange(len(learned.vectors))
+        found_by = [closest(space, int(user), np.delete(everybody, user), DEPTH, AnalyzeConfig()) for user in asking]
+        lists[name] = np.stack([found.users for found in found_by])
     lists["at random"] = np.random.default_rng(2).integers(0, len(learned.vectors), (len(asking), DEPTH))
     known = learned.homes[asking] >= 0
     for name, found in lists.items():

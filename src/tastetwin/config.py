@@ -120,6 +120,29 @@ class AnalyzeConfig(Section):
     seed: int = Field(1, ge=0, description="of samples drawn in analysis")
 
 
+class ListsConfig(Section):
+    """Who is shown to whom. The search goes deeper until a list is full or nobody is left."""
+
+    inactive_days: int | None = Field(
+        None, ge=1, description="users without a favor for more days are shown to nobody; empty = they are"
+    )
+    min_places: int = Field(0, ge=0, description="users with fewer distinct places are shown to nobody")
+    region: Literal["any", "same", "other"] = Field("any", description="of twins: any, or only of the same or another")
+    exposure_cap: float | None = Field(
+        2.0, ge=1, description="lists that one user may be in, relative to the mean; empty = any number"
+    )
+    mutual: bool = Field(False, description="order twins by the worse of both ranks, instead of by score")
+    duplicate_overlap: float = Field(
+        0.9, gt=0, le=1, description="Jaccard overlap of two accounts' places from which they are one person's"
+    )
+    burst_places: int = Field(
+        100, ge=2, description="places on one day, most of all it has, from which an account is shown to nobody"
+    )
+    farm_accounts: int = Field(
+        20, ge=2, description="accounts with hardly more than one place in common from which they count as one"
+    )
+
+
 class EvaluateConfig(Section):
     """Held-out users, baselines, and the gate's thresholds."""
 
@@ -160,6 +183,7 @@ class Config(BaseSettings):
     features: FeaturesConfig = FeaturesConfig()
     train: TrainConfig = TrainConfig()
     analyze: AnalyzeConfig = AnalyzeConfig()
+    lists: ListsConfig = ListsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     deliver: DeliverConfig = DeliverConfig()
 

@@ -10,8 +10,8 @@ from typing import Final, Literal
 
 import pyarrow as pa
 
-Kind = Literal["reviews", "likes", "places"]
-KINDS: Final[tuple[Kind, ...]] = ("reviews", "likes", "places")
+Kind = Literal["reviews", "likes", "places", "follows", "blocks"]
+KINDS: Final[tuple[Kind, ...]] = ("reviews", "likes", "places", "follows", "blocks")
 
 USER: Final = "user_idno"
 PLACE: Final = "place_id"
@@ -28,6 +28,9 @@ REGION: Final = "place_dongcode"
 NAME: Final = "place_name"
 LAT: Final = "place_lat"
 LON: Final = "place_lon"
+OTHER: Final = "other_idno"
+RELATED_AT: Final = "relation_regymdt"
+ENDED: Final = "relation_ended"
 LANDED: Final = "landed_date"
 
 TIME: Final = pa.timestamp("us")
@@ -68,6 +71,17 @@ PLACES: Final = pa.schema(
 )
 """mart.places: one row per place."""
 
+RELATIONS: Final = pa.schema(
+    [
+        pa.field(USER, pa.string(), nullable=False),
+        pa.field(OTHER, pa.string(), nullable=False),
+        pa.field(RELATED_AT, TIME),
+        pa.field(ENDED, pa.bool_()),
+    ]
+)
+"""mart.follows, mart.blocks: one row per user and other user, the last one said; ``relation_ended`` takes it back (who
+unfollows sends the pair again with it). Null counts as false."""
+
 QUARANTINE: Final = pa.schema(
     [
         pa.field("kind", pa.string(), nullable=False),
@@ -81,7 +95,13 @@ QUARANTINE: Final = pa.schema(
 )
 """mart.quarantine: one row per refused line: which file, where in its uncompressed bytes, why."""
 
-MART: Final[dict[Kind, pa.Schema]] = {"reviews": REVIEWS, "likes": LIKES, "places": PLACES}
+MART: Final[dict[Kind, pa.Schema]] = {
+    "reviews": REVIEWS,
+    "likes": LIKES,
+    "places": PLACES,
+    "follows": RELATIONS,
+    "blocks": RELATIONS,
+}
 
 TWINS: Final = pa.schema(
     [

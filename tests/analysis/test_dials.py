@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from tastetwin.analysis.dials import Space, closest, far, near
-from tastetwin.analysis.index import Floats
+from tastetwin.analysis.index import Floats, Ints
 from tastetwin.analysis.parts import fit_parts, unit
 from tastetwin.config import AnalyzeConfig
 from tests.analysis.test_parts import town
@@ -22,6 +22,10 @@ NOBODY: Final = np.empty((0, 24), np.float32)
 
 def as_trained(vectors: Floats, axes: Floats) -> Space:
     return near(vectors, axes[:0])
+
+
+def others(user: int, n: int) -> Ints:
+    return np.flatnonzero(np.arange(n) != user)
 
 
 def alike(found: list[npt.NDArray[Any]], of: npt.NDArray[Any]) -> float:
@@ -36,7 +40,10 @@ def shares() -> dict[str, tuple[float, float]]:
     axes = fit_parts(vectors, homes, 1).axes
     dials: dict[str, Callable[[Floats, Floats], Space]] = {"near": near, "trained": as_trained, "far": far}
     lists = {
-        name: [closest(dial(vectors, axes), user, TEN, AnalyzeConfig()).users for user in range(100)]
+        name: [
+            closest(dial(vectors, axes), user, others(user, len(vectors)), TEN, AnalyzeConfig()).users
+            for user in range(100)
+        ]
         for name, dial in dials.items()
     }
     return {name: (alike(found, homes), alike(found, tastes)) for name, found in lists.items()}
@@ -58,7 +65,7 @@ def test_without_a_home_part_near_and_far_are_the_whole_similarity() -> None:
     vectors, _, _ = town(2, users=50)
     wanted = np.argsort(-(vectors @ vectors[7]), kind="stable")
     for space in (near(vectors, NOBODY), far(vectors, NOBODY)):
-        found = closest(space, 7, 50, PLAIN)
+        found = closest(space, 7, others(7, 50), 50, PLAIN)
         assert found.users.tolist() == [user for user in wanted if user != 7]
         assert np.abs(found.scores - (vectors @ vectors[7])[found.users]).max() < 1e-6
 
@@ -69,7 +76,7 @@ def test_a_list_is_the_best_of_everybody_by_the_score_it_shows() -> None:
     vectors, axes = unit(rng.standard_normal((40, 6))), np.eye(6, dtype=np.float32)[:2]
     homes, tastes = unit(vectors[:, :2]), unit(vectors[:, 2:])
     wanted = {other: tastes[5] @ tastes[other] - max(homes[5] @ homes[other], 0) for other in range(40) if other != 5}
-    found = closest(far(vectors, axes), 5, 40, PLAIN)
+    found = closest(far(vectors, axes), 5, others(5, 40), 40, PLAIN)
     assert found.users.tolist() == sorted(wanted, key=lambda other: -wanted[other])
     assert found.scores.tolist() == pytest.approx(sorted(wanted.values(), reverse=True), abs=1e-6)
     assert (np.diff(found.percentiles) <= 0).all() and 90 < found.percentiles[0] <= 100
@@ -81,9 +88,14 @@ def test_a_hub_comes_later_than_its_similarity_says() -> None:
     vectors = unit(rng.standard_normal((60, 8)) + 0.7)
     hub = np.argmax(vectors @ vectors.mean(axis=0))
     ranks = [
-        np.mean([closest(near(vectors, NOBODY[:, :8]), user, 60, config).users.tolist().index(hub) for user in others])
+        np.mean(
+            [
+                closest(near(vectors, NOBODY[:, :8]), user, others(user, 60), 60, config).users.tolist().index(hub)
+                for user in rest
+            ]
+        )
         for config in (PLAIN, AnalyzeConfig())
-        for others in [[user for user in range(60) if user != hub]]
+        for rest in [[user for user in range(60) if user != hub]]
     ]
     assert ranks[0] < ranks[1]
 
@@ -92,5 +104,12 @@ def test_a_hub_comes_later_than_its_similarity_says() -> None:
 def test_no_more_come_than_are_asked_for_or_there(depth: int) -> None:
     """And never the user."""
     vectors, _, _ = town(5, users=12)
-    found = closest(near(vectors, NOBODY), 3, depth, AnalyzeConfig())
+    found = closest(near(vectors, NOBODY), 3, others(3, 12), depth, AnalyzeConfig())
     assert len(found.users) == min(depth, 11) and 3 not in found.users
+
+
+def test_only_those_are_found_who_may_be() -> None:
+    """However close the others are."""
+    vectors, _, _ = town(6, users=30)
+    found = closest(near(vectors, NOBODY), 3, np.array([1, 8, 20]), 5, AnalyzeConfig())
+    assert sorted(found.users) == [1, 8, 20]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from tastetwin.analysis.evidence import K_ANONYMITY, Visitors
 from tastetwin.analysis.lookup import About, TwinLists, as_json_row, read_visitors, write_visitors
 from tastetwin.analysis.parts import write_axes
+from tastetwin.analysis.standing import EXPOSURE
 from tastetwin.analysis.stored import vectors_table
 from tastetwin.errors import UsageError
 from tastetwin.features.stage import read_place_rows
@@ -196,14 +198,15 @@ def test_near_and_far_refuse_as_twins_does(lists: TwinLists, user: str, code: st
 
 def test_one_person_s_second_account_is_in_no_fresh_list(store: Store) -> None:
     """As in everybody's lists: neither one's own, nor anybody's second."""
-    others = {name: files for name, files in handmade.features(store).tables.items() if name != "history"}
-    rows = [{**row, "places": list(range(2, 8))} for row in handmade.history().to_pylist()]
-    rows[3]["places"] = [2, 3, 4]  # dot
-    history = handmade.bucketed(pa.Table.from_pylist(rows, HISTORY))
-    facts = {"buckets": handmade.BUCKETS}
-    handmade.generation(store, "features", "f", {"history": history}, keeps=others, facts=facts)
-    handmade.analysis(store)
+    handmade.features(store)
+    made = handmade.analysis(store)
+    second = [(user, 0, "same_person", "ann") for user in ("bob", "gus", "hal")]
+    exposure = pa.Table.from_pylist(
+        [dict(zip(EXPOSURE.names, row, strict=True)) for row in [("ann", 3, None, None), *second]], schema=EXPOSURE
+    )
+    tables = {**made.tables, "exposure": [put_table(store, "analysis/a/exposure.parquet", exposure)]}
     lists = TwinLists(store, handmade.run_of(store, {"features": "f", "analyze": "a"}))
+    lists.analysis = dataclasses.replace(made, tables=tables)
     assert [twin.twin_idno for twin in lists.near("bob", 9)] == ["dot"]
     assert [twin.twin_idno for twin in lists.near("dot", 9)] == ["ann"]
 

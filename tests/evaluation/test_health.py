@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Literal
+
 import numpy as np
 import pytest
 
@@ -19,6 +22,7 @@ from tastetwin.evaluation.health import (
 )
 from tests.evaluation.planted import make_histories, model_run, nearest, unit, world
 
+CODES = np.array(["home", "away"], object)
 CHAIN = np.array([[1, 2], [0, -1], [0, 1], [-1, -1]], np.int32)
 """0 shows 1 and 2, 1 shows 0, 2 shows 0 and 1, 3 has no list and is shown to nobody."""
 
@@ -111,3 +115,17 @@ def test_agreement_and_overlap_tell_true_lists_from_shuffled_ones() -> None:
     assert abs(shuffled.agreement) < 0.1
     assert np.mean(exact.overlap_twins) > 2 * np.mean(exact.overlap_random)
     assert np.mean(shuffled.overlap_twins) < 1.2 * np.mean(shuffled.overlap_random)
+
+
+@pytest.mark.parametrize(("among", "wanted"), [("any", 0.0), ("other", 1.0)])
+def test_agreement_looks_at_those_whom_the_rule_lets_in(among: Literal["any", "other"], wanted: float) -> None:
+    """Everybody has a double at home and a friend elsewhere: the friend is the nearest who may be shown."""
+    rng = np.random.default_rng(1)
+    place = unit(rng.standard_normal((50, 8)))
+    vectors = unit(np.concatenate([place, place + 1e-3, place + 0.2 * unit(rng.standard_normal((50, 8)))]))
+    regions = np.repeat([0, 0, 1], 50).astype(np.int32)
+    elsewhere = np.arange(100, 150, dtype=np.int32)
+    twins = np.concatenate([elsewhere, elsewhere, np.arange(50, dtype=np.int32)])[:, None]
+    served = dataclasses.replace(_served(150), regions=regions, vectors=vectors, among=among, region_codes=CODES)
+    agreement = list_health(served, twins, None, seed=0).agreement
+    assert (agreement > 0.99) == (wanted == 1.0)

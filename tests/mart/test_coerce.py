@@ -11,7 +11,7 @@ import pytest
 from tastetwin import schema
 from tastetwin.config import CollectConfig, MartConfig
 from tastetwin.errors import UsageError
-from tastetwin.mart.coerce import REQUIRED, TABLE, Unusable, codes, coerce_record, latitude, moment, rating
+from tastetwin.mart.coerce import REQUIRED, TABLE, Unusable, codes, coerce_record, flag, latitude, moment, rating
 from tastetwin.mart.rules import GateRules
 
 DAY = date(2020, 1, 1)
@@ -129,3 +129,25 @@ def test_impossible_rules_name_their_setting(mart: dict[str, Any], zone: str, pl
     """A typo in the configuration must not reach the workers."""
     with pytest.raises(UsageError, match=place):
         rules(zone, **mart)
+
+
+FLAGS: list[tuple[object, bool]] = [
+    *((value, True) for value in (True, 1, 1.0, "1", "true", "YES", " y ", "T")),
+    *((value, False) for value in (False, 0, -0.0, "0", "False", "no", "N", "f")),
+]
+
+
+@pytest.mark.parametrize(("value", "meant"), FLAGS)
+def test_a_flag_is_read_however_it_is_written(value: object, meant: bool) -> None:
+    """By the exporter's word for it, not ours."""
+    assert flag(value, rules(), []) is meant
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(2, "out_of_range"), ("", "missing"), ("null", "missing"), ("maybe", "unparsable"), ([], "type")],
+)
+def test_a_flag_that_says_neither_is_unusable(value: object, reason: str) -> None:
+    """Null, not false by chance."""
+    with pytest.raises(Unusable, match=reason):
+        flag(value, rules(), [])

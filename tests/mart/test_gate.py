@@ -241,6 +241,11 @@ SEEDS: dict[Kind, list[dict[str, Any]]] = {
         },
         {"place_id": 3, "place_category_code_list": [], "place_dongcode": 11680, "place_lat": 1, "place_lon": -0.0},
     ],
+    "follows": [
+        {"user_idno": "u", "other_idno": 9, "relation_regymdt": "2013-02-28T01:02:03", "relation_ended": True},
+        {"user_idno": "u", "other_idno": "v", "relation_ended": None},
+    ],
+    "blocks": [{"user_idno": 1, "other_idno": 2, "relation_ended": False}],
 }
 VALUES: list[Any] = [
     None, True, False, 0, -0.0, 1, 5, 5.1, -1, 1e300, 2**53, 2**63, 10**30, "", " ", "u", " u", "u ", "null",

@@ -77,6 +77,7 @@ optional = {
     "like_displayid": few([None, "d"]), "like_contentsid": few(["p", "q"]), "place_id": few(["p", "q"]),
     "place_category_code_list": few([None, [], [1], [2, 10], [2, 9]]), "place_dongcode": few([None, "a"]),
     "place_name": few([None, "n"]), "place_lat": few([None, -1.5]), "place_lon": few([None, 2.0]),
+    "other_idno": few(["v", "w"]), "relation_regymdt": few([None, 0, 7]), "relation_ended": few([None, False, True]),
     "landed_date": st.just("2026-06-01"),
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tastetwin.errors import StoreError, UsageError
-from tastetwin.schema import KINDS, Kind
+from tastetwin.schema import Kind
 from tastetwin.sources.synthetic import DIRT, TownConfig, TownReport, write_day, write_town
 from tastetwin.sources.synthetic_text import PartWriter, digits, times
 from tastetwin.sources.synthetic_world import BLOCK_USERS, Choices, World
@@ -87,7 +87,7 @@ def events(folder: Path) -> Iterator[tuple[str, str]]:
             yield record["user_idno"], record[PLACE_OF[kind]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DIRT)
 def test_dirt_report_counts_what_a_slow_reader_finds(dirty: TownReport, kind: Kind) -> None:
     """Tests of the line gate take these counts as the truth."""
     told = json.loads((dirty.truth / "dirt.json").read_text())[kind]
@@ -106,7 +106,7 @@ def test_dirt_report_counts_what_a_slow_reader_finds(dirty: TownReport, kind: Ki
     assert told == asdict(dirty.kinds[kind])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DIRT)
 def test_each_kind_of_dirt_is_counted_by_its_trace(dirty: TownReport, clean: TownReport, kind: Kind) -> None:
     """A sum may be right although two counts are wrong; these traces are unmistakable."""
     told, data = dirty.kinds[kind].dirt, content(dirty.folder, kind)
@@ -138,7 +138,7 @@ def test_every_kind_of_dirt_occurs_and_its_share_is_as_stated(dirty: TownReport)
 
 def test_dirt_leaves_the_other_lines_as_they_were(dirty: TownReport, clean: TownReport) -> None:
     """Runs with and without dirt can be compared: the same events lie beneath."""
-    for kind in KINDS:
+    for kind in DIRT:
         before = Counter(content(clean.folder, kind).splitlines())
         after = Counter(content(dirty.folder, kind).splitlines())
         kept = sum((before & after).values())
@@ -167,7 +167,7 @@ def test_a_town_without_dirt_has_only_clean_lines(clean: TownReport) -> None:
 
 def test_folder_holds_the_three_kinds_and_nothing_else(dirty: TownReport) -> None:
     """The truth must not lie where a source could be read from."""
-    assert sorted(path.name for path in dirty.folder.iterdir()) == [f"{kind}-00000.jsonl" for kind in sorted(KINDS)]
+    assert sorted(path.name for path in dirty.folder.iterdir()) == [f"{kind}-00000.jsonl" for kind in sorted(DIRT)]
     assert sorted(path.name for path in dirty.truth.iterdir()) == ["dirt.json", "places.parquet", "users.parquet"]
     assert dirty.truth.parent == dirty.folder.parent
     assert len(list(dirty.folder.parent.iterdir())) == 2
@@ -187,7 +187,7 @@ def test_parts_are_bounded_and_cut_between_lines(dirty: TownReport, tmp_path: Pa
     parts = list(report.folder.glob("*.jsonl"))
     assert len(parts) > 20
     assert all(0 < path.stat().st_size <= 50_000 and path.read_bytes().endswith(b"\n") for path in parts)
-    assert all(content(report.folder, kind) == content(dirty.folder, kind) for kind in KINDS)
+    assert all(content(report.folder, kind) == content(dirty.folder, kind) for kind in DIRT)
 
 
 @settings(max_examples=50)

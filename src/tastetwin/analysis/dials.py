@@ -64,19 +64,19 @@ class Found:
     """[m] per cent of random pairs that are no closer."""
 
 
-def closest(space: Space, user: int, depth: int, config: AnalyzeConfig) -> Found:
+def closest(space: Space, user: int, among: Ints, depth: int, config: AnalyzeConfig) -> Found:
     """The ``depth`` closest users, chosen by similarity and then ordered by score.
 
     Args:
         space: what close means.
         user: position of the one who asks.
+        among: positions of those who may be shown to them, ascending.
         depth: how many.
         config: ``csls_neighbours`` and ``seed`` are used.
     """
     n = len(space.looked_at)
-    everyone = np.flatnonzero(np.arange(n) != user)
-    similarities = space.similarities(everyone, np.array([user]))
-    chosen = np.sort(everyone[np.argsort(-similarities, kind="stable")[:depth]])
+    similarities = space.similarities(among, np.array([user]))
+    chosen = np.sort(among[np.argsort(-similarities, kind="stable")[:depth]])
     bank = np.sort(np.random.default_rng(config.seed).permutation(n)[:BANK])
     asked = np.union1d(np.append(chosen, user), bank)
     crowd = np.zeros(n, np.float32)

@@ -14,20 +14,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tastetwin.analysis.dials import Space, closest, far, near
-from tastetwin.analysis.duplicates import duplicate_labels
 from tastetwin.analysis.evidence import Evidence, EvidenceRules, Explainer, Visitors
 from tastetwin.analysis.index import SLACK, Floats, Ints
 from tastetwin.analysis.parts import Split, read_axes
+from tastetwin.analysis.standing import EXPOSURE
 from tastetwin.analysis.stored import read_vectors
 from tastetwin.config import AnalyzeConfig
 from tastetwin.errors import UsageError
 from tastetwin.features.histories import Vocabulary
-from tastetwin.features.taste import HISTORY, from_arrow
+from tastetwin.features.stage import NOT_SHOWN
+from tastetwin.features.taste import HISTORY
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.generations import FileEntry, Manifest, read_manifest
 from tastetwin.privacy.opt_out import is_opted_out
 from tastetwin.runs import Run
-from tastetwin.schema import NAME, PLACE, PLACES, TWINS, USER
+from tastetwin.schema import NAME, OTHER, PLACE, PLACES, TWINS, USER
 from tastetwin.store import Store
 from tastetwin.tables import bucket_name, bucket_of, put_table, read_files, read_table
 
@@ -141,22 +142,24 @@ class TwinLists:
     def _search(self, user: str, k: int, space_of: Callable[[Floats, Floats], Space]) -> list[Twin]:
         mine = self._usable_history(user)
         ids, vectors, axes = self._space
-        if len(ids) == 1:
-            raise self._no_twins(user)
         me = int(np.searchsorted(ids, user))
+        among = self._may_be_shown_to(user, ids)
+        if not len(among):
+            raise self._no_twins(user)
         neighbours = int(self.analysis.settings["analyze"].get("csls_neighbours", AnalyzeConfig().csls_neighbours))
         config = AnalyzeConfig(csls_neighbours=neighbours)
-        found = closest(space_of(vectors, axes), me, 2 * k + SLACK, config)
-        kept, theirs = self._no_account_twice(user, [str(each) for each in ids[found.users]])
-        if not len(kept):
+        found = closest(space_of(vectors, axes), me, among, 2 * k + SLACK, config)
+        names = [str(each) for each in ids[found.users]]
+        shown = (place for place, each in enumerate(names) if not is_opted_out(self.store, each))
+        kept = list(itertools.islice(shown, k))
+        if not kept:
             raise self._no_twins(user)
-        kept = kept[:k]
         at = found.users[kept]
         taste, home = Split.of(vectors, axes).parts(np.array([me]), at[None])
         numbers = (found.scores[kept], found.percentiles[kept], taste[0], home[0])
         columns = (range(1, len(kept) + 1), ids[at].tolist(), *(number.tolist() for number in numbers))
         rows = [dict(zip(TWINS.names[1:], row, strict=True)) for row in zip(*columns, strict=True)]
-        return self._explained(rows, mine, theirs)
+        return self._explained(rows, mine, self._histories([row["twin_idno"] for row in rows]))
 
     def _explained(
         self, rows: list[dict[str, Any]], mine: npt.NDArray[np.int32], theirs: Mapping[str, npt.NDArray[np.int32]]
@@ -168,17 +171,14 @@ class TwinLists:
             for row in rows
         ]
 
-    def _no_account_twice(self, user: str, others: list[str]) -> tuple[Ints, dict[str, npt.NDArray[np.int32]]]:
-        """Which of ``others`` may be shown, in their order, and everybody's places; see ``duplicate_labels``."""
-        table = self._rows(self.features, "history", HISTORY, [user, *others]).sort_by(USER)
-        histories = from_arrow(table)
-        labels = dict(zip(histories.user_ids, duplicate_labels(histories, self._vocabulary), strict=True))
-        shown = [at for at, other in enumerate(others) if not is_opted_out(self.store, other)]
-        first = {labels[user]: user}
-        for other in sorted(others[at] for at in shown):
-            first.setdefault(labels[other], other)
-        kept = np.array([at for at in shown if first[labels[others[at]]] == others[at]], np.int64)
-        return kept, dict(zip(histories.user_ids, np.split(histories.places, histories.offsets[1:-1]), strict=True))
+    def _may_be_shown_to(self, user: str, ids: npt.NDArray[np.object_]) -> Ints:
+        """Positions in ``ids`` [n], ascending, of those whom the run's rules let into a user's list."""
+        exposure = read_table(self.store, self.analysis, "exposure", EXPOSURE)
+        hidden = exposure.filter(pc.is_valid(exposure.column("hidden")))
+        instead = hidden.filter(pc.equal(hidden.column(USER), user)).column("instead_idno")
+        not_shown = self._rows(self.features, "not_shown", NOT_SHOWN, [user]).column(OTHER)
+        left_out = [*hidden.column(USER).to_pylist(), *instead.to_pylist(), *not_shown.to_pylist(), user]
+        return np.flatnonzero(~np.isin(ids, np.array(left_out, object)))
 
     def about(self, user: str) -> About:
         """What the run knows of a user.

@@ -56,8 +56,9 @@ def search_all(
     config: AnalyzeConfig,
     block: int = BLOCK,
     progress: Progress = silent,
+    queries: Ints | None = None,
 ) -> Lists:
-    """Everybody's k closest members of another label.
+    """The k closest members of another label of everybody, or of the given queries.
 
     Args:
         users: everybody.
@@ -67,22 +68,24 @@ def search_all(
         config: ``recall`` and ``seed`` are used.
         block: queries at a time.
         progress: told of queries done.
+        queries: positions of those whose lists are wanted, in the order of the lists; None = everybody.
     """
+    asked = np.arange(len(users.labels)) if queries is None else queries
     shown = Shown(users.vectors[members], bias, users.labels[members])
     exact, probes, recall = ExactIndex(shown), 0, 1.0
     search: Callable[[Floats, Ints, int], tuple[Floats, Ints]] = exact.top_k
-    order = np.arange(len(users.labels))
+    order = np.arange(len(asked))
     if users.cells is not None and len(members):
         index = CellIndex(shown, users.cells, members)
-        probes, recall = _choose_probes(index, exact, users, k, config)
+        probes, recall = _choose_probes(index, exact, users, asked, k, config)
         search = functools.partial(look_into_cells, index, probes=probes)
-        order = np.argsort(users.cells.home, kind="stable")  # near queries look into the same cells
+        order = np.argsort(users.cells.home[asked], kind="stable")  # near queries look into the same cells
     found, scores = np.full((len(order), k), -1, np.int32), np.full((len(order), k), -np.inf, np.float32)
     names = np.append(members, -1).astype(np.int32)
     parts = [order[start : start + block] for start in range(0, len(order), block)]
     done = 0
     with side_by_side() as pool:
-        tasks = pool.map(lambda part: search(users.vectors[part], users.labels[part], k), parts)
+        tasks = pool.map(lambda part: search(users.vectors[asked[part]], users.labels[asked[part]], k), parts)
         for part, (best, at) in zip(parts, tasks, strict=True):
             scores[part], found[part] = best, names[at]
             done += len(part)
@@ -91,9 +94,9 @@ def search_all(
 
 
 def _choose_probes(
-    index: CellIndex, exact: ExactIndex, users: Users, k: int, config: AnalyzeConfig
+    index: CellIndex, exact: ExactIndex, users: Users, asked: Ints, k: int, config: AnalyzeConfig
 ) -> tuple[int, float]:
-    drawn = np.random.default_rng(config.seed).permutation(len(users.labels))[:_TUNING_QUERIES]
+    drawn = np.random.default_rng(config.seed).permutation(asked)[:_TUNING_QUERIES]
     queries = np.ascontiguousarray(users.vectors[drawn])
     _, truth = exact.top_k(queries, users.labels[drawn], k)
     return index.probes_needed(queries, truth, config.recall)

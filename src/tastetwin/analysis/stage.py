@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from datetime import date
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from tastetwin.analysis.duplicates import duplicate_labels
 from tastetwin.analysis.encode import check_vectors, encode_table
 from tastetwin.analysis.evidence import count_visitors
-from tastetwin.analysis.index import Floats
+from tastetwin.analysis.index import Floats, Ints
 from tastetwin.analysis.lookup import write_visitors
+from tastetwin.analysis.pairs import PairRules
 from tastetwin.analysis.parts import Split, fit_parts, read_axes, reweighted, write_axes
+from tastetwin.analysis.standing import exposure_table, standing
 from tastetwin.analysis.stored import read_vectors
 from tastetwin.analysis.twins import Twins, find_twins
 from tastetwin.config import Config
@@ -22,15 +26,15 @@ from tastetwin.engine import Engine
 from tastetwin.errors import StoreError
 from tastetwin.features.histories import Vocabulary
 from tastetwin.features.home import home_regions
-from tastetwin.features.stage import read_histories
+from tastetwin.features.stage import NOT_SHOWN, read_histories
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.generations import FileEntry, Made, Manifest, Plan, make, verify
 from tastetwin.model.files import model_file
 from tastetwin.privacy.opt_out import OptOuts, read_opt_outs
 from tastetwin.progress import Progress, silent
-from tastetwin.schema import TWINS
+from tastetwin.schema import OTHER, TWINS, USER
 from tastetwin.store import Store
-from tastetwin.tables import bucket_name, bucket_of, map_files, put_table
+from tastetwin.tables import bucket_name, bucket_of, map_files, put_table, read_table
 
 _USERS_AT_A_TIME: Final = 50_000
 
@@ -52,7 +56,7 @@ def analyze_users(
         store: holds everything.
         features: the day's histories.
         bundle: the model; its files are checked against their hashes first.
-        config: sections ``analyze`` and ``features.min_favors`` are used.
+        config: sections ``analyze``, ``lists`` and ``features.min_favors`` are used.
         again: make it once more even if it is finished.
         progress: told users searched.
 
@@ -63,6 +67,7 @@ def analyze_users(
     opt_outs = read_opt_outs(store)
     settings = {
         "analyze": config.analyze.model_dump(mode="json"),
+        "lists": config.lists.model_dump(mode="json"),
         "min_favors": config.features.min_favors,
         "opted_out": opt_outs.digest(),
     }
@@ -94,19 +99,35 @@ def _write(
         raise StoreError("ENGINE-LOST-ROWS", place=folder, rule="every eligible user has a vector", fix="run it again")
     check_vectors(vectors, ids, folder)  # as they were stored: a worker's own check says nothing of what became of them
     buckets = int(features.facts["buckets"])  # those of the histories, so that one user's rows go together
-    parts = fit_parts(vectors, home_regions(histories, vocabulary), config.analyze.seed)
+    homes = home_regions(histories, vocabulary)
+    parts = fit_parts(vectors, homes, config.analyze.seed)
     looked_at = reweighted(vectors, parts.axes, config.analyze.home_weight)
-    twins = find_twins(looked_at, config.analyze, duplicate_labels(histories, vocabulary), progress=progress)
+    found = standing(histories, vocabulary, config.lists, date.fromisoformat(features.logical_date))
+    rules = PairRules(_not_shown(store, features, ids), config.lists.region, homes)
+    twins = find_twins(
+        looked_at,
+        config.analyze,
+        found.labels,
+        found.may_be_shown,
+        progress,
+        rules=rules,
+        lists=config.lists,
+    )
+    there = twins.neighbours[twins.neighbours >= 0]
+    exposure = exposure_table(ids, found, np.bincount(there, minlength=len(ids)))
     tables = {
         "vectors": vectors_written,
         "twins": _write_twins(store, ids, twins, Split.of(vectors, parts.axes), buckets, f"{folder}/twins"),
         **write_axes(store, folder, parts.axes),
+        "exposure": [put_table(store, f"{folder}/exposure.parquet", exposure)],
         "visitors": [write_visitors(store, f"{folder}/visitors.parquet", count_visitors(histories, vocabulary))],
     }
     facts = {
         "counts": {
             "users_served": int((twins.neighbours >= 0).any(axis=1).sum()),
             "opted_out": everybody.n_users - histories.n_users,
+            **{f"hidden.{reason}": count for reason, count in _counted(exposure.column("hidden").drop_null())},
+            "short_lists": twins.facts.short,
         },
         "buckets": buckets,
         "search": twins.facts.to_json(),
@@ -114,6 +135,21 @@ def _write(
         "parts": parts.to_json(),
     }
     return tables, facts
+
+
+def _counted(values: pa.ChunkedArray) -> Iterator[tuple[str, int]]:
+    """Each distinct value and how often it is there."""
+    return ((each["values"], each["counts"]) for each in pc.value_counts(values).to_pylist())
+
+
+def _not_shown(store: Store, features: Manifest, ids: npt.NDArray[np.object_]) -> Ints:
+    """``PairRules.not_shown`` of the users that are analysed."""
+    pairs = read_table(store, features, "not_shown", NOT_SHOWN)
+    known = pa.array(ids, pa.string())
+    users, others = (pc.index_in(pairs.column(name), value_set=known).combine_chunks() for name in (USER, OTHER))
+    both = pc.and_(pc.is_valid(users), pc.is_valid(others))
+    mine, theirs = (each.filter(both).to_numpy().astype(np.int64) for each in (users, others))
+    return np.unique(mine * len(ids) + theirs)
 
 
 def _common_vocabulary(store: Store, features: Manifest, bundle: Manifest) -> Vocabulary:

@@ -1,20 +1,24 @@
-"""Every user's twin list: the K closest users who may be shown, closest first."""
+"""Every user's twin list: the K closest users who may be shown to them, closest first."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from tastetwin.analysis.cells import Cells
+from tastetwin.analysis.fill import fill_lists
 from tastetwin.analysis.hubness import density, draw_bank
 from tastetwin.analysis.index import Floats, Ints
+from tastetwin.analysis.pairs import PairRules, no_rules
 from tastetwin.analysis.scale import ScoreScale, random_pair_scores
-from tastetwin.analysis.search import BLOCK, Users, search_all
-from tastetwin.config import AnalyzeConfig
+from tastetwin.analysis.search import BLOCK, Users
+from tastetwin.config import AnalyzeConfig, ListsConfig
 from tastetwin.progress import Progress, silent
+
+NO_CAP: Final = ListsConfig(exposure_cap=None)
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,13 @@ class SearchFacts:
     shown: int
     """Users who may appear in lists."""
     hidden_duplicates: int
-    """Users who have a list but appear in nobody's, because an earlier account has the same places."""
+    """Users who have a list but appear in nobody's, because an earlier account is the same person's."""
+    searches: int
+    """Searches until lists were full; each after the first was deeper, for those whose lists were still short."""
+    short: int
+    """Users whose list is shorter than k: nobody is left who may be shown to them and is in few enough lists."""
+    max_exposure: int | None
+    """In how many lists anybody may be; None = in any number."""
 
     def to_json(self) -> dict[str, Any]:
         """Small JSON."""
@@ -61,6 +71,9 @@ def find_twins(
     may_be_shown: npt.NDArray[np.bool_] | None = None,
     progress: Progress = silent,
     block: int = BLOCK,
+    *,
+    rules: PairRules | None = None,
+    lists: ListsConfig = NO_CAP,
 ) -> Twins:
     """The twins of every user.
 
@@ -69,9 +82,11 @@ def find_twins(
         config: k, exact or approximate search, hubness correction, seed.
         labels: [n_users] see ``duplicates.duplicate_labels``: users of one label are never shown to each other, and
             only the first of them who may be shown is shown to others. None: everybody has their own.
-        may_be_shown: [n_users] False for users who may be in nobody's list (opted out). None: all may.
+        may_be_shown: [n_users] False for users who may be in nobody's list. None: all may.
         progress: told of users done.
         block: queries at a time.
+        rules: who may be shown to whom. None: everybody to everybody.
+        lists: ``exposure_cap`` and ``mutual`` are used.
     """
     vectors = np.ascontiguousarray(vectors, np.float32)
     n = len(vectors)
@@ -81,13 +96,28 @@ def find_twins(
     cells = None if n * len(members) <= config.exact_below**2 else Cells.fit(vectors, members, config.seed)
     users = Users(vectors, labels, cells)
     densities = density(users, draw_bank(members, config.csls_bank, config.seed), config)
-    lists = search_all(users, members, densities[members] / np.float32(2), config.k, config, block, progress)
-    return Twins(
-        lists.neighbours,
-        lists.scores - densities[:, None] / np.float32(2),
-        _scale(vectors, densities, config.seed),
-        SearchFacts(cells.size if cells else 0, lists.probes, lists.recall, len(members), len(allowed) - len(members)),
+    cap = max_exposure(lists.exposure_cap, config.k, n, len(members))
+    room = np.full(n, n if cap is None else cap, np.int64)
+    rules = rules or no_rules(n)
+    filled = fill_lists(
+        users, members, densities, room, rules, config, mutual=lists.mutual, block=block, progress=progress
     )
+    facts = SearchFacts(
+        cells=cells.size if cells else 0,
+        probes=filled.first.probes,
+        recall=filled.first.recall,
+        shown=len(members),
+        hidden_duplicates=len(allowed) - len(members),
+        searches=filled.searches,
+        short=int((filled.neighbours[:, -1] < 0).sum()),
+        max_exposure=cap,
+    )
+    return Twins(filled.neighbours, filled.scores, _scale(vectors, densities, config.seed), facts)
+
+
+def max_exposure(cap: float | None, k: int, users: int, shown: int) -> int | None:
+    """In how many lists anybody may be: ``cap`` times the mean of those who may be shown; None = in any number."""
+    return None if cap is None else int(np.ceil(cap * k * users / max(shown, 1)))
 
 
 def _first_of_each(labels: Ints, allowed: Ints) -> Ints:

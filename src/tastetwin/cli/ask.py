@@ -92,7 +92,7 @@ def export(
 
 def sql(
     statement: Annotated[
-        str, typer.Argument(help="DuckDB SQL over result, twins, user_favor, place, quarantine, runs")
+        str, typer.Argument(help="DuckDB SQL over result, twins, exposure, user_favor, place, quarantine, runs")
     ],
     store: StoreOption,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,

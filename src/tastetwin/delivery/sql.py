@@ -12,6 +12,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.dataset as pads
 
+from tastetwin.analysis.standing import EXPOSURE
 from tastetwin.errors import UsageError
 from tastetwin.features.user_favor import USER_FAVOR
 from tastetwin.generations import Manifest, Stage, read_manifest
@@ -23,6 +24,7 @@ from tastetwin.store import Store
 VIEWS: Final[dict[str, tuple[Stage, pa.Schema]]] = {
     "result": ("deliver", RESULT),
     "twins": ("analyze", TWINS),
+    "exposure": ("analyze", EXPOSURE),
     "user_favor": ("features", USER_FAVOR),
     "place": ("features", PLACES),
     "quarantine": ("mart", QUARANTINE),
@@ -84,6 +86,7 @@ _NAME: Final = f"left(sha256({{}}), {NAME_LENGTH})"
 _WITHOUT: Final[dict[str, Shown]] = {
     "result": _shown_results,
     "twins": _shown(USER, "twin_idno"),
+    "exposure": _shown(USER, f"coalesce(instead_idno, {USER})"),
     "user_favor": _shown(USER),
 }
 """What is left of the views that speak of users. Their tables have no name of their own in the session."""

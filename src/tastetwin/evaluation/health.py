@@ -6,7 +6,7 @@ A twin table is int32 [n_users, k]: row u holds the positions of u's twins, the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,8 @@ class ServedUsers:
     """[n_regions] the source's code of each region index."""
     vectors: FloatMatrix
     """[n_users, d] unit rows."""
+    among: Literal["any", "same", "other"] = "any"
+    """Whose lists the rules let whom into, by home region (``lists.region``)."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def list_health(users: ServedUsers, twins: TwinTable, earlier: EarlierLists | No
         skewness=skewness(shown),
         top_share=_top_share(shown, twins.shape[1]),
         reciprocity=reciprocity(twins, sample),
-        agreement=_agreement(users.vectors, twins, sample, seed),
+        agreement=_agreement(users, twins, sample, seed),
         overlap_twins=overlap_twins,
         overlap_random=overlap_random,
         stability=None if earlier is None else stability(users.histories.user_ids, twins, earlier, seed),
@@ -213,15 +215,17 @@ def _mean_pair_cosine(vectors: npt.NDArray[np.float64]) -> float:
     return float(((vectors.sum(axis=0) ** 2).sum() - squares) / max(squares * (n - 1), 1e-12))
 
 
-def _agreement(vectors: FloatMatrix, twins: TwinTable, sample: npt.NDArray[np.int64], seed: int) -> float:
+def _agreement(users: ServedUsers, twins: TwinTable, sample: npt.NDArray[np.int64], seed: int) -> float:
     """How far the first ten go from random (0) to the ten nearest by cosine (1): their mean cosine between those two.
 
-    A list made from other vectors than these (swapped index, shuffled rows) comes out near 0; CSLS lists near .9.
+    Random and nearest among those whom the region rule lets in. A list made from other vectors than these (swapped
+    index, shuffled rows) comes out near 0; CSLS lists near .9.
     """
+    vectors = users.vectors
     listed, best, average = [], [], []
     for user in _sample_few(sample, seed):
         mine = _inside(twins[user, :AGREEMENT_DEPTH], len(twins))
-        cosine = np.delete(vectors @ vectors[user], user)
+        cosine = (vectors @ vectors[user])[_may_meet(users, user)]
         if len(mine) == 0 or len(cosine) == 0:
             continue
         listed.append(float((vectors[mine] @ vectors[user]).mean()))
@@ -229,6 +233,14 @@ def _agreement(vectors: FloatMatrix, twins: TwinTable, sample: npt.NDArray[np.in
         average.append(float(cosine.mean()))
     gap = np.sum(best) - np.sum(average)
     return float((np.sum(listed) - np.sum(average)) / gap) if gap > 1e-9 else 1.0
+
+
+def _may_meet(users: ServedUsers, user: np.integer) -> npt.NDArray[np.bool_]:
+    """[n_users] whom the region rule lets into a user's list."""
+    mine = users.regions[user]
+    alike = users.regions == mine
+    found = alike if users.among == "same" else ~alike if users.among == "other" and mine >= 0 else np.ones_like(alike)
+    return np.asarray(found & (np.arange(len(found)) != user))
 
 
 def _sample_few(users: npt.NDArray[np.int64], seed: int, size: int = 200) -> npt.NDArray[np.int64]:

@@ -187,7 +187,9 @@ def _served(store: Store, features: Manifest, analysis: Manifest) -> tuple[Serve
         found = f"vectors of {len(ids)} users, {everybody.n_users} are eligible, {left_out} had opted out"
         raise _other_users(store, analysis, found)
     looked_at = list_vectors(store, analysis, stored)
-    return ServedUsers(histories, home_regions(histories, vocabulary), vocabulary.region_codes, looked_at), stored
+    homes, rules = home_regions(histories, vocabulary), analysis.settings.get("lists", {})
+    among = rules.get("region", "any")  # runs made before there were rules
+    return ServedUsers(histories, homes, vocabulary.region_codes, looked_at, among), stored
 
 
 def _other_users(store: Store, analysis: Manifest, found: str) -> StoreError:

@@ -26,7 +26,7 @@ from tastetwin.features.vocabulary import (
 from tastetwin.generations import FileEntry, Made, Manifest, Plan, make
 from tastetwin.mart.merge import LAYOUTS
 from tastetwin.progress import Progress, silent
-from tastetwin.schema import CATEGORIES, LIKE_CONTENTS, PLACE, PLACES, REGION, REVIEW_PLACE, USER
+from tastetwin.schema import CATEGORIES, ENDED, LIKE_CONTENTS, OTHER, PLACE, PLACES, REGION, REVIEW_PLACE, USER
 from tastetwin.store import Store
 from tastetwin.tables import Layout, map_files, put_table, read_files, read_table, write_frame
 
@@ -41,6 +41,13 @@ PLACE_ROWS: Final = pa.schema(
     ]
 )
 """place_row: one row per place known or favored: the vocabulary row it is read as, and its distinct visitors."""
+
+
+NOT_SHOWN: Final = pa.schema(
+    [pa.field(USER, pa.string(), nullable=False), pa.field(OTHER, pa.string(), nullable=False)]
+)
+"""not_shown: one row per user and other user who is not to be in the user's list: followed already, or one of the two
+has blocked the other."""
 
 
 def build_features(
@@ -85,6 +92,7 @@ def _write(
     tables = {
         "user_favor": write_user_favor(engine, store, mart, config, f"{folder}/user_favor"),
         "place": _write_places(engine, store, mart, f"{folder}/place"),
+        "not_shown": _write_not_shown(engine, store, mart, f"{folder}/not_shown"),
     }
     favored = [entry.path for entry in tables["user_favor"]]
     old = read_vocabulary(store, previous.paths("vocabulary")[0]) if previous else empty_vocabulary()
@@ -122,6 +130,21 @@ def write_user_favor(
 
 def _write_places(engine: Engine, store: Store, mart: Manifest, folder: str) -> list[FileEntry]:
     return write_frame(engine, _mart_table(engine, store, mart, "places"), store, folder, Layout(PLACES, (PLACE,)))
+
+
+def _write_not_shown(engine: Engine, store: Store, mart: Manifest, folder: str) -> list[FileEntry]:
+    from pyspark.sql import functions as F
+
+    inputs = [*mart.paths("follows"), *mart.paths("blocks")]
+    if not inputs:
+        return []
+    follows, blocks = (
+        _mart_table(engine, store, mart, kind).where(~F.coalesce(F.col(ENDED), F.lit(False)))
+        for kind in ("follows", "blocks")
+    )
+    turned = blocks.select(F.col(OTHER).alias(USER), F.col(USER).alias(OTHER))
+    pairs = follows.select(USER, OTHER).unionByName(blocks.select(USER, OTHER)).unionByName(turned)
+    return write_frame(engine, pairs, store, folder, Layout(NOT_SHOWN, (USER, OTHER), (USER, OTHER)), inputs)
 
 
 def _write_vocabulary(

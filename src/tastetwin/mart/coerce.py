@@ -242,6 +242,40 @@ def _code(value: object) -> int:
     return _integral(int(word))
 
 
+def flag(value: object, rules: GateRules, changes: list[Change]) -> bool:
+    """True or false, also written 1 and 0, or as one of ``FLAGS`` in any case.
+
+    Raises:
+        Unusable: type, missing, unparsable, out_of_range.
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if _is_sentinel(word):
+            raise Unusable("missing")
+        if word not in FLAGS:
+            raise Unusable("unparsable")
+        return FLAGS[word]
+    number = _integral(value)
+    if number not in (0, 1):
+        raise Unusable("out_of_range")
+    return number == 1
+
+
+FLAGS: Final = {
+    **dict.fromkeys(("true", "yes", "y", "t", "1"), True),
+    **dict.fromkeys(("false", "no", "n", "f", "0"), False),
+}
+"""Words for true and false."""
+
+_RELATION: Final[dict[str, Coerce]] = {
+    schema.USER: text,
+    schema.OTHER: text,
+    schema.RELATED_AT: moment,
+    schema.ENDED: flag,
+}
+
 TABLE: Final[dict[Kind, dict[str, Coerce]]] = {
     "reviews": {
         schema.REVIEW_ID: text,
@@ -259,6 +293,8 @@ TABLE: Final[dict[Kind, dict[str, Coerce]]] = {
         schema.LAT: latitude,
         schema.LON: longitude,
     },
+    "follows": _RELATION,
+    "blocks": _RELATION,
 }
 """Field -> coercion, in the order of ``schema.MART``, whose further columns no line carries."""
 
@@ -266,6 +302,8 @@ REQUIRED: Final[dict[Kind, dict[str, str]]] = {
     "reviews": {schema.USER: "user", schema.REVIEW_PLACE: "place"},
     "likes": {schema.USER: "user", schema.LIKE_CONTENTS: "place"},
     "places": {schema.PLACE: "place"},
+    "follows": {schema.USER: "user", schema.OTHER: "other"},
+    "blocks": {schema.USER: "user", schema.OTHER: "other"},
 }
 """Field -> the word that begins its refusal (``user_missing``); looked at in this order."""
 
@@ -274,7 +312,7 @@ def coerce_record(record: dict[str, Any], kind: Kind, rules: GateRules, counts: 
     """One row of ``schema.MART[kind]``, times in microseconds; adds to ``counts`` only if the line is accepted.
 
     Raises:
-        Refused: ``user_<reason>`` or ``place_<reason>``.
+        Refused: ``user_<reason>``, ``place_<reason>`` or ``other_<reason>``.
     """
     row: dict[str, Any] = {field: _required(record.get(field), role, rules) for field, role in REQUIRED[kind].items()}
     for field, coerce in TABLE[kind].items():

@@ -74,6 +74,7 @@ _SHAPES: Final[dict[str, Shape]] = {
     "quoted number": Shape(f'"{_NUMBER}"', pa.string()),
     "time": Shape(f'"{_TIME}"', pa.string()),
     "zulu": Shape(f'"{_TIME}Z"', pa.string()),
+    "flag": Shape(r"(?:true|false)", pa.bool_()),
     "codes": Shape(rf"\[(?:{_INTEGER}(?:, ?{_INTEGER})*)?\]", pa.list_(pa.int64())),
 }
 
@@ -135,6 +136,8 @@ def _shape(rule: Coerce | None, value: object) -> str | None:
         return None if isinstance(value, dict | list) else ""
     if rule is coerce.codes:
         return "codes" if value is None or isinstance(value, list) else None
+    if rule is coerce.flag:
+        return "flag" if value is None or isinstance(value, bool) else None
     if rule is coerce.moment:
         if value is not None and not isinstance(value, str):
             return None
@@ -194,7 +197,7 @@ def _joined(lines: pa.Array) -> pa.Buffer:
 
 def _finish(column: pa.Array, shape: str, field: str, kind: Kind, rules: GateRules) -> tuple[pa.Array, Mask]:
     rule = TABLE[kind][field]
-    if rule is coerce.codes:
+    if rule in (coerce.codes, coerce.flag):
         return column, np.zeros(len(column), dtype=bool)
     if rule is coerce.moment:
         return _times(column, shape, rules)

@@ -17,6 +17,7 @@ from tastetwin.engine import Engine
 from tastetwin.generations import FileEntry, Manifest
 from tastetwin.schema import (
     CATEGORIES,
+    ENDED,
     LANDED,
     LAT,
     LIKE_CONTENTS,
@@ -25,10 +26,12 @@ from tastetwin.schema import (
     LON,
     MART,
     NAME,
+    OTHER,
     PLACE,
     RATING,
     RATING_REFUSED,
     REGION,
+    RELATED_AT,
     REVIEW_ID,
     REVIEW_PLACE,
     USER,
@@ -53,6 +56,8 @@ LAYOUTS: Final[dict[Kind, Layout]] = {
     "reviews": _layout("reviews", (USER, REVIEW_ID, VISITED, RATING, REVIEW_PLACE, RATING_REFUSED), 2),
     "likes": _layout("likes", (USER, LIKED_AT, LIKE_DISPLAY, LIKE_CONTENTS), 4),
     "places": _layout("places", (PLACE, REGION, NAME, LAT, LON, CATEGORIES), 1),
+    "follows": _layout("follows", (USER, OTHER, RELATED_AT, ENDED), 2),
+    "blocks": _layout("blocks", (USER, OTHER, RELATED_AT, ENDED), 2),
 }
 """Columns, grain and order of the mart tables. Of several rows of one landing with one key the greatest by the order
 wins, whatever order they arrived in: the latest visit, the highest rating. Between landings the later one wins, so that

@@ -26,7 +26,10 @@ from tastetwin.progress import Progress
 from tastetwin.schema import KINDS, Kind
 from tastetwin.store import Store
 
-_EXPECTED: Final = "reviews*.jsonl, likes*.jsonl, places*.jsonl, each plain, .gz or .zst; reviews or likes at least"
+_EXPECTED: Final = (
+    "reviews*.jsonl, likes*.jsonl, places*.jsonl, follows*.jsonl, blocks*.jsonl, each plain, .gz or .zst; "
+    "reviews or likes at least"
+)
 _OURS: Final = re.compile(rf"({'|'.join(KINDS)}).*\.jsonl(\.gz|\.zst)?", re.DOTALL)
 _LOOKALIKE: Final = re.compile(
     rf"({'|'.join(KINDS)}).*\.(json|ndjson|csv|tsv|parquet|avro|orc|bson|xlsx?|zip|bz2|xz|lz4|snappy|tar|tgz"

@@ -119,7 +119,7 @@ class Database:
                 "SOURCE-NO-EVENTS",
                 place=f"{self.name}, database '{self._database}'",
                 value="collections: " + (", ".join(sorted(present)[:10]) or "none"),
-                rule="expected collections reviews, likes, places; reviews or likes at least",
+                rule=f"expected collections {', '.join(KINDS)}; reviews or likes at least",
                 fix="name the database in the address or as collect.mongodb_database; check what the user may read",
             )
         return kinds

@@ -205,7 +205,7 @@ class _Output:
 
 def _write(world: World, partial: Path, part_bytes: int) -> dict[Kind, _Output]:
     """Fill ``partial/source`` and ``partial/truth``, one block of users after the other."""
-    outputs: dict[Kind, _Output] = {kind: _Output(partial / "source", kind, part_bytes) for kind in KINDS}
+    outputs: dict[Kind, _Output] = {kind: _Output(partial / "source", kind, part_bytes) for kind in DIRT}
     with ExitStack() as stack:
         for output in outputs.values():
             stack.enter_context(closing(output.writer))

@@ -1,0 +1,82 @@
+"""Who may be in the lists of others, and why not. Everybody has a list of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tastetwin.analysis.accounts import bursts, cluster_labels
+from tastetwin.analysis.index import Ints
+from tastetwin.config import ListsConfig
+from tastetwin.features.histories import UNKNOWN_DAY, Histories, Vocabulary
+from tastetwin.schema import USER
+
+Mask = npt.NDArray[np.bool_]
+
+EXPOSURE: Final = pa.schema(
+    [
+        pa.field(USER, pa.string(), nullable=False),
+        pa.field("lists", pa.int32(), nullable=False),
+        pa.field("hidden", pa.string()),
+        pa.field("instead_idno", pa.string()),
+    ]
+)
+"""exposure: one row per analysed user, ascending: in how many lists they are, and why they may be in none:
+``inactive``, ``few_places``, ``burst``, or ``same_person``, and then which of the same person's accounts is shown."""
+
+_EPOCH: Final = date(1970, 1, 1)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Everybody's part in the lists of others."""
+
+    labels: Ints
+    """[n] see ``accounts.cluster_labels``: users of one label never meet, and one of them is shown."""
+    reasons: npt.NDArray[np.object_]
+    """[n] why they may not be shown, whoever else is; "" where they may."""
+
+    @property
+    def may_be_shown(self) -> Mask:
+        """[n]"""
+        return np.asarray(self.reasons == "")
+
+
+def standing(histories: Histories, vocabulary: Vocabulary, rules: ListsConfig, today: date) -> Standing:
+    """Everybody's part under the rules of the configuration; ``today`` is the logical date."""
+    reasons = np.full(histories.n_users, "", object)
+    reasons[bursts(histories, rules.burst_places)] = "burst"
+    reasons[histories.lengths() < rules.min_places] = "few_places"
+    if rules.inactive_days is not None:
+        reasons[_days_since(histories, today) > rules.inactive_days] = "inactive"
+    return Standing(cluster_labels(histories, vocabulary, rules), reasons)
+
+
+def _days_since(histories: Histories, today: date) -> Ints:
+    """[n] days since the last favor of each; 0 where no day is known."""
+    days = histories.days.astype(np.int64)
+    days[histories.days == UNKNOWN_DAY] = np.iinfo(np.int64).min
+    last = np.full(histories.n_users, np.iinfo(np.int64).min)
+    has = np.flatnonzero(histories.lengths())
+    last[has] = np.maximum.reduceat(days, histories.offsets[has]) if len(has) else 0
+    known = last > np.iinfo(np.int64).min
+    return np.where(known, (today - _EPOCH).days - last, 0)
+
+
+def exposure_table(user_ids: npt.NDArray[np.object_], found: Standing, lists: Ints) -> pa.Table:
+    """``EXPOSURE`` of users [n], given their standing and in how many ``lists`` [n] each is."""
+    allowed = np.flatnonzero(found.may_be_shown)
+    labels, at = np.unique(found.labels[allowed], return_index=True)
+    shown = np.full(len(user_ids), -1, np.int64)
+    shown[labels] = allowed[at]
+    instead = shown[found.labels]
+    replaced = found.may_be_shown & (instead != np.arange(len(user_ids)))
+    reasons = np.where(replaced, "same_person", found.reasons)
+    others = [user_ids[other] if hidden else None for other, hidden in zip(instead, replaced, strict=True)]
+    columns = [list(user_ids), lists.astype(np.int32), [reason or None for reason in reasons], others]
+    return pa.table(columns, schema=EXPOSURE)

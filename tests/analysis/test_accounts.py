@@ -1,0 +1,143 @@
+"""Which accounts count as one person's, or as nobody's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tastetwin.analysis.accounts import MIN_PLACES, bursts, cluster_labels, duplicate_edges
+from tastetwin.config import ListsConfig
+from tastetwin.features.histories import FIRST_PLACE_ROW, UNKNOWN_DAY, Histories, Vocabulary
+
+ROWS = 40
+FIRST_GROUP = 36
+
+
+def vocabulary() -> Vocabulary:
+    """Rows 2..35 are places, 36..39 fallback groups."""
+    return dataclasses.replace(wide_vocabulary(ROWS), is_group=np.arange(ROWS) >= FIRST_GROUP)
+
+
+def wide_vocabulary(rows: int) -> Vocabulary:
+    return Vocabulary(
+        np.array([str(row) for row in range(rows)], dtype=object),
+        np.zeros(rows, bool),
+        np.zeros(rows + 1, np.int64),
+        np.zeros(0, np.int32),
+        np.full(rows, -1, np.int32),
+        np.zeros(0, np.int64),
+        np.zeros(0, object),
+        np.full((rows, 2), np.nan, np.float32),
+    )
+
+
+def histories(users: Sequence[Sequence[int]]) -> Histories:
+    places = np.array([place for user in users for place in user], np.int32)
+    offsets = np.concatenate([[0], np.cumsum([len(user) for user in users])]).astype(np.int64)
+    ids = np.array([f"{number:03d}" for number in range(len(users))], dtype=object)
+    return Histories(ids, offsets, places, *(np.ones(len(places), np.float32),) * 2, np.zeros(len(places), np.int32))
+
+
+def slow(users: Sequence[Sequence[int]], overlap: float) -> set[tuple[int, int]]:
+    """The definition: pairs whose sets overlap so much, where both have enough places of their own right."""
+    named = [sum(place < FIRST_GROUP for place in user) >= MIN_PLACES for user in users]
+    return {
+        (a, b)
+        for b in range(len(users))
+        for a in range(b)
+        if named[a] and named[b] and len({*users[a]} & {*users[b]}) >= overlap * len({*users[a], *users[b]})
+    }
+
+
+def found(users: Sequence[Sequence[int]], overlap: float) -> set[tuple[int, int]]:
+    first, second = duplicate_edges(histories(users), vocabulary(), overlap)
+    return {(int(a), int(b)) for a, b in zip(first, second, strict=True)}
+
+
+_user = st.lists(st.integers(FIRST_PLACE_ROW, ROWS - 1), max_size=8, unique=True)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(_user, min_size=1, max_size=6).flatmap(lambda pool: st.lists(st.sampled_from(pool), max_size=12)),
+)
+def test_equal_sets_are_always_found_together(users: list[list[int]]) -> None:
+    """Order of visits must not matter, nor users without any place; no pair is found that is none."""
+    rng = np.random.default_rng(len(users))
+    mixed = [[int(place) for place in rng.permutation(user)] for user in users]
+    wanted = slow(mixed, 1.0)
+    labels = cluster_labels(histories(mixed), vocabulary(), ListsConfig(duplicate_overlap=1.0))
+    assert found(mixed, 1.0) <= wanted
+    for user, label in enumerate(labels.tolist()):
+        same = [first for first, second in wanted if second == user]
+        assert label == min([user, *same])
+
+
+def test_nearly_all_near_identical_accounts_are_found_and_no_others() -> None:
+    """300 people and 100 copies of some of them, each with one place of twenty changed (overlap 19 / 21)."""
+    rng = np.random.default_rng(1)
+    people = [rng.choice(np.arange(2, 4000), 20, replace=False).tolist() for _ in range(300)]
+    copies = [[*people[number][1:], 4000 + number] for number in range(100)]
+    first, second = duplicate_edges(histories([*people, *copies]), wide_vocabulary(4200), 0.9)
+    pairs = set(zip(first.tolist(), second.tolist(), strict=True))
+    assert pairs <= {(number, 300 + number) for number in range(100)}
+    assert len(pairs) >= 98
+
+
+def test_four_shared_places_are_no_duplicate_and_five_are() -> None:
+    """The threshold itself."""
+    assert found([[2, 3, 4, 5], [5, 4, 3, 2]], 0.9) == set()
+    assert found([[2, 3, 4, 5, 6], [6, 5, 4, 3, 2]], 0.9) == {(0, 1)}
+
+
+def test_fallback_groups_do_not_make_duplicates() -> None:
+    """Two people in one quarter may both favor only rare cafes there: that is no proof of one person."""
+    user = [2, 3, 36, 37, 38]
+    assert found([user, user], 0.9) == set()
+
+
+def farm(accounts: int, guests: int) -> Histories:
+    """Accounts that were five times at place 10 and once at two others; guests who were there once, among others."""
+    rng = np.random.default_rng(3)
+    fans = [[10, *rng.choice(np.arange(11, 30), 2, replace=False).tolist()] for _ in range(accounts)]
+    others = [[10, *rng.choice(np.arange(11, 30), 4, replace=False).tolist()] for _ in range(guests)]
+    made = histories([*others, *fans])
+    visits = made.visits.copy()
+    visits[made.offsets[guests:-1]] = 5
+    return dataclasses.replace(made, visits=visits)
+
+
+def test_a_farm_around_one_place_becomes_one_account() -> None:
+    """Twenty of them and twenty guests; the guests are people."""
+    labels = cluster_labels(farm(20, 20), vocabulary(), ListsConfig(farm_accounts=20))
+    assert labels[:20].tolist() == list(range(20)) and set(labels[20:].tolist()) == {20}
+
+
+@pytest.mark.parametrize(("accounts", "guests"), [(19, 0), (20, 21)])
+def test_faithful_guests_are_no_farm(accounts: int, guests: int) -> None:
+    """Too few of them, or a place that most others go to as well."""
+    labels = cluster_labels(farm(accounts, guests), vocabulary(), ListsConfig(farm_accounts=20))
+    assert labels.tolist() == list(range(accounts + guests))
+
+
+def test_a_burst_is_most_of_a_history_on_one_day() -> None:
+    """Twelve places of 20; of 30 they are a holiday; on unknown days they say nothing; a long trip is no burst."""
+    many = [[*range(2, 22)], [*range(2, 32)], [*range(2, 22)], [*range(2, 22)]]
+    made = histories(many)
+    days = np.arange(len(made.places), dtype=np.int32)
+    days[0:12] = days[20:32] = 7
+    days[50:62] = UNKNOWN_DAY
+    assert bursts(dataclasses.replace(made, days=days), 12).tolist() == [True, False, False, False]
+    assert not bursts(dataclasses.replace(made, days=days), 13).any()
+
+
+def test_histories_without_places_are_nobodys_pattern() -> None:
+    """Nothing to divide by."""
+    nobody = histories([[], []])
+    assert cluster_labels(nobody, vocabulary(), ListsConfig()).tolist() == [0, 1]
+    assert bursts(nobody, 2).tolist() == [False, False]
