@@ -19,8 +19,8 @@ from typer.main import get_command
 from tastetwin.cli import app
 from tastetwin.config import CollectConfig, Config, MartConfig
 from tastetwin.mart.gate import GateRules, gate_split, plan_splits
-from tastetwin.schema import KINDS
 from tastetwin.sources.synthetic import TownConfig, write_town
+from tastetwin.sources.synthetic_text import DIRT
 
 ROOT: Final = Path(__file__).parent.parent
 PAGES: Final = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -93,7 +93,7 @@ def test_the_example_lines_pass_the_gate(tmp_path: Path) -> None:
     """Somebody writes an exporter after these three lines: each must be taken as it stands, no value lost."""
     lines = blocks(ROOT / "README.md", "json")[0].splitlines()
     rules = GateRules.of(MartConfig(), CollectConfig(), date(2026, 11, 22))
-    for kind, line in zip(KINDS, lines, strict=True):
+    for kind, line in zip(DIRT, lines, strict=True):
         path = tmp_path / f"{kind}.jsonl"
         path.write_text(line + "\n", encoding="utf-8")
         split, *others = plan_splits(kind, str(path), path.stat().st_size, 1 << 20)
@@ -115,7 +115,7 @@ def test_settings_shown_are_settings_that_exist(page: Path) -> None:
 def test_the_readme_s_own_data_block_runs(tmp_path: Path) -> None:
     """From a folder of events to published twins, SQL and a file, by the README's lines alone."""
     write_town(TownConfig(users=300, seed=3, dirt_share=0), tmp_path / "events")
-    for kind in KINDS:
+    for kind in DIRT:
         (tmp_path / "events" / f"{kind}-00000.jsonl").rename(tmp_path / "events" / f"{kind}.jsonl")
     for arguments in commands(ROOT / "README.md", "tastetwin"):
         # A town's users are not called 42.

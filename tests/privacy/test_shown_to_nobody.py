@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,11 @@ def answers(journey: Journey, folder: Path) -> dict[str, str]:
 
 def name(users: list[str], said: dict[str, str]) -> dict[str, list[str]]:
     """Answer -> which of the users it names."""
-    found = {where: [user for user in users if user in text] for where, text in said.items()}
+    # An id of digits within a longer number is a component of somebody's vector.
+    found = {
+        where: [user for user in users if re.search(rf"(?<![\d.]){re.escape(user)}(?!\d)", text)]
+        for where, text in said.items()
+    }
     return {where: named for where, named in found.items() if named}
 
 
