@@ -124,15 +124,15 @@ def history() -> pa.Table:
     return pa.Table.from_pylist(rows, HISTORY)
 
 
-def parts_of(score: float) -> tuple[float, float]:
-    """Taste and home part: without hubs the score is the similarity; a quarter of it is home."""
-    return 0.75 * score, 0.25 * score
+def worth_of(score: float) -> tuple[float, float, float]:
+    """Taste and home part (without hubs the score is the similarity; a quarter of it is home) and the chance, half."""
+    return 0.75 * score, 0.25 * score, 0.5 * score
 
 
 def twins() -> pa.Table:
-    """``TWINS`` of everybody; see ``parts_of``."""
+    """``TWINS`` of everybody; see ``worth_of``."""
     rows = [
-        (user, rank, *twin, *parts_of(twin[1])) for user, found in LISTS.items() for rank, twin in enumerate(found, 1)
+        (user, rank, *twin, *worth_of(twin[1])) for user, found in LISTS.items() for rank, twin in enumerate(found, 1)
     ]
     return pa.Table.from_pylist([dict(zip(TWINS.names, row, strict=True)) for row in rows], TWINS)
 

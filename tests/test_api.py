@@ -218,10 +218,10 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> TasteTwin:
 def test_similar_is_a_table_of_twins_and_why(asked: TasteTwin) -> None:
     """The columns that its documentation names."""
     found = asked.similar("ann", k=1)
-    assert found.schema.names == ["user_idno", "rank", "twin_idno", "score", "percentile", "taste", "home", "evidence"]
+    assert found.schema.names == [*TWINS.names, "evidence"]
     assert found.to_pylist() == [
         {"user_idno": "ann", "rank": 1, "twin_idno": "bob", "score": 0.75, "percentile": 99.0,
-         "taste": 0.5625, "home": 0.1875, "evidence": "Both favor Blue Kitchen."}
+         "taste": 0.5625, "home": 0.1875, "chance": 0.375, "evidence": "Both favor Blue Kitchen."}
     ]  # fmt: skip
     assert asked.similar("ann").num_rows == 2, "all there are, up to ten"
 

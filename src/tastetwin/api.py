@@ -76,7 +76,7 @@ class TasteTwin:
             return run_day(Store.create(self._root), source, _day(date), self.config, again=again)
 
     def similar(self, user: str, k: int = 10) -> pa.Table:
-        """A user's twins: columns user_idno, rank, twin_idno, score, percentile, taste, home, evidence; k at least 1.
+        """A user's ``k`` twins: the columns of ``twins()`` and evidence; k at least 1.
 
         Raises:
             UsageError: BAD-K, NOT-PUBLISHED, UNKNOWN-USER, TOO-FEW-FAVORS, NO-TWINS.
@@ -99,7 +99,7 @@ class TasteTwin:
         return TwinLists(self.store, published_run(self.store))
 
     def twins(self) -> pa.Table:
-        """All published lists: columns user_idno, rank, twin_idno, score, percentile, taste, home; users ascending."""
+        """All published lists, users ascending: user_idno, rank, twin_idno, score, percentile, taste, home, chance."""
         from tastetwin.privacy.opt_out import read_opt_outs
 
         table = read_opt_outs(self.store).without(

@@ -47,7 +47,7 @@ _UNBROKEN: Final = 24
 """Columns up to this many characters wide are never folded."""
 _ABSENT: Final = "-"
 _NUMBER: Final = re.compile(r"-?\d[\d,]*(\.\d+)?(e-?\d+)?")
-HOW_TO_READ: Final = "percentile is the one to read; score may be negative: docs/explanation/scores.md"
+HOW_TO_READ: Final = "chance that a twin has one's next place: docs/explanation/scores.md"
 GOES_ON: Final = "what is published is untouched, the same command goes on from here"
 
 out = Console(highlight=False, soft_wrap=True)
@@ -67,10 +67,10 @@ def tell(what: str) -> None:
 def print_twins(title: str, twins: Iterable[Twin]) -> None:
     """A twin list, and how to read it; where the evidence does not fit beside the numbers, it stands below them."""
     rows = [
-        (str(twin.rank), twin.twin_idno, f"{twin.score:z.3f}", f"{twin.percentile:.2f}", twin.evidence.sentence)
+        (str(twin.rank), twin.twin_idno, _per_cent(twin.chance), f"{twin.percentile:.2f}", twin.evidence.sentence)
         for twin in twins
     ]
-    columns = ("rank", "twin_idno", "score", "percentile", "evidence")
+    columns = ("rank", "twin_idno", "chance", "percentile", "evidence")
     widths = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
     if sum(widths) + 2 * len(widths) - 2 <= _room():
         print_table(title, columns, rows)
@@ -81,6 +81,11 @@ def print_twins(title: str, twins: Iterable[Twin]) -> None:
                        for place, (cell, width) in enumerate(zip(row[:4], widths, strict=False)))  # fmt: skip
             out.print(Text("  ".join(numbers) + "\n" + " " * (widths[0] + 2) + row[4], style=style))
     out.print(Text(HOW_TO_READ, style="dim"))
+
+
+def _per_cent(chance: float | None) -> str:
+    """ "-" where there was not enough data to measure it."""
+    return "-" if chance is None else f"{100 * chance:.1f} %"
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

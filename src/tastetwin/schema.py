@@ -112,10 +112,12 @@ TWINS: Final = pa.schema(
         pa.field("percentile", pa.float32(), nullable=False),
         pa.field("taste", pa.float32()),
         pa.field("home", pa.float32()),
+        pa.field("chance", pa.float32()),
     ]
 )
 """twins: one row per user and rank, rank 1 the closest; higher score means closer. ``taste`` and ``home`` sum to the
-similarity; null in runs made before there were parts."""
+similarity; null in runs made before there were parts. ``chance`` that the twin has the place that the user favors next;
+null where there was not enough data to measure it."""
 
 VECTORS: Final = pa.schema([pa.field(USER, pa.string(), nullable=False), pa.field("vector", pa.list_(pa.float32()))])
 """vectors: one row per user; vectors have unit length."""
@@ -141,6 +143,7 @@ RESULT: Final = pa.schema(
                                     pa.field("percentile", pa.float32()),
                                     pa.field("taste", pa.float32()),
                                     pa.field("home", pa.float32()),
+                                    pa.field("chance", pa.float32()),
                                 ]
                             )
                         ),

@@ -135,6 +135,7 @@ def test_a_twin_as_json_has_ids_and_the_sentence(lists: TwinLists) -> None:
         "percentile": 99.0,
         "taste": 0.5625,
         "home": 0.1875,
+        "chance": 0.375,
         "evidence": "Both favor Blue Kitchen.",
         "shared_places": ["a"],
         "shared_categories": ["100"],
@@ -216,7 +217,7 @@ def test_a_run_made_before_there_were_parts_is_read(store: Store) -> None:
     handmade.features(store)
     made = handmade.analysis(store)
     for path in made.paths("twins"):
-        put_table(store, path, read_files(store, [path], TWINS).drop_columns(["taste", "home"]))
+        put_table(store, path, read_files(store, [path], TWINS).drop_columns(["taste", "home", "chance"]))
     (bob,) = TwinLists(store, handmade.run_of(store, {"features": "f", "analyze": "a"})).twins("ann", 1)
     assert (bob.twin_idno, bob.score, bob.taste, bob.home) == ("bob", 0.75, None, None)
     assert as_json_row(bob)["taste"] is None

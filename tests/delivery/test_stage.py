@@ -57,8 +57,8 @@ def refusal(store: Store, run: Run) -> TasteTwinError:
 
 def result(user: str) -> dict[str, Any]:
     """The row of a user, written out from the handmade lists."""
-    columns = ("twin_idno", "score", "percentile", "taste", "home")
-    listed = [dict(zip(columns, (*twin, *handmade.parts_of(twin[1])), strict=True)) for twin in handmade.LISTS[user]]
+    columns = ("twin_idno", "score", "percentile", "taste", "home", "chance")
+    listed = [dict(zip(columns, (*twin, *handmade.worth_of(twin[1])), strict=True)) for twin in handmade.LISTS[user]]
     known = {"favors": handmade.FAVORS[user], "places": len(handmade.USERS[user])}
     day = handmade.DAY
     return {
@@ -95,7 +95,7 @@ def test_lists_are_put_in_order_however_the_rows_lie(store: Store) -> None:
 
 def test_lists_made_before_there_were_parts_are_delivered_without(store: Store) -> None:
     """A run that was half done when the new version came is gone on with."""
-    old = [rows.drop_columns(["taste", "home"]) for rows in handmade.bucketed(handmade.twins())]
+    old = [rows.drop_columns(["taste", "home", "chance"]) for rows in handmade.bucketed(handmade.twins())]
     handmade.generation(store, "analyze", "old", {"twins": old}, facts={"buckets": handmade.BUCKETS})
     evaluation(store, "e")
     made = deliver_run(store, handmade.run_of(store, {"features": "f", "analyze": "old", "evaluate": "e"}), Config())
@@ -209,7 +209,7 @@ def test_results_of_a_real_run_are_lists_joined_with_histories(journey: Journey)
 
     vocabulary = read_vocabulary(journey.store, made["features"].paths("vocabulary")[0])
     lists = read("analyze", "twins").sort("user_idno", "rank").group_by("user_idno", maintain_order=True).agg(
-        pl.struct("twin_idno", "score", "percentile", "taste", "home").alias("twins")
+        pl.struct("twin_idno", "score", "percentile", "taste", "home", "chance").alias("twins")
     )  # fmt: skip
     facts = read("features", "history").select("user_idno", "favors", pl.col("places").list.len().alias("n"), "places")
     wanted = lists.join(facts, on="user_idno").sort("user_idno")

@@ -1,9 +1,10 @@
 """A score people can read: the chance that a twin favors the place that the user favors next.
 
 Measured on users whom training did not see. The last place that each favored for the first time is taken out of the
-history, the rest is encoded, and everybody else either has that place or has not. A logistic regression of that on
-score, score squared and the other's number of places (who has been to many places is likelier to have been there) tells
-the chance for any pair. Weights of pairs undo the sampling, so the chances are those of all pairs, not of the sample.
+history, the rest is encoded, and everybody else either has that place or has not. A logistic regression of that on how
+rare so close a pair is, and on the other's number of places (who has been to many is likelier to have been there),
+tells the chance for any pair; it never falls as the score rises. Weights of pairs undo the sampling, so the chances are
+those of all pairs, not of the sample.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tastetwin.analysis.index import Floats, Ints
-from tastetwin.features.histories import Histories, Vocabulary
 
 Doubles = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -23,9 +23,6 @@ Mask = npt.NDArray[np.bool_]
 MIN_USERS: Final = 50
 MIN_HITS: Final = 100
 """With fewer users, or pairs that do share the next place, nothing is said: not enough data."""
-NEAREST: Final = 200
-STRANGERS: Final = 1_000
-"""Others that each user is compared with: the nearest, and a sample of the rest."""
 LEVELS: Final = 10
 _FOLDS: Final = 5
 _RIDGE: Final = 1e-3
@@ -38,8 +35,8 @@ class Pairs:
 
     user: Ints
     """[m] number of the user, 0, 1, ..."""
-    score: Floats
-    """[m] without the next place in the user's history."""
+    percentile: Floats
+    """[m] of the score, without the next place in the user's history (``ScoreScale``)."""
     places: Ints
     """[m] distinct places of the other."""
     hit: Mask
@@ -63,15 +60,15 @@ class Level:
 class Chance:
     """The fit."""
 
-    coefficients: tuple[float, float, float, float]
-    """Of 1, score, score squared, log(1 + places of the other)."""
+    coefficients: tuple[float, float, float]
+    """Of 1, the rarity of the score (``_rarity``; not negative), log(1 + places of the other)."""
     users: int
     reliability: tuple[Level, ...]
     """From unlikely to likely, each level with as many hits."""
 
-    def of(self, scores: Floats, places: Ints) -> Floats:
-        """Chance in [0, 1] for scores and the other's number of distinct places, both of the same shape."""
-        return _logistic(_features(scores, places) @ np.asarray(self.coefficients)).astype(np.float32)
+    def of(self, percentiles: Floats, places: Ints) -> Floats:
+        """Chance in [0, 1] for percentiles and the other's number of distinct places, both of the same shape."""
+        return _logistic(_features(percentiles, places) @ np.asarray(self.coefficients)).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """Small JSON."""
@@ -81,40 +78,9 @@ class Chance:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Chance:
         """The inverse of ``to_json``."""
-        intercept, linear, square, places = value["coefficients"]
+        intercept, rarity, places = value["coefficients"]
         levels = tuple(Level(**level) for level in value["reliability"])
-        return cls((intercept, linear, square, places), value["users"], levels)
-
-
-def next_places(histories: Histories, vocabulary: Vocabulary) -> Ints:
-    """[n_users] where in ``histories.places`` the last place is that was favored once; -1 where there is none.
-
-    Fallback groups stand for many places and are none.
-    """
-    once = np.flatnonzero((histories.visits == 1) & ~vocabulary.is_group[histories.places])
-    last = np.full(histories.n_users, -1, np.int64)
-    last[np.searchsorted(histories.offsets, once, "right") - 1] = once  # ascending: the last one stays
-    return last
-
-
-def without(histories: Histories, favors: Ints) -> Histories:
-    """The histories less the given favors (positions in ``places``)."""
-    wanted = np.ones(len(histories.places), bool)
-    wanted[favors] = False
-    return histories.filter(wanted)
-
-
-def sample_others(scores: Floats, me: int, rng: np.random.Generator) -> tuple[Ints, Doubles]:
-    """Others to compare a user with, by their [n] scores, and how many each stands for.
-
-    The ``NEAREST`` of them, and ``STRANGERS`` drawn from the rest; ``me`` is left out.
-    """
-    order = np.argsort(-scores, kind="stable")
-    order = order[order != me]
-    near, far = order[:NEAREST], order[NEAREST:]
-    drawn = rng.permutation(far)[:STRANGERS]
-    share = len(far) / max(len(drawn), 1)
-    return np.concatenate([near, drawn]), np.concatenate([np.ones(len(near)), np.full(len(drawn), share)])
+        return cls((intercept, rarity, places), value["users"], levels)
 
 
 def fit_chance(pairs: Pairs, seed: int) -> Chance | None:
@@ -125,19 +91,24 @@ def fit_chance(pairs: Pairs, seed: int) -> Chance | None:
     users = np.unique(pairs.user)
     if len(users) < MIN_USERS or pairs.hit.sum() < MIN_HITS:
         return None
-    features = _features(pairs.score, pairs.places)
+    features = _features(pairs.percentile, pairs.places)
     told = np.empty(len(pairs.hit))
     fold = np.random.default_rng(seed).integers(0, _FOLDS, pairs.user.max() + 1)[pairs.user]
     for number in range(_FOLDS):
         rest = fold != number
         told[~rest] = _logistic(features[~rest] @ _fit(features[rest], pairs.hit[rest], pairs.weight[rest]))
-    intercept, linear, square, places = _fit(features, pairs.hit, pairs.weight).tolist()
-    return Chance((intercept, linear, square, places), len(users), tuple(_levels(pairs, told, seed)))
+    intercept, rarity, places = _fit(features, pairs.hit, pairs.weight).tolist()
+    return Chance((intercept, rarity, places), len(users), tuple(_levels(pairs, told, seed)))
 
 
-def _features(scores: npt.NDArray[np.floating], places: Ints) -> Doubles:
-    wide = np.asarray(scores, np.float64)
-    return np.stack([np.ones_like(wide), wide, wide**2, np.log1p(places)], axis=-1)
+def _features(percentiles: Floats, places: Ints) -> Doubles:
+    rarity = _rarity(percentiles)
+    return np.stack([np.ones_like(rarity), rarity, np.log1p(places)], axis=-1)
+
+
+def _rarity(percentiles: Floats) -> Doubles:
+    """How rare so close a pair is: nats of the share of random pairs that are closer, which is at least a millionth."""
+    return np.asarray(-np.log(np.maximum(1 - np.asarray(percentiles, np.float64) / 100, 1e-6)))
 
 
 def _logistic(x: Doubles) -> Doubles:
@@ -145,8 +116,16 @@ def _logistic(x: Doubles) -> Doubles:
 
 
 def _fit(features: Doubles, hit: Mask, weight: Doubles) -> Doubles:
+    """[3] ``_newton``; without the rarity where a closer pair would be less likely."""
+    found = _newton(features, hit, weight)
+    if found[1] >= 0:
+        return found
+    return np.insert(_newton(features[:, [0, 2]], hit, weight), 1, 0.0)
+
+
+def _newton(features: Doubles, hit: Mask, weight: Doubles) -> Doubles:
     """[d] weighted logistic regression by Newton's method (Hastie, Tibshirani & Friedman 2009, 4.4.1)."""
-    scale = np.maximum(features.std(axis=0), 1e-6)
+    scale = np.maximum(np.abs(features).max(axis=0), 1e-6)
     scaled = features / scale
     beta = np.zeros(features.shape[1])
     for _ in range(_STEPS):

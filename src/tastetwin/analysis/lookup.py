@@ -72,6 +72,8 @@ class Twin:
     """Taste part of the similarity; None in runs made before there were parts."""
     home: float | None
     """Home part of the similarity."""
+    chance: float | None
+    """That the twin has the place that the user favors next; None where there was not enough data to measure it."""
     evidence: Evidence
 
 
@@ -158,7 +160,8 @@ class TwinLists:
         taste, home = Split.of(vectors, axes).parts(np.array([me]), at[None])
         numbers = (found.scores[kept], found.percentiles[kept], taste[0], home[0])
         columns = (range(1, len(kept) + 1), ids[at].tolist(), *(number.tolist() for number in numbers))
-        rows = [dict(zip(TWINS.names[1:], row, strict=True)) for row in zip(*columns, strict=True)]
+        # The chance was measured for the score of the lists, not for those of near and far.
+        rows = [{**dict(zip(TWINS.names[1:], row, strict=False)), "chance": None} for row in zip(*columns, strict=True)]
         return self._explained(rows, mine, self._histories([row["twin_idno"] for row in rows]))
 
     def _explained(
@@ -274,6 +277,7 @@ def as_json_row(twin: Twin) -> dict[str, Any]:
         "percentile": round(twin.percentile, 4),
         "taste": None if twin.taste is None else round(twin.taste, 4),
         "home": None if twin.home is None else round(twin.home, 4),
+        "chance": None if twin.chance is None else round(twin.chance, 4),
         "evidence": evidence.sentence,
         "shared_places": [shared.key for shared in evidence.places],
         "shared_categories": [shared.key for shared in evidence.categories],

@@ -12,10 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tastetwin.analysis.encode import check_vectors, encode_table
+from tastetwin.analysis.chance import MIN_USERS, Chance, fit_chance
+from tastetwin.analysis.encode import check_vectors, encode_table, open_encoder
 from tastetwin.analysis.evidence import count_visitors
 from tastetwin.analysis.index import Floats, Ints
 from tastetwin.analysis.lookup import write_visitors
+from tastetwin.analysis.next_place import next_place_pairs
 from tastetwin.analysis.pairs import PairRules
 from tastetwin.analysis.parts import Split, fit_parts, read_axes, reweighted, write_axes
 from tastetwin.analysis.standing import exposure_table, standing
@@ -24,12 +26,14 @@ from tastetwin.analysis.twins import Twins, find_twins
 from tastetwin.config import Config
 from tastetwin.engine import Engine
 from tastetwin.errors import StoreError
-from tastetwin.features.histories import Vocabulary
+from tastetwin.features.histories import Histories, Vocabulary
+from tastetwin.features.holdout import choose_holdout, set_aside
 from tastetwin.features.home import home_regions
 from tastetwin.features.stage import NOT_SHOWN, read_histories
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.generations import FileEntry, Made, Manifest, Plan, make, verify
 from tastetwin.model.files import model_file
+from tastetwin.model.past import full_training
 from tastetwin.privacy.opt_out import OptOuts, read_opt_outs
 from tastetwin.progress import Progress, silent
 from tastetwin.schema import OTHER, TWINS, USER
@@ -113,11 +117,13 @@ def _write(
         rules=rules,
         lists=config.lists,
     )
+    chance = _measure_chance(store, bundle, histories, vocabulary, looked_at, parts.axes, twins, config)
     there = twins.neighbours[twins.neighbours >= 0]
+    chances = _chances(chance, twins, histories.lengths())
     exposure = exposure_table(ids, found, np.bincount(there, minlength=len(ids)))
     tables = {
         "vectors": vectors_written,
-        "twins": _write_twins(store, ids, twins, Split.of(vectors, parts.axes), buckets, f"{folder}/twins"),
+        "twins": _write_twins(store, ids, twins, Split.of(vectors, parts.axes), chances, buckets, f"{folder}/twins"),
         **write_axes(store, folder, parts.axes),
         "exposure": [put_table(store, f"{folder}/exposure.parquet", exposure)],
         "visitors": [write_visitors(store, f"{folder}/visitors.parquet", count_visitors(histories, vocabulary))],
@@ -133,8 +139,47 @@ def _write(
         "search": twins.facts.to_json(),
         "scale": twins.scale.to_json(),
         "parts": parts.to_json(),
+        "chance": None if chance is None else chance.to_json(),
     }
     return tables, facts
+
+
+def _measure_chance(
+    store: Store,
+    bundle: Manifest,
+    histories: Histories,
+    vocabulary: Vocabulary,
+    looked_at: Floats,
+    axes: Floats,
+    twins: Twins,
+    config: Config,
+) -> Chance | None:
+    """What a score is worth, by the users whom training did not see; None where they are too few."""
+    rules = config.evaluate.model_copy(update=bundle.settings["holdout"])
+    unseen = set_aside(histories, full_training(bundle).aside_limit, rules.seed)
+    users = np.flatnonzero(choose_holdout(histories, rules, rules.seed) & unseen)
+    if len(users) < MIN_USERS:
+        return None
+    encoder = open_encoder(store, bundle, config.analyze.batch_tokens)
+    pairs = next_place_pairs(
+        histories,
+        vocabulary,
+        users,
+        lambda before: reweighted(encoder.encode(before), axes, config.analyze.home_weight),
+        looked_at,
+        twins.densities,
+        twins.scale,
+        config.analyze.csls_neighbours,
+        config.analyze.seed,
+    )
+    return fit_chance(pairs, config.analyze.seed)
+
+
+def _chances(chance: Chance | None, twins: Twins, places: Ints) -> Floats | None:
+    """[n, k] of the twins in the lists, given everybody's number of places."""
+    if chance is None:
+        return None
+    return chance.of(twins.scale.percentile(twins.scores), places[twins.neighbours])
 
 
 def _counted(values: pa.ChunkedArray) -> Iterator[tuple[str, int]]:
@@ -194,7 +239,13 @@ def list_vectors(store: Store, analysis: Manifest, vectors: Floats) -> Floats:
 
 
 def _write_twins(
-    store: Store, user_ids: npt.NDArray[np.object_], twins: Twins, split: Split, buckets: int, folder: str
+    store: Store,
+    user_ids: npt.NDArray[np.object_],
+    twins: Twins,
+    split: Split,
+    chances: Floats | None,
+    buckets: int,
+    folder: str,
 ) -> list[FileEntry]:
     """One row per user and rank, in buckets by user."""
     bucket = np.array([bucket_of(str(user), buckets) for user in user_ids])
@@ -203,12 +254,12 @@ def _write_twins(
     for number in range(buckets):
         mine = np.flatnonzero(bucket == number)
         blocks = [mine[at : at + _USERS_AT_A_TIME] for at in range(0, len(mine), _USERS_AT_A_TIME)]
-        if pieces := [_rows(ids, twins, split, block) for block in blocks]:
+        if pieces := [_rows(ids, twins, split, chances, block) for block in blocks]:
             written.append(put_table(store, f"{folder}/{bucket_name(number)}", pa.concat_tables(pieces)))
     return written
 
 
-def _rows(ids: pa.Array, twins: Twins, split: Split, users: npt.NDArray[np.int64]) -> pa.Table:
+def _rows(ids: pa.Array, twins: Twins, split: Split, chances: Floats | None, users: Ints) -> pa.Table:
     neighbours = twins.neighbours[users]
     there = neighbours >= 0
     parts = split.parts(users, np.where(there, neighbours, 0).astype(np.int64))
@@ -222,6 +273,7 @@ def _rows(ids: pa.Array, twins: Twins, split: Split, users: npt.NDArray[np.int64
             pa.array(scores),
             pa.array(twins.scale.percentile(scores)),
             *(pa.array(part[there]) for part in parts),
+            pa.nulls(len(at), pa.float32()) if chances is None else pa.array(chances[users][there]),
         ],
         schema=TWINS,
     )

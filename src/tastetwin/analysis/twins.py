@@ -59,6 +59,8 @@ class Twins:
     """[n_users, k] positions of the twins, closest first, ties by position; -1 where there is nobody left."""
     scores: Floats
     """[n_users, k]; -inf where there is nobody left."""
+    densities: Floats
+    """[n_users] r of everybody."""
     scale: ScoreScale
     """What a score is worth among random pairs."""
     facts: SearchFacts
@@ -112,7 +114,7 @@ def find_twins(
         short=int((filled.neighbours[:, -1] < 0).sum()),
         max_exposure=cap,
     )
-    return Twins(filled.neighbours, filled.scores, _scale(vectors, densities, config.seed), facts)
+    return Twins(filled.neighbours, filled.scores, densities, _scale(vectors, densities, config.seed), facts)
 
 
 def max_exposure(cap: float | None, k: int, users: int, shown: int) -> int | None:

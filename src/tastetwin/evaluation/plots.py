@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from tastetwin.analysis.chance import Level
 from tastetwin.evaluation.metrics import Interval
 
 WIDTH, HEIGHT = 400.0, 250.0
@@ -58,6 +59,20 @@ def score_chart(edges: Sequence[float], twins: Sequence[float], strangers: Seque
     body = _area(strangers, most, "other") + _area(twins, most, "model")
     ticks = [(i / 4, f"{low + (high - low) * i / 4:.2f}") for i in range(5)]
     return _chart(body, ticks, [], "cosine of two taste vectors", "Scores of twins and strangers")
+
+
+def reliability_chart(levels: Sequence[Level]) -> Markup:
+    """Observed over told chance, a point a level; on the diagonal what is told is true."""
+    most = max(max(level.told, level.high) for level in levels) * 1.05
+    points = "".join(
+        f'<path d="M{x:.1f} {_y(level.low / most):.1f}V{_y(level.high / most):.1f}" class="whisker"/>'
+        f'<circle cx="{x:.1f}" cy="{_y(level.observed / most):.1f}" r="3.5" fill="var(--model)"/>'
+        for level in levels
+        for x in [_x(level.told / most)]
+    )
+    body = f'<line x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}" class="guide"/>{points}'
+    ticks = [(i / 4, f"{25 * i * most:.1f} %") for i in range(5)]
+    return _chart(body, ticks, ticks, "told chance that the twin has the next place", "Told and observed chances")
 
 
 def _area(shares: Sequence[float], most: float, colour: str) -> str:

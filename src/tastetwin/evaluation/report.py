@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
+from tastetwin.analysis.chance import Chance
 from tastetwin.config import EvaluateConfig
 from tastetwin.errors import MissingExtra
 from tastetwin.evaluation.gate import Verdict, ratio_to_best_baseline, ratio_to_published
@@ -84,6 +85,8 @@ class ReportData:
     """Stage to seconds."""
     settings: Mapping[str, Any]
     """The whole configuration."""
+    chance: Chance | None = None
+    """What the scores of the lists are worth; None where there was not enough data."""
     made_with: Mapping[str, str] = field(default_factory=dict)
     """What the model was made from and with, in words."""
     published_run: str | None = None

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tastetwin import __version__
+from tastetwin.analysis.chance import Chance
 from tastetwin.analysis.encode import open_encoder
 from tastetwin.analysis.lookup import TwinLists
 from tastetwin.analysis.stage import list_vectors
@@ -323,12 +324,18 @@ def write_report(store: Store, run: Run, config: Config) -> str:
         examples=_examples(store, run),
         durations={stage: record.seconds for stage, record in run.stages.items()},
         settings=config.model_dump(mode="json", exclude={"engine": {"remote"}}),  # its URL may hold a token
+        chance=_chance(read_manifest(store, "analyze", run.generation("analyze"))),
         made_with=_made_with(read_manifest(store, "train", run.generation("train"))),
         published_run=None if rival is None else rival.run_id,
         published=None if rival is None else _evaluation_of(store, rival),
     )
     store.write_bytes(report_path(run.run_id), render(data, config.evaluate).encode())
     return store.path(report_path(run.run_id))
+
+
+def _chance(analysis: Manifest) -> Chance | None:
+    found = analysis.facts.get("chance")  # runs made before it was measured have none
+    return None if found is None else Chance.from_json(found)
 
 
 def clean_reports(store: Store) -> None:
