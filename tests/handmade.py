@@ -138,9 +138,9 @@ def twins() -> pa.Table:
 
 
 def ranked(lists: Mapping[str, Sequence[str]]) -> pa.Table:
-    """``TWINS`` of these users; who comes n-th has percentile 100 - n, and the last rows come first."""
+    """``TWINS`` of these users; who comes n-th has percentile 100.75 - n, and the last rows come first."""
     rows = [
-        {"user_idno": user, "rank": rank, "twin_idno": twin, "score": 1 / rank, "percentile": 100 - rank}
+        {"user_idno": user, "rank": rank, "twin_idno": twin, "score": 1 / rank, "percentile": 100.75 - rank}
         for user, twins in lists.items()
         for rank, twin in enumerate(twins, 1)
     ]
@@ -155,7 +155,7 @@ def ranked_results(lists: Mapping[str, Sequence[str]], day: str = DAY) -> pa.Tab
             "payload": {
                 "logical_date": day,
                 "twins": [
-                    {"twin_idno": twin, "score": 1 / rank, "percentile": 100 - rank}
+                    {"twin_idno": twin, "score": 1 / rank, "percentile": 100.75 - rank}
                     for rank, twin in enumerate(twins, 1)
                 ],
             },
