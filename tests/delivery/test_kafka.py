@@ -58,6 +58,8 @@ class Reader:
         self._consumer.assign(list(self._next.values()))
         self.last: dict[bytes, bytes | None] = {}
         self.messages: list[tuple[bytes, bytes | None]] = []
+        self.places: set[tuple[bytes, int]] = set()
+        """Keys and the partitions in which they were found."""
 
     def read(self) -> Held:
         """Everything up to now: key -> value, tombstones and their keys left out."""
@@ -70,6 +72,7 @@ class Reader:
             assert isinstance(key, bytes), "a compacted topic refuses a message without key"
             self.last[key] = message.value()
             self.messages.append((key, message.value()))
+            self.places.add((key, int(message.partition() or 0)))
         return {key: json.loads(value) for key, value in self.last.items() if value is not None}
 
     def close(self) -> None:
@@ -201,6 +204,15 @@ def test_full_sends_everything_once_more(service: Service) -> None:
     service.publish(FIRST), service.push()
     before = service.sent()
     assert (service.push(full=True).values, service.sent()) == (4, before)
+
+
+def test_a_user_s_messages_stay_in_order(service: Service) -> None:
+    """All in one partition, an empty id's too, for which librdkafka would draw one: a tombstone must not come first."""
+    service.publish({user: ["ann"] for user in HOSTILE})
+    for _ in range(8):
+        service.push(full=True)
+    service.reader.read()
+    assert len(service.reader.messages) == 8 * len(HOSTILE) and len(service.reader.places) == len(HOSTILE)
 
 
 def test_an_opt_out_is_a_tombstone_and_a_changed_list_at_the_next_push(service: Service) -> None:

@@ -79,7 +79,8 @@ def read_client(path: Path | None) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise _bad_client(str(path), str(error)) from error
     pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
-    wrong = [name for name, sign, _ in pairs if not sign or name.strip() in (*FIXED, "bootstrap.servers")]
+    names = [name.strip() if sign else "a line without =" for name, sign, _ in pairs]
+    wrong = [name for name in names if name in ("a line without =", "bootstrap.servers", *FIXED)]
     if wrong:
         raise _bad_client(str(path), ", ".join(wrong))
     return {name.strip(): value.strip() for name, _, value in pairs}
@@ -132,8 +133,8 @@ class Topic:
             return None
         try:
             policy = self._policy() if asked else None
-        except KafkaException as error:
-            self._said, policy = error.args[0].str(), None
+        except (KafkaException, TimeoutError) as error:
+            self._said, policy = str(error), None
         if policy is None:
             return f"whether {self.address.topic} is compacted could not be asked: {self._said or 'no controller'}"
         if policy != "compact":
