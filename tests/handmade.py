@@ -102,10 +102,10 @@ def row_of(place: str) -> int:
     return 2 + "abcdef".index(place)
 
 
-def bucketed(table: pa.Table) -> list[pa.Table]:
+def bucketed(table: pa.Table, buckets: int = BUCKETS) -> list[pa.Table]:
     """The rows of a table of users, in the order they have, by bucket."""
-    bucket = np.array([bucket_of(user, BUCKETS) for user in table.column(0).to_pylist()])
-    return [table.take(pa.array(np.flatnonzero(bucket == number))) for number in range(BUCKETS)]
+    bucket = np.array([bucket_of(user, buckets) for user in table.column(0).to_pylist()])
+    return [table.take(pa.array(np.flatnonzero(bucket == number))) for number in range(buckets)]
 
 
 def history() -> pa.Table:
@@ -135,6 +135,47 @@ def twins() -> pa.Table:
         (user, rank, *twin, *worth_of(twin[1])) for user, found in LISTS.items() for rank, twin in enumerate(found, 1)
     ]
     return pa.Table.from_pylist([dict(zip(TWINS.names, row, strict=True)) for row in rows], TWINS)
+
+
+def ranked(lists: Mapping[str, Sequence[str]]) -> pa.Table:
+    """``TWINS`` of these users; who comes n-th has percentile 100.75 - n, and the last rows come first."""
+    rows = [
+        {"user_idno": user, "rank": rank, "twin_idno": twin, "score": 1 / rank, "percentile": 100.75 - rank}
+        for user, twins in lists.items()
+        for rank, twin in enumerate(twins, 1)
+    ]
+    return pa.Table.from_pylist(rows[::-1], TWINS)
+
+
+def ranked_results(lists: Mapping[str, Sequence[str]], day: str = DAY) -> pa.Table:
+    """``RESULT`` of the same."""
+    rows = [
+        {
+            "idno": user,
+            "payload": {
+                "logical_date": day,
+                "twins": [
+                    {"twin_idno": twin, "score": 1 / rank, "percentile": 100.75 - rank}
+                    for rank, twin in enumerate(twins, 1)
+                ],
+            },
+        }
+        for user, twins in lists.items()
+    ]
+    return pa.Table.from_pylist(rows, RESULT)
+
+
+def run_with_lists(
+    store: Store, name: str, lists: Mapping[str, Sequence[str]], *, buckets: int = BUCKETS, day: str = DAY
+) -> Run:
+    """A delivered run with these lists: user -> twins, the closest first."""
+    facts = {"buckets": buckets}
+    generation(store, "analyze", name, {"twins": bucketed(ranked(lists), buckets)}, facts=facts)
+    generation(store, "deliver", name, {"result": bucketed(ranked_results(lists, day), buckets)}, facts=facts)
+    for stage in STAGES:
+        if stage not in ("analyze", "deliver"):
+            generation(store, stage, name)
+    return run_of(store, dict.fromkeys(STAGES, name), day=day)
 
 
 def vectors() -> pa.Table:

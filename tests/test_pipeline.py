@@ -103,7 +103,7 @@ class Town:
 
         def work(folder: str) -> Made:
             self.store.write_bytes(f"{folder}/t", f"{stage} of {day}".encode())
-            return {"t": [entry_of(self.store, f"{folder}/t")]}, {"counts": {f"{stage}d": 1}}
+            return {"t": [entry_of(self.store, f"{folder}/t")]}, {"counts": {f"{stage}d": 1}, "buckets": 1}
 
         return make(self.store, Plan(stage, day, parents, {}), work, again=again)
 

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tastetwin.engine import Engine
+from tastetwin.generations import Manifest
 from tastetwin.store import Store
-from tastetwin.tables import Layout, bucket_name, bucket_of, put_table, read_files, write_frame
+from tastetwin.tables import Layout, bucket_name, bucket_of, put_table, read_bucket, read_files, write_frame
 
 SCHEMA = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("n", pa.int64())])
 IDS = [f"사용자 {number}" for number in range(500)]
@@ -64,3 +65,22 @@ def test_no_rows_are_no_files(engine: Engine, tmp_path: Path) -> None:
     store = Store.create(tmp_path / "store")
     assert write_frame(engine, engine.table(SCHEMA.empty_table()), store, "none", Layout(SCHEMA, ("id",))) == []
     assert read_files(store, [], SCHEMA).num_rows == 0
+
+
+@pytest.mark.parametrize("own", [1, 4, 6, 8])
+@pytest.mark.parametrize("buckets", [1, 3, 4, 8])
+def test_a_table_can_be_read_in_another_number_of_buckets(memory_store: Store, own: int, buckets: int) -> None:
+    """A setting changed between two runs that are compared: every key once, where the other number has it."""
+    rows = [[name for name in IDS if bucket_of(name, own) == number] for number in range(own)]
+    written = [
+        put_table(memory_store, f"t/{bucket_name(number)}", pa.table({"id": names, "n": range(len(names))}, SCHEMA))
+        for number, names in enumerate(rows)
+        if number or own == 1  # a bucket without rows has no file
+    ]
+    made = Manifest("mart", "g", "2026-06-01", {}, {}, {"t": written}, {"buckets": own})
+    found = [
+        read_bucket(memory_store, made, "t", SCHEMA, number, buckets)["id"].to_pylist() for number in range(buckets)
+    ]
+    assert all(bucket_of(name, buckets) == number for number, names in enumerate(found) for name in names)
+    wanted = [name for number, names in enumerate(rows) for name in names if number or own == 1]
+    assert sorted(name for names in found for name in names) == sorted(wanted)

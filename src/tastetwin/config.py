@@ -164,6 +164,12 @@ class DeliverConfig(Section):
     """Publishing."""
 
     keep_runs: int = Field(7, ge=2, description="finished runs whose tables are kept for rollback")
+    max_changed: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="of lists, that change by more than half; above it a person approves; 0 = always",
+    )
 
 
 class Config(BaseSettings):

@@ -17,6 +17,7 @@ from tastetwin.config import Config
 from tastetwin.engine import Engine, connect
 from tastetwin.errors import GateRefused, StoreError, TasteTwinError
 from tastetwin.generations import STAGES, Manifest, Stage, is_finished, is_whole, read_manifest, verify
+from tastetwin.privacy.opt_out import read_opt_outs
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import (
     Run,
@@ -27,6 +28,7 @@ from tastetwin.runs import (
     list_runs,
     new_run,
     published,
+    published_or_none,
     record_stage,
     write_run,
 )
@@ -201,19 +203,28 @@ def evaluate(job: Job) -> None:
 
 
 def deliver(job: Job) -> None:
-    """Publish the lists, if the gate agrees.
+    """Publish the lists, if the gate agrees and they change no more than may pass unseen.
 
     Raises:
-        GateRefused: when it does not; what is published stays.
+        GateRefused: when not; what is published stays. AWAITS-APPROVAL leaves the run delivered, to be promoted.
     """
+    from tastetwin.delivery.diff import diff_runs, require_no_leak, write_diff
     from tastetwin.delivery.publish import publish_run
     from tastetwin.delivery.stage import deliver_run
     from tastetwin.evaluation.stage import report_path, write_report
 
+    # Whoever opts out while this works is left out by readers, and is no leak.
+    opt_outs, shown = read_opt_outs(job.store), published_or_none(job.store)
     job.do("deliver", lambda tell: deliver_run(job.store, job.run, job.config, again=job.again, progress=tell))
     if not job.store.exists(report_path(job.run.run_id)):  # a run that took over another run's evaluation has none
         write_report(job.store, job.run, job.config)
+    require_no_leak(job.store, job.run, opt_outs)
+    diff = None if shown is None else diff_runs(job.store, job.run, shown, opt_outs)
+    if diff is not None:
+        write_diff(job.store, diff)
     job.run = write_run(job.store, replace(job.run, status="delivered"))
+    if diff is not None:
+        diff.require_approval(job.config.deliver)
     publish_run(job.store, job.run, job.config)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -217,3 +218,23 @@ def read_files(store: Store, paths: Sequence[str], schema: pa.Schema, filters: A
 def read_table(store: Store, manifest: Manifest, table: str, schema: pa.Schema) -> pa.Table:
     """A generation's whole table on the driver."""
     return read_files(store, manifest.paths(table), schema)
+
+
+def read_bucket(store: Store, manifest: Manifest, table: str, schema: pa.Schema, number: int, buckets: int) -> pa.Table:
+    """The rows whose first column, the key, is of bucket ``number`` of ``buckets``, however many the table lies in."""
+    own = int(manifest.facts["buckets"])
+    common = math.gcd(own, buckets)
+    rows = [
+        _of_bucket(read_files(store, [path], schema), number, buckets, everybody=buckets == common)
+        for path in manifest.paths(table)
+        if (int(path[-len("00000.parquet") : -len(".parquet")]) - number) % common == 0
+    ]
+    return pa.concat_tables([schema.empty_table(), *rows]).combine_chunks()
+
+
+def _of_bucket(rows: pa.Table, number: int, buckets: int, *, everybody: bool) -> pa.Table:
+    if everybody:
+        return rows
+    keys = pc.unique(rows.column(0))
+    mine = keys.filter(pa.array([bucket_of(key, buckets) == number for key in keys.to_pylist()], pa.bool_()))
+    return rows.filter(pc.is_in(rows.column(0), value_set=mine))

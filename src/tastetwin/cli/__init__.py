@@ -19,6 +19,7 @@ import typer
 
 from tastetwin import __version__, console
 from tastetwin.cli import ask, evaluation, history, job, privacy, settings
+from tastetwin.cli import push as pushing
 from tastetwin.errors import EXIT_INTERRUPTED, StoreError, TasteTwinError
 
 app = typer.Typer(
@@ -65,8 +66,10 @@ app.command()(ask.similar)
 app.command()(ask.embed)
 app.command()(ask.export)
 app.command()(ask.sql)
+app.command()(pushing.push)
 app.command("opt-out")(privacy.opt_out)
 app.command("opt-in")(privacy.opt_in)
+app.command()(history.diff)
 app.command()(history.promote)
 app.command()(history.rollback)
 config_app.command("show")(settings.show)

@@ -1,10 +1,12 @@
-"""What ran and what readers see: ``runs``, ``promote``, ``rollback``.
+"""What ran and what readers see: ``runs``, ``diff``, ``promote``, ``rollback``.
 
 *Published* is the one run that readers see; *delivered* are those that went so far and could be published again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -13,6 +15,7 @@ from tastetwin import console
 from tastetwin.cli.options import JsonOption, StoreOption, say
 
 if TYPE_CHECKING:
+    from tastetwin.delivery.diff import ListDiff
     from tastetwin.runs import Run
     from tastetwin.store import Store
 
@@ -25,9 +28,9 @@ _HEADERS: Final = ("run", "status", "started\n(UTC)", "secs", "lines", "quaranti
 def runs(store: StoreOption, as_json: JsonOption = False) -> None:
     """Every run: id, status, start, duration, its funnel of lines and users, and what went wrong.
 
-    A run is *running*, *open* (begun stage by stage, the next one awaited), *delivered* (can be published again),
-    *published* (what readers see), *refused* by the gate, *failed*, or *interrupted*. Where a process was killed, the
-    next one to work on the store notes it.
+    A run is *running*, *open* (begun stage by stage, the next one awaited), *delivered* (can be published;
+    AWAITS-APPROVAL below says which one is to be looked at first), *published* (what readers see), *refused* by the
+    gate, *failed*, or *interrupted*. Where a process was killed, the next one to work on the store notes it.
 
     Example: `tastetwin runs --store store/ --json`
     """
@@ -56,6 +59,65 @@ def runs(store: StoreOption, as_json: JsonOption = False) -> None:
         console.out.print(f"\n{len(failed) - ERRORS} older errors left out, see --json", markup=False)
     for one in failed[-ERRORS:]:
         console.out.print(f"\n{one.run_id} {_status(one, shown)}: {one.error}", markup=False)
+
+
+def diff(
+    store: StoreOption,
+    run_id: Annotated[str | None, typer.Argument(help="A run that has lists.", show_default="the newest")] = None,
+    with_: Annotated[
+        str | None, typer.Option("--with", help="The run to compare it with.", show_default="the published one")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What readers would see change if a run were published, to a depth of ten twins.
+
+    A published run is compared with the one that readers saw before it.
+
+    Example: `tastetwin diff 2026-11-22.1 --store store/`
+    """
+    from tastetwin.delivery.diff import count_leaks, diff_runs, runs_to_compare
+    from tastetwin.privacy.opt_out import read_opt_outs
+    from tastetwin.store import Store
+
+    opened = Store.open(store)
+    run, other = runs_to_compare(opened, run_id, with_)
+    opt_outs = read_opt_outs(opened)
+    found = diff_runs(opened, run, other, opt_outs)
+    leaks = count_leaks(opened, run, opt_outs) if "deliver" in run.stages else None
+    if as_json:
+        console.print_json({**asdict(found), "leaks": leaks})
+        return
+    for title, columns, rows in _tables(found, leaks):
+        console.print_table(title, columns, rows)
+
+
+def _tables(found: ListDiff, leaks: int | None) -> Iterator[tuple[str, Sequence[str], Iterable[Sequence[object]]]]:
+    yield f"run {found.run_id} beside {found.with_run}", ("", ""), _facts(found, leaks)
+    shares = [users / max(1, sum(found.churn)) for users in found.churn]
+    churn = [
+        (changed, users, f"{share:.1%}", "█" * round(40 * share))
+        for changed, (users, share) in enumerate(zip(found.churn, shares, strict=True))
+    ]
+    yield f"\nusers by how many of {found.depth} twins change", ("changed", "users", "share", ""), churn
+    most = [(each.user_idno, each.changed, " ".join(each.before), " ".join(each.after)) for each in found.most_changed]
+    yield "\nlists that change most", ("user", "changed", "before", "after"), most
+    exposure = [(each.user_idno, each.before, each.after) for each in found.gained + found.lost]
+    yield "\nin more, and in fewer lists", ("user", "lists before", "after"), exposure
+
+
+def _facts(found: ListDiff, leaks: int | None) -> list[tuple[str, object]]:
+    return [
+        ("users before", found.users_before),
+        ("users after", found.users_after),
+        ("appear", found.appeared),
+        ("vanish", found.vanished),
+        ("Jaccard", found.jaccard),
+        ("entries kept", found.kept),
+        ("entries left", found.left),
+        ("entries new", found.new),
+        ("lists changed by more than half, or gone", f"{found.changed_share:.1%}"),
+        ("delivered entries of users who opted out", leaks),
+    ]
 
 
 def promote(

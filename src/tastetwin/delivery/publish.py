@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tastetwin.config import Config
 from tastetwin.errors import UsageError
 from tastetwin.generations import FOLDERS, MANIFEST, STAGES, Stage, is_finished, read_manifest
-from tastetwin.runs import Published, Run, list_runs, publish, published, read_run, rollback
+from tastetwin.runs import Published, Run, list_runs, publish, published, read_run, rollback, write_run
 from tastetwin.store import Store
 
 
@@ -31,6 +33,7 @@ def promote_run(store: Store, run_id: str) -> Published:
             rule="only a delivered run whose tables are kept can be published",
             fix="see: tastetwin runs",
         )
+    write_run(store, replace(run, error=None))  # what it waited for, if it did
     return publish(store, run_id)
 
 
