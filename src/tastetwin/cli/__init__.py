@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tastetwin import __version__, console
-from tastetwin.cli import ask, evaluation, history, job, privacy, settings
+from tastetwin.cli import ask, databases, evaluation, history, job, privacy, settings
 from tastetwin.errors import EXIT_INTERRUPTED, StoreError, TasteTwinError
 
 app = typer.Typer(
@@ -65,6 +65,7 @@ app.command()(ask.similar)
 app.command()(ask.embed)
 app.command()(ask.export)
 app.command()(ask.sql)
+app.command()(databases.load)
 app.command("opt-out")(privacy.opt_out)
 app.command("opt-in")(privacy.opt_in)
 app.command()(history.promote)

@@ -1,0 +1,112 @@
+"""Every kind of database behind one face: where it is, what its readers see, and which tables it holds."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+import pyarrow as pa
+import pytest
+from pgserver.postgres_server import get_server
+from psycopg import sql
+
+from tastetwin.generations import STAGES
+from tastetwin.runs import Run, publish
+from tastetwin.schema import RESULT
+from tastetwin.store import Store
+from tests import handmade
+
+Seen = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A database of a server of its own kind, empty at first."""
+
+    address: str
+    seen: Callable[[], Seen]
+    """User -> the other columns, asked for as a service would ask."""
+    versions: Callable[[], int]
+    """How many tables of lists it holds, shown or not."""
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The socket's folder of a real PostgreSQL 16."""
+    with tempfile.TemporaryDirectory(prefix="tastetwin-pg-") as folder:
+        found = get_server(folder)
+        found.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")  # clients are killed here, not machines
+        yield found.get_uri().partition("host=")[2]
+        found.cleanup()
+
+
+_NUMBERS: Final = itertools.count()
+
+
+@contextmanager
+def postgresql(server: str) -> Iterator[Served]:
+    name = f"town_{next(_NUMBERS)}"
+    with psycopg.connect(host=server, user="postgres", dbname="postgres", autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        address = f"postgresql://postgres@/{name}?host={server}"
+
+        def seen() -> Seen:
+            with psycopg.connect(address) as reader:
+                return _rows(reader.execute("SELECT * FROM result")) if _exists(reader) else {}
+
+        def versions() -> int:
+            with psycopg.connect(address) as reader:
+                return len(reader.execute("SELECT FROM pg_tables WHERE tablename LIKE 'result%'").fetchall())
+
+        yield Served(address, seen, versions)
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _exists(reader: psycopg.Connection[Any]) -> bool:
+    return reader.execute("SELECT to_regclass('result')").fetchone() != (None,)
+
+
+def _rows(cursor: psycopg.Cursor[Any]) -> Seen:
+    names = [column.name for column in cursor.description or ()]
+    rows = [dict(zip(names, row, strict=True)) for row in cursor]
+    return {row.pop("idno"): {**row, "logical_date": row["logical_date"].isoformat()} for row in rows}
+
+
+@pytest.fixture(params=["postgresql"])
+def database(request: pytest.FixtureRequest, server: str) -> Iterator[Served]:
+    with postgresql(server) as found:
+        yield found
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A store that knows the handmade users; what is published there is two results without twins."""
+    made = Store.create(tmp_path / "store")
+    handmade.publish_by_hand(made)
+    return made
+
+
+def twin(name: str, score: float = 0.5) -> dict[str, Any]:
+    return {"twin_idno": name, "score": score, "percentile": 99.0, "taste": score, "home": 0.0}
+
+
+def payload(*twins: dict[str, Any], **more: Any) -> dict[str, Any]:
+    given = {"logical_date": handmade.DAY, "favors": 7, "places": 3, "home_region": "r1", "twins": list(twins)}
+    return {**given, **more}
+
+
+def publish_lists(store: Store, lists: dict[str, dict[str, Any]], name: str) -> Run:
+    """A further run of the handmade users with these results, in two files, published."""
+    rows = [{"idno": user, "payload": found} for user, found in lists.items()]
+    parts = [pa.Table.from_pylist(rows[at::2], RESULT) for at in range(2)]
+    handmade.generation(store, "deliver", name, {"result": parts})
+    stages = dict(zip(STAGES, [*"cmftae", name], strict=True))
+    run = handmade.run_of(store, stages)
+    publish(store, run.run_id)
+    return run
