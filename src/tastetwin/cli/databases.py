@@ -9,7 +9,10 @@ import typer
 
 from tastetwin.cli.options import JsonOption, StoreOption, say
 
-ToOption = Annotated[str, typer.Option("--to", help="postgresql://user@host/database?table=result", metavar="ADDRESS")]
+ToOption = Annotated[
+    str,
+    typer.Option("--to", help="postgresql:// or mongodb://user@host/database?table=result", metavar="ADDRESS"),
+]
 
 
 def load(

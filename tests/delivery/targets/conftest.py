@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import psycopg
 import pyarrow as pa
+import pymongo
 import pytest
 from pgserver.postgres_server import get_server
 from psycopg import sql
@@ -21,6 +24,8 @@ from tastetwin.runs import Run, publish
 from tastetwin.schema import RESULT
 from tastetwin.store import Store
 from tests import handmade
+from tests.delivery.targets.mongo_peer import Peer
+from tests.sources.mongo_peer import serving
 
 Seen = dict[str, dict[str, Any]]
 
@@ -78,10 +83,57 @@ def _rows(cursor: psycopg.Cursor[Any]) -> Seen:
     return {row.pop("idno"): {**row, "logical_date": row["logical_date"].isoformat()} for row in rows}
 
 
-@pytest.fixture(params=["postgresql"])
-def database(request: pytest.FixtureRequest, server: str) -> Iterator[Served]:
-    with postgresql(server) as found:
+@contextmanager
+def mongodb(uri: str) -> Iterator[Served]:
+    client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri)
+    town = client.get_default_database()
+
+    def seen() -> Seen:
+        return {row.pop("_id"): row for row in town["result"].find()}
+
+    def versions() -> int:
+        return sum(name.startswith("result_2") for name in town.list_collection_names())
+
+    yield Served(uri, seen, versions)
+    client.close()
+
+
+@contextmanager
+def mongodb_peer() -> Iterator[Served]:
+    with serving(Peer()) as peer, mongodb(peer.uri) as found:
         yield found
+
+
+@contextmanager
+def mongodb_server() -> Iterator[Served]:
+    """In a database of its own."""
+    address = urlsplit(os.environ[MONGODB_URI])._replace(path=f"/tastetwin_test_{os.getpid()}").geturl()
+    with mongodb(address) as found:
+        yield found
+        pymongo.MongoClient(address).drop_database(urlsplit(address).path[1:])
+
+
+MONGODB_URI: Final = "TASTETWIN_TEST_MONGODB_URI"
+KINDS: Final = {
+    "mongodb-peer": mongodb_peer,
+    **({"mongodb-server": mongodb_server} if MONGODB_URI in os.environ else {}),
+}
+
+
+@pytest.fixture(params=["postgresql", *KINDS])
+def database(request: pytest.FixtureRequest) -> Iterator[Served]:
+    kind = request.param
+    with KINDS[kind]() if kind in KINDS else postgresql(request.getfixturevalue("server")) as found:
+        yield found
+
+
+def told(error: BaseException | None) -> str:
+    """All that a traceback of an error would show of messages."""
+    said = ""
+    while error is not None:
+        said += str(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return said
 
 
 @pytest.fixture

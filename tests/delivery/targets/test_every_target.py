@@ -164,11 +164,15 @@ def test_a_rollback_brings_nobody_back_who_has_opted_out_since(database: Served,
 def test_erased_users_are_in_no_version(database: Served, store: Store) -> None:
     """Rows and appearances, in what is shown and in what is kept; the order of lists stays."""
     erase_loaded(database.address, ["ann"])  # nothing is there yet, and nothing to be done
-    for name, lists in (("d1", FIRST), ("d2", SECOND)):
+    latest = SECOND | {"hal": payload(*map(twin, ("dot", "ann", "gus", "bob", "cid")))}
+    for name, lists in (("d1", FIRST), ("d2", latest)):
         publish_lists(store, lists, name)
         load_published(store, database.address)
     erase_loaded(database.address, ["ann", "stranger"])
-    assert database.seen() == {"gus": payload(twin("bob"))}
+    assert database.seen() == {
+        "gus": payload(twin("bob")),
+        "hal": payload(*map(twin, ("dot", "gus", "bob", "cid"))),
+    }
     roll_back_loaded(store, database.address)
     assert database.seen() == {"bob": payload(), "dot": payload()}
 

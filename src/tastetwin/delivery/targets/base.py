@@ -77,6 +77,10 @@ def open_target(address: str) -> AbstractContextManager[Target]:
         from tastetwin.delivery.targets.postgresql import open_postgresql
 
         return open_postgresql(*split_table(address))
+    if scheme in ("mongodb", "mongodb+srv"):
+        from tastetwin.delivery.targets.mongodb import open_mongodb
+
+        return open_mongodb(*split_table(address))
     raise bad_address("an unknown scheme, or none")
 
 
@@ -104,7 +108,7 @@ def bad_address(value: str) -> UsageError:
         "DATABASE-ADDRESS",
         place="--to",
         value=value,
-        rule="postgresql://[user[:password]@]host[:port]/database[?table=result], special characters percent-encoded",
+        rule="postgresql:// or mongodb://[user[:password]@]host[:port]/database[?table=result], all percent-encoded",
         fix="check --to",
     )
 
