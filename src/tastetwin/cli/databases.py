@@ -11,7 +11,7 @@ from tastetwin.cli.options import JsonOption, StoreOption, say
 
 ToOption = Annotated[
     str,
-    typer.Option("--to", help="postgresql:// or mongodb://user@host/database?table=result", metavar="ADDRESS"),
+    typer.Option("--to", help="postgresql://user@host/db?table=result, mongodb://, cassandra://", metavar="ADDRESS"),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,6 +17,9 @@ import psycopg
 import pyarrow as pa
 import pymongo
 import pytest
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
+from cassandra.policies import RoundRobinPolicy
+from cassandra.query import dict_factory
 from pgserver.postgres_server import get_server
 from psycopg import sql
 
@@ -24,6 +28,7 @@ from tastetwin.runs import Run, publish
 from tastetwin.schema import RESULT
 from tastetwin.store import Store
 from tests import handmade
+from tests.delivery.targets import cassandra_peer as cassandra_peers
 from tests.delivery.targets.mongo_peer import Peer
 from tests.sources.mongo_peer import serving
 
@@ -113,10 +118,61 @@ def mongodb_server() -> Iterator[Served]:
         pymongo.MongoClient(address).drop_database(urlsplit(address).path[1:])
 
 
+@contextmanager
+def cassandra(address: str) -> Iterator[Served]:
+    parts = urlsplit(address)
+    profile = ExecutionProfile(RoundRobinPolicy(), row_factory=dict_factory)
+    options = {
+        "protocol_version": 4,
+        "schema_metadata_enabled": False,
+        "execution_profiles": {EXEC_PROFILE_DEFAULT: profile},
+    }
+    with Cluster([parts.hostname], port=parts.port or 9042, **options) as cluster:
+        session = cluster.connect(parts.path[1:])
+
+        def tables() -> list[str]:
+            query = session.prepare("SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?")
+            return [row["table_name"] for row in session.execute(query, (parts.path[1:],))]
+
+        def seen() -> Seen:
+            if "result_versions" not in tables():
+                return {}
+            pointer = session.prepare("SELECT shown FROM result_versions WHERE name = ?")
+            shown = [row["shown"] for row in session.execute(pointer, ("result",))]
+            columns = "idno, logical_date, favors, places, home_region, twins"
+            rows = session.execute(session.prepare(f"SELECT {columns} FROM {shown[0]}")) if shown else []
+            return {row.pop("idno"): {**row, "twins": json.loads(row["twins"])} for row in rows}
+
+        yield Served(address, seen, lambda: sum(name.startswith("result_2") for name in tables()))
+
+
+@contextmanager
+def cassandra_peer() -> Iterator[Served]:
+    with cassandra_peers.serving(cassandra_peers.Peer()) as peer, cassandra(peer.address) as found:
+        yield found
+
+
+@contextmanager
+def cassandra_server() -> Iterator[Served]:
+    """In a keyspace of its own."""
+    parts, name = urlsplit(os.environ[CASSANDRA_URI]), f"tastetwin_test_{os.getpid()}"
+    with Cluster([parts.hostname], port=parts.port or 9042) as cluster:
+        admin = cluster.connect()
+        admin.execute(
+            f"CREATE KEYSPACE {name} WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': 1}}"
+        )
+        with cassandra(parts._replace(path=f"/{name}").geturl()) as found:
+            yield found
+        admin.execute(f"DROP KEYSPACE {name}")
+
+
 MONGODB_URI: Final = "TASTETWIN_TEST_MONGODB_URI"
+CASSANDRA_URI: Final = "TASTETWIN_TEST_CASSANDRA_URI"
 KINDS: Final = {
     "mongodb-peer": mongodb_peer,
+    "cassandra-peer": cassandra_peer,
     **({"mongodb-server": mongodb_server} if MONGODB_URI in os.environ else {}),
+    **({"cassandra-server": cassandra_server} if CASSANDRA_URI in os.environ else {}),
 }
 
 

@@ -81,6 +81,10 @@ def open_target(address: str) -> AbstractContextManager[Target]:
         from tastetwin.delivery.targets.mongodb import open_mongodb
 
         return open_mongodb(*split_table(address))
+    if scheme == "cassandra":
+        from tastetwin.delivery.targets.cassandra import open_cassandra
+
+        return open_cassandra(*split_table(address))
     raise bad_address("an unknown scheme, or none")
 
 
@@ -108,8 +112,8 @@ def bad_address(value: str) -> UsageError:
         "DATABASE-ADDRESS",
         place="--to",
         value=value,
-        rule="postgresql:// or mongodb://[user[:password]@]host[:port]/database[?table=result], all percent-encoded",
-        fix="check --to",
+        rule="postgresql://, mongodb:// or cassandra://[user[:password]@]host[:port]/database[?table=result]",
+        fix="check --to; special characters are percent-encoded",
     )
 
 

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from tastetwin.config import masked
 from tastetwin.delivery.targets.base import Version, bad_address, failed
+from tastetwin.delivery.targets.encode import escaped, json_lists
 from tastetwin.errors import MissingExtra
 from tastetwin.schema import RESULT
 
@@ -41,7 +42,6 @@ SWAP_TRIES: Final = 300
 
 _COLUMNS: Final = ("idno", "logical_date", "favors", "places", "home_region", "twins")
 _TYPES: Final = 'idno text COLLATE "C", logical_date date, favors int, places int, home_region text, twins jsonb'
-_NUMBERS: Final = ("score", "percentile", "taste", "home")
 _LISTED: Final = "SELECT FROM jsonb_array_elements(twins) AS twin WHERE twin->>'twin_idno' = ANY(%(users)s)"
 
 
@@ -174,31 +174,14 @@ def copy_lines(rows: pa.Table) -> memoryview:
     A few hundred rows at a time fit the processor's caches, and are encoded three times as fast as a few thousand.
     """
     payload = rows.column("payload").combine_chunks()
-    twins = _json_lists(payload.field("twins"))
-    columns = [_escaped(rows.column("idno").combine_chunks()), *(payload.field(name) for name in _COLUMNS[1:-1])]
+    twins = json_lists(payload.field("twins"))
+    columns = [escaped(rows.column("idno").combine_chunks()), *(payload.field(name) for name in _COLUMNS[1:-1])]
     text = [column.cast(pa.string()) for column in columns]
-    joined = pc.binary_join_element_wise(*text, _escaped(twins), "\t", null_handling="replace", null_replacement=r"\N")
+    joined = pc.binary_join_element_wise(*text, escaped(twins), "\t", null_handling="replace", null_replacement=r"\N")
     lines = pc.binary_join_element_wise(joined, "", "\n")
     _, offsets, data = lines.buffers()
     ends = np.frombuffer(offsets, np.int32, len(lines) + 1, lines.offset * 4)
     return memoryview(data)[ends[0] : ends[-1]]
-
-
-def _json_lists(lists: pa.ListArray) -> pa.StringArray:
-    """[n] each list of twins as a JSON array of objects."""
-    columns = dict(zip((field.name for field in lists.type.value_type), lists.flatten().flatten(), strict=True))
-    parts: list[Any] = ['{"twin_idno":"', pc.replace_substring(_escaped(columns["twin_idno"]), '"', r"\""), '"']
-    for name in _NUMBERS:
-        parts += [f',"{name}":', columns[name].cast(pa.string())]
-    twins = pc.binary_join_element_wise(*parts, "}", "", null_handling="replace", null_replacement="null")
-    starts = pc.subtract(lists.offsets, lists.offsets[0])
-    joined = pc.binary_join(pa.ListArray.from_arrays(starts, twins), ",")
-    return pc.binary_join_element_wise("[", joined, "]", "")
-
-
-def _escaped(text: pa.StringArray) -> pa.StringArray:
-    """JSON and COPY both write a backslash as two."""
-    return pc.replace_substring(text, "\\", r"\\")
 
 
 @contextmanager
