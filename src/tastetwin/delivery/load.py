@@ -69,7 +69,7 @@ def load_published(store: Store, address: str, *, progress: Progress = silent) -
 
 
 def plan_load(store: Store, address: str) -> Loaded:
-    """What ``load_published`` would do; nothing is written. Raises as that does."""
+    """What ``load_published`` would do; nothing but a lock is written, and taken back. Raises as that does."""
     run = published_run(store)
     wanted, paths = _wanted(store, run)
     with open_target(address) as target:

@@ -69,16 +69,19 @@ def test_a_load_refused_from_any_statement_on_leaves_one_run_whole_and_the_next_
     assert point > 12
 
 
-def test_a_load_that_lost_its_lock_shows_nothing(peer: Peer, store: Store) -> None:
+@pytest.mark.parametrize("rows", [2, 3])
+def test_a_load_that_lost_its_lock_writes_no_more_and_shows_nothing(peer: Peer, store: Store, rows: int) -> None:
     """It slept through its lease, and another has begun: the two must not drop each other's tables."""
     publish_lists(store, FIRST, "d1")
 
-    def tell(*_: object) -> None:
-        peer.tables[NOTES][b"lock"] = {"name": b"lock", "owner": b"another"}
+    def tell(done: int, *_: object) -> None:
+        if done == rows:
+            peer.tables[NOTES][b"lock"] = {"name": b"lock", "owner": b"another"}
 
     with pytest.raises(StoreError) as caught:
         load_published(store, peer.address, progress=tell)
     assert caught.value.problem.code == "DATABASE-BUSY"
+    assert [len(found) for name, found in peer.tables.items() if name != NOTES] == [rows]
     assert peer.tables[NOTES] == {b"lock": {"name": b"lock", "owner": b"another"}}
 
 
