@@ -32,6 +32,7 @@ from tastetwin.tables import read_table
 
 if TYPE_CHECKING:
     from tastetwin.analysis.lookup import Twin, TwinLists
+    from tastetwin.delivery.load import Loaded
 
 Events = str | os.PathLike[str] | Mapping[str, Any]
 """A folder, URL or ``mongodb://`` address; or frames (polars, pandas, Arrow) by kind: reviews, likes, places."""
@@ -130,6 +131,17 @@ class TasteTwin:
         from tastetwin.delivery.sql import query
 
         return query(self.store, statement)
+
+    def load(self, to: str) -> Loaded:
+        """Load the published lists into the database at ``to``; see ``tastetwin load``.
+
+        Raises:
+            UsageError: NOT-PUBLISHED, DATABASE-ADDRESS.
+            StoreError: DATABASE-UNREACHABLE and others, see ``delivery.load.load_published``.
+        """
+        from tastetwin.delivery.load import load_published
+
+        return load_published(self.store, to)
 
     def opt_out(self, *users: str) -> None:
         """Show these users to nobody from now on, as neither a twin nor a user with twins."""

@@ -246,6 +246,17 @@ def without_token(address: str) -> str:
     return re.sub(r"(?i)(;token=)[^;]*", r"\1***", address)
 
 
+def masked(address: str) -> str:
+    """A database's address without user, password and options.
+
+    A password may hold ``/``, ``?`` or ``@`` that nobody escaped: the driver refuses such an address, and its error
+    must not tell the password. An ``@`` past the ``?`` leaves no part that is known to be harmless.
+    """
+    scheme, _, rest = address.partition("://")
+    head, _, options = rest.partition("?")
+    return f"{scheme}://***" if "@" in options else f"{scheme}://{head.rpartition('@')[2]}"
+
+
 def origins(path: Path | None = None) -> Iterator[tuple[str, Any, str, str]]:
     """Every setting as (dotted key, value in force, where it came from, its sentence); secrets masked."""
     config = load(path)

@@ -5,7 +5,7 @@
     TasteTwinError            exit 1   anything below
     ├── UsageError            exit 2   the request itself: config typo, bad date, unknown user
     ├── InputError            exit 3   the source's data: empty folder, wrong type of file
-    ├── StoreError            exit 4   the store: damaged, of a newer version, busy, disk full
+    ├── StoreError            exit 4   the store: damaged, of a newer version, busy, disk full; or a database
     ├── GateRefused           exit 5   the run is sound as a program but not fit to be published
     └── MissingExtra          exit 6   an optional dependency is not installed
 
@@ -65,7 +65,7 @@ class InputError(TasteTwinError):
 
 
 class StoreError(TasteTwinError):
-    """The store cannot be read or written."""
+    """The store, or a database that lists go to, cannot be read or written."""
 
     exit_code = 4
 

@@ -135,10 +135,17 @@ def _command(operation: int, body: bytes) -> Document:
         start = body.index(b"\0", 4) + 1 + 8
     else:
         assert operation == _OP_MSG
-        assert body[4] == 0, "a body section; reads need no other"
+        assert body[4] == 0, "the body section comes first"
         start = 5
     (length,) = struct.unpack_from("<i", body, start)
-    return bson.decode(body[start : start + length])
+    command: Document = bson.decode(body[start : start + length])
+    start += length
+    while operation == _OP_MSG and start < len(body):  # document sequences: the rows of a write
+        (length,) = struct.unpack_from("<i", body, start + 1)
+        name, _, documents = body[start + 5 : start + 1 + length].partition(b"\0")
+        command[name.decode()] = bson.decode_all(documents)
+        start += 1 + length
+    return command
 
 
 def _message(operation: int, request: int, reply: Document) -> bytes:

@@ -18,10 +18,9 @@ import zstandard
 from bson.raw_bson import RawBSONDocument
 
 from tastetwin import generations
-from tastetwin.config import CollectConfig
+from tastetwin.config import CollectConfig, masked
 from tastetwin.errors import InputError, TasteTwinError
 from tastetwin.progress import silent
-from tastetwin.sources import mongodb
 from tastetwin.sources.collect import collect
 from tastetwin.sources.mongodb import Database, line
 from tastetwin.store import Store
@@ -188,8 +187,8 @@ def test_no_error_tells_a_secret_of_the_address(
 
 def test_a_manifest_names_the_source_without_its_credentials(store: Store, tmp_path: Path) -> None:
     """Manifests are read by many who must not learn the password."""
-    assert mongodb.masked("mongodb://someone:pa55w0rd@h1:1,h2:2/town?replicaSet=x") == "mongodb://h1:1,h2:2/town"
-    assert mongodb.masked("mongodb+srv://someone:pa55w0rd@h/town") == "mongodb+srv://h/town"
+    assert masked("mongodb://someone:pa55w0rd@h1:1,h2:2/town?replicaSet=x") == "mongodb://h1:1,h2:2/town"
+    assert masked("mongodb+srv://someone:pa55w0rd@h/town") == "mongodb+srv://h/town"
     source = Database("mongodb://someone:pa55w0rd@h1/town?authSource=t0ken", "other")
     assert source.inputs == {"source": "mongodb://h1/town", "database": "town"}
     assert Database("mongodb://h1", "other").inputs["database"] == "other"

@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tastetwin import __version__, console
-from tastetwin.cli import ask, evaluation, history, job, privacy, settings
+from tastetwin.cli import ask, databases, evaluation, history, job, privacy, settings
 from tastetwin.cli import push as pushing
 from tastetwin.errors import EXIT_INTERRUPTED, StoreError, TasteTwinError
 
@@ -67,6 +67,7 @@ app.command()(ask.embed)
 app.command()(ask.export)
 app.command()(ask.sql)
 app.command()(pushing.push)
+app.command()(databases.load)
 app.command("opt-out")(privacy.opt_out)
 app.command("opt-in")(privacy.opt_in)
 app.command()(history.diff)

@@ -137,8 +137,16 @@ def promote(
         say({"published": promote_run(opened, run_id).run_id}, as_json)
 
 
-def rollback(store: StoreOption, as_json: JsonOption = False) -> None:
+def rollback(
+    store: StoreOption,
+    to: Annotated[
+        str | None, typer.Option("--to", help="In this database instead, see: tastetwin load", metavar="ADDRESS")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Publish the run that readers saw before.
+
+    With `--to`, readers of that database see what they saw before, and the store's published run stays.
 
     Example: `tastetwin rollback --store store/`
     """
@@ -146,6 +154,11 @@ def rollback(store: StoreOption, as_json: JsonOption = False) -> None:
     from tastetwin.store import Store
 
     opened = Store.open(store)
+    if to is not None:
+        from tastetwin.delivery.load import roll_back_loaded
+
+        say(asdict(roll_back_loaded(opened, to)), as_json)
+        return
     with opened.writing():
         say({"published": roll_back(opened).run_id}, as_json)
 

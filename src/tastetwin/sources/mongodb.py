@@ -23,6 +23,7 @@ from urllib.parse import unquote
 import orjson
 import zstandard
 
+from tastetwin.config import masked
 from tastetwin.errors import InputError, MissingExtra
 from tastetwin.generations import FileEntry, entry_of
 from tastetwin.progress import Progress
@@ -174,17 +175,6 @@ class Database:
 
     def _error(self, code: str, value: str, rule: str, fix: str) -> InputError:
         return InputError(code, place=self.name, value=value, rule=rule, fix=fix)
-
-
-def masked(uri: str) -> str:
-    """The address without user, password and options.
-
-    A password may hold ``/``, ``?`` or ``@`` that nobody escaped: the driver refuses such an address, and its error
-    must not tell the password. An ``@`` past the ``?`` leaves no part that is known to be harmless.
-    """
-    scheme, _, rest = uri.partition("://")
-    head, _, options = rest.partition("?")
-    return f"{scheme}://***" if "@" in options else f"{scheme}://{head.rpartition('@')[2]}"
 
 
 def _counter(progress: Progress, total: int) -> Callable[[int], None]:

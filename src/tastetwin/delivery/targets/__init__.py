@@ -1,0 +1,1 @@
+"""Databases that the published lists are loaded into."""
