@@ -32,6 +32,7 @@ from tastetwin.tables import read_table
 
 if TYPE_CHECKING:
     from tastetwin.analysis.lookup import Twin, TwinLists
+    from tastetwin.delivery.forget import Receipt
 
 Events = str | os.PathLike[str] | Mapping[str, Any]
 """A folder, URL or ``mongodb://`` address; or frames (polars, pandas, Arrow) by kind: reviews, likes, places."""
@@ -140,10 +141,24 @@ class TasteTwin:
         clean_reports(self.store)
 
     def opt_in(self, *users: str) -> None:
-        """Take an opt-out back: they are in the lists of the next run again."""
+        """Take an opt-out back: they are in the lists of the next run again.
+
+        Raises:
+            UsageError: FORGOTTEN when one of them was forgotten.
+        """
         from tastetwin.privacy.opt_out import opt_in
 
         opt_in(self.store, map(str, users))
+
+    def forget(self, *users: str, dry_run: bool = False) -> Receipt:
+        """Erase these users from everything in the store and keep them out; see ``tastetwin forget``.
+
+        Raises:
+            StoreError: STORE-BUSY while a run is in progress; DAMAGED; STORE-UNWRITABLE, DISK-FULL.
+        """
+        from tastetwin.delivery.forget import forget
+
+        return forget(self.store, users, dry_run=dry_run)
 
     def runs(self) -> list[Run]:
         """Every run, oldest first."""

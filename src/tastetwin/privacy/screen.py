@@ -27,7 +27,7 @@ _KEPT: Final = {kind: {"_id", *schema.names} for kind, schema in MART.items()}
 """Fields that the gate reads, and MongoDB's name of a document, which says where to go on."""
 _LONGEST_LINE: Final = 1 << 26
 """As large as ``mart.max_line_bytes`` may be: beyond it, no line is read by anybody."""
-_LONGEST_UNREAD: Final = 4096
+_LONGEST_UNREAD: Final = 1 << 18
 """Bytes of a line that is no JSON, up to which it is looked through."""
 _ENDS: Final = b"\r\n"
 _name_of: Final = functools.lru_cache(maxsize=1 << 16)(name_of)
@@ -70,21 +70,31 @@ class Screen:
 
     def _of_text(self, body: bytes) -> bytes:
         if len(body) > _LONGEST_UNREAD:
-            return b"#" * len(body)
+            return _masked(body)
         return b" " * len(body) if mentions(body.decode(errors="replace"), self.people) else body
 
-    def copy(self, source: IO[bytes], sink: IO[bytes], name: str, kind: Kind) -> None:
-        """All lines of a file; ``name`` says by its ending how both are compressed. Closes ``source``.
+    def lines(self, source: IO[bytes], name: str, kind: Kind) -> Iterator[bytes]:
+        """All lines of a file as they may be kept; ``name`` says by its ending how it is compressed. Closes ``source``.
 
         Raises:
             InputError: SOURCE-DAMAGED when the compressed stream is cut off or corrupt.
         """
         cut = False
+        for piece in _pieces(source, name):
+            whole = piece.endswith(b"\n") or len(piece) < _LONGEST_LINE
+            yield self.line(piece, kind) if whole and not cut else _masked(piece)
+            cut = not piece.endswith(b"\n")
+
+    def copy(self, source: IO[bytes], sink: IO[bytes], name: str, kind: Kind) -> None:
+        """``lines`` into another file, compressed alike; errors as there."""
         with _compressing(sink, name) as plain:
-            for piece in _pieces(source, name):
-                whole = piece.endswith(b"\n") or len(piece) < _LONGEST_LINE
-                plain.write(self.line(piece, kind) if whole and not cut else b"#" * len(piece))
-                cut = not piece.endswith(b"\n")
+            for line in self.lines(source, name, kind):
+                plain.write(line)
+
+
+def _masked(line: bytes) -> bytes:
+    masked = b"#" * len(line.rstrip(_ENDS)) + line[len(line.rstrip(_ENDS)) :]
+    return line if masked == line else masked
 
 
 def _as_id(value: object) -> str:
