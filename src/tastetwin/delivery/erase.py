@@ -43,6 +43,7 @@ Users = Sequence[str]
 Cut = tuple[pa.Table, int]
 """What is left of a table, and how many rows, or entries of lists, are not."""
 
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _MOVED: Final = re.compile(r"([^/]+/[^/]+)/(?:erased-[0-9a-f]+/)?(.+)")
 
 
@@ -81,7 +82,8 @@ def _rows(table: pa.Table, users: Users, columns: tuple[str, ...] = (USER,)) -> 
 
 
 def _is_one_of(ids: pa.Array | pa.ChunkedArray, users: Users) -> npt.NDArray[np.bool_]:
-    return np.array(pc.is_in(ids, value_set=pa.array(users, pa.string())), bool)
+    names = [user for user in users if not _SURROGATES.search(user)]  # the gate lets nobody in with one
+    return np.array(pc.is_in(ids, value_set=pa.array(names, pa.string())), bool)
 
 
 def _twins(table: pa.Table, users: Users) -> Cut:
@@ -126,11 +128,7 @@ TABLES: Final[dict[str, Callable[[pa.Table, Users], Cut]]] = {
     "twins": _twins,
     "result": _result,
 }
-"""The tables that speak of users."""
-OF_NOBODY: Final = frozenset(
-    {"places", "place", "vocabulary", "place_row", "visitors", "axes", "model", "weights", "record", "evaluation"}
-)
-"""Those that do not. A new table is in one of the two."""
+"""The tables that speak of users; a test knows the others."""
 
 
 # -- generations -------------------------------------------------------------------------------------------------------
@@ -174,18 +172,19 @@ class _File:
 
 
 def look_in(stage: Stage, remains: str, store: Store, users: Users) -> Found:
-    """What the generations of a stage hold of these users."""
+    """What the generations of a stage hold of these users; ``remains`` may name the ``{generations}``."""
+    manifests = _finished(store, stage)
     files = {
         entry.path: _File(stage, table.split("/")[0], entry)
-        for manifest in _finished(store, stage)
+        for manifest in manifests
         for table, entries in manifest.tables.items()
         for entry in entries
     }
     counts = {path: count for path, file in files.items() if (count := file.count(store, users))}
     erase = partial(_erase, store, stage, [files[path] for path in counts], users)
-    return Found(
-        FOLDERS[stage], len(files), sum(counts.values()), len(counts), len(_stray(store, stage)), remains, erase
-    )
+    stray = len(_stray(store, stage))
+    said = remains.format(generations=", ".join(each.generation for each in manifests) or "none")
+    return Found(FOLDERS[stage], len(files), sum(counts.values()), len(counts), stray, said, erase)
 
 
 def _erase(store: Store, stage: Stage, hits: list[_File], users: Users) -> None:

@@ -142,7 +142,7 @@ def _all_of(place: str, list_files: Callable[[Store], list[str]], store: Store, 
 _REMAINS: Final = {
     "collect": "the source's own copy; its lines of theirs are held back whenever it is collected again",
     "features": "counts per place that include theirs, until features are made again",
-    "train": "what the weights of bundles made so far learnt, until the next full training (train.refit_days); no ids",
+    "train": "no ids; what the weights learnt, until the next full training (train.refit_days), in: {generations}",
     "analyze": "counts per place that include theirs, until the analysis is made again",
     "evaluate": "a keyed hash of the id where they were held out, until the evaluation is pruned (deliver.keep_runs)",
 }

@@ -6,7 +6,6 @@ that the quarantine still says where to look.
 
 from __future__ import annotations
 
-import functools
 import gzip
 import io
 import json
@@ -19,7 +18,7 @@ import zstandard
 
 from tastetwin.errors import InputError
 from tastetwin.jsonline import Refused, parse_line
-from tastetwin.privacy.mentions import mentions
+from tastetwin.privacy.mentions import mentions, words_of
 from tastetwin.privacy.opt_out import OptOuts, name_of
 from tastetwin.schema import MART, USER, Kind
 
@@ -30,7 +29,8 @@ _LONGEST_LINE: Final = 1 << 26
 _LONGEST_UNREAD: Final = 1 << 18
 """Bytes of a line that is no JSON, up to which it is looked through."""
 _ENDS: Final = b"\r\n"
-_name_of: Final = functools.lru_cache(maxsize=1 << 16)(name_of)
+_REMEMBERED: Final = 1 << 19
+"""Words known to be nobody's id, of which most come again."""
 
 
 class Screen:
@@ -38,6 +38,7 @@ class Screen:
 
     def __init__(self, people: OptOuts) -> None:
         self.people = people
+        self._strangers: set[str] = set()
         self.held_back = 0
         """Lines so far that were not let through as they came."""
 
@@ -60,13 +61,22 @@ class Screen:
         return kept + line[len(body) :]
 
     def _of_record(self, body: bytes, record: dict[str, Any], kind: Kind) -> bytes:
-        if kind != "places" and _name_of(_as_id(record.get(USER))) in self.people.names:
+        if kind != "places" and self._name_any({_as_id(record.get(USER))}):
             return b" " * len(body)
         unread = record.keys() - _KEPT[kind]
-        if unread and mentions(json.dumps([[name, record[name]] for name in unread]), self.people):
+        if unread and self._name_any(set(words_of({name: record[name] for name in unread}))):
             read = {name: value for name, value in record.items() if name not in unread}
             return json.dumps(read, ensure_ascii=False, separators=(",", ":")).encode().ljust(len(body))
         return body
+
+    def _name_any(self, words: set[str]) -> bool:
+        new = words - self._strangers
+        if any(name_of(word) in self.people.names for word in new):
+            return True
+        if len(self._strangers) > _REMEMBERED:
+            self._strangers.clear()
+        self._strangers |= new
+        return False
 
     def _of_text(self, body: bytes) -> bytes:
         if len(body) > _LONGEST_UNREAD:
