@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 import pytest
@@ -11,13 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from tastetwin import TasteTwin
 from tastetwin.cli import app
+from tastetwin.config import CollectConfig
 from tastetwin.delivery.erase import TABLES
 from tastetwin.delivery.forget import RECEIPTS, forget
 from tastetwin.errors import StoreError, UsageError
 from tastetwin.generations import STAGES, read_manifest
-from tastetwin.privacy.opt_out import FORGOTTEN, name_of, read_forgotten, read_opt_outs
+from tastetwin.privacy.opt_out import FORGOTTEN, name_of, opt_in, read_forgotten, read_opt_outs
+from tastetwin.sources.collect import collect
 from tastetwin.store import Store
 from tests import handmade
 from tests.privacy.haunted import ODD, check_manifests, contents, haunt, naming, rows_of_all
@@ -162,10 +164,7 @@ def test_they_are_hidden_before_anything_is_erased_and_also_when_the_store_is_bu
 
 def test_an_opt_in_does_not_bring_them_back(haunted: Store) -> None:
     """A list of opt-ins from another system may be older than the request."""
-    TasteTwin(haunted.root)
     forget(haunted, [ODD])
-    from tastetwin.privacy.opt_out import opt_in
-
     with pytest.raises(UsageError) as caught:
         opt_in(haunted, ["x", ODD])
     assert caught.value.problem.code == "FORGOTTEN"
@@ -188,11 +187,6 @@ def test_every_table_of_a_run_is_known_to_speak_of_users_or_not(journey: Journey
 
 def test_nothing_is_collected_when_nobody_knows_who_was_forgotten(haunted: Store, tmp_path: Any) -> None:
     """Fail closed: a deny set that lost names would let people back in."""
-    from datetime import date
-
-    from tastetwin.config import CollectConfig
-    from tastetwin.sources.collect import collect
-
     (tmp_path / "reviews.jsonl").write_bytes(b"{}\n")
     haunted.write_bytes(f"{FORGOTTEN}/zz/readme", b"")
     with pytest.raises(StoreError) as caught:
