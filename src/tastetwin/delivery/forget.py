@@ -70,7 +70,7 @@ def forget(store: Store, users: Iterable[str], *, dry_run: bool = False) -> Rece
         StoreError: STORE-BUSY while a run is in progress: they are shown to nobody from now on, but not erased; DAMAGED
             where a manifest or table cannot be read; STORE-UNWRITABLE, DISK-FULL.
     """
-    named = sorted(set(map(str, users)))
+    named = sorted({str(user).strip() for user in users})  # as the gate reads ids
     if dry_run:
         return _receipt(named, [look(store, named) for look in PLACES])
     deny(store, named)
