@@ -20,6 +20,7 @@ CORE: Final = {
     "schema",
     "config",
     "filesystems",
+    "jsonline",
     "store",
     "provenance",
     "generations",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ from tastetwin.tables import read_table
 
 if TYPE_CHECKING:
     from tastetwin.analysis.lookup import Twin, TwinLists
+    from tastetwin.delivery.forget import Receipt
     from tastetwin.delivery.load import Loaded
 
 Events = str | os.PathLike[str] | Mapping[str, Any]
@@ -152,10 +153,26 @@ class TasteTwin:
         clean_reports(self.store)
 
     def opt_in(self, *users: str) -> None:
-        """Take an opt-out back: they are in the lists of the next run again."""
+        """Take an opt-out back: they are in the lists of the next run again.
+
+        Raises:
+            UsageError: FORGOTTEN when one of them was forgotten.
+        """
         from tastetwin.privacy.opt_out import opt_in
 
         opt_in(self.store, map(str, users))
+
+    def forget(
+        self, *users: str, dry_run: bool = False, databases: Sequence[str] = (), client: Path | None = None
+    ) -> Receipt:
+        """Erase these users from everything in the store and keep them out; see ``tastetwin forget``.
+
+        Raises:
+            StoreError: STORE-BUSY while a run is in progress; DAMAGED; STORE-UNWRITABLE, DISK-FULL.
+        """
+        from tastetwin.delivery.forget import elsewhere, forget
+
+        return forget(self.store, users, dry_run=dry_run, besides=elsewhere(self.store, databases, client))
 
     def runs(self) -> list[Run]:
         """Every run, oldest first."""

@@ -103,6 +103,15 @@ MART: Final[dict[Kind, pa.Schema]] = {
     "blocks": RELATIONS,
 }
 
+WHO: Final[dict[Kind, tuple[str, ...]]] = {
+    "reviews": (USER,),
+    "likes": (USER,),
+    "places": (),
+    "follows": (USER, OTHER),
+    "blocks": (USER, OTHER),
+}
+"""The columns of each kind that name people."""
+
 TWINS: Final = pa.schema(
     [
         pa.field(USER, pa.string(), nullable=False),

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tastetwin.delivery.forget import forget
 from tastetwin.errors import StoreError
 from tastetwin.store import MARKER, STORE_FORMAT, Store, is_aside
+from tests.privacy.haunted import ODD, check_manifests, contents, haunt, naming
 
 
 @pytest.fixture(params=["disk", "memory", "s3"])
@@ -164,3 +166,13 @@ def test_reading_a_file_that_is_not_there_is_told_as_absence(root: str) -> None:
     for look in (store.open_read, store.size, store.sha256):
         with pytest.raises(FileNotFoundError):
             look("none")
+
+
+def test_somebody_is_forgotten_in_any_store(root: str) -> None:
+    """Files are replaced by others and manifests by one put, whatever the file system."""
+    store = Store.create(root)
+    haunt(store, {"ann": ODD})
+    forget(store, [ODD])
+    assert naming(ODD, contents(store)) == []
+    assert check_manifests(store) == 8
+    assert all(entry.found == entry.removed == 0 for entry in forget(store, [ODD]).places)

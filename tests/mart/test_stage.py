@@ -20,6 +20,7 @@ from tastetwin.errors import InputError
 from tastetwin.generations import Manifest
 from tastetwin.mart.merge import LAYOUTS
 from tastetwin.mart.stage import build_mart
+from tastetwin.privacy.opt_out import deny
 from tastetwin.schema import KINDS, QUARANTINE
 from tastetwin.sources.collect import collect
 from tastetwin.sources.synthetic import TownReport
@@ -199,3 +200,23 @@ def test_times_are_judged_by_the_logical_date(mart: Mart) -> None:
     assert date.today() > date(2026, 6, 3)
     mart.day(1, {"reviews.jsonl": [late]})
     assert mart.rows("reviews")[0]["review_visited_date"] is None
+
+
+def test_what_got_past_the_screen_is_dropped_by_the_gate_and_counted(mart: Mart) -> None:
+    """Landed before somebody was forgotten, on a store without a lock: on both paths, refused lines included."""
+    mart.config = CONFIG
+    reviews = [{"user_idno": f"u{n % 4}", "review_id": f"r{n}", "review_place_id": "p"} for n in range(200)]
+    refused = [b'{"user_idno": "u1", "rev', b"so, u1, there", b"so, u10, there", b'{"user_idno": "u1"}']
+    odd = b'{"user_idno": " u1 ", "review_place_id": "p", "review_rating": "x"}'
+    lines = b"\n".join([json.dumps(each).encode() for each in reviews] + refused + [odd])
+    lake = mart.land(date(2026, 6, 1), {"reviews.jsonl": lines, "places.jsonl": [{"place_id": "u1"}]})
+    deny(mart.store, ["u1"])
+    made = build_mart(mart.engine, mart.store, lake, None, mart.config)
+    counts = made.facts["counts"]
+    assert (counts["lines_read"], counts["forgotten"], counts["quarantined"]) == (206, 54, 1)
+    assert counts["accepted"] + counts["quarantined"] + counts["forgotten"] == counts["lines_read"]
+    assert {row["user_idno"] for row in mart.rows("reviews", made)} == {"u0", "u2", "u3"}
+    assert [row["place_id"] for row in mart.rows("places", made)] == ["u1"], "places are nobody"
+    assert [row["excerpt"] for row in read_files(mart.store, made.paths("quarantine"), QUARANTINE).to_pylist()] == [
+        "so, u10, there"
+    ]

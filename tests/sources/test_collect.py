@@ -16,6 +16,8 @@ from tastetwin import generations
 from tastetwin.config import CollectConfig
 from tastetwin.errors import InputError, MissingExtra, StoreError
 from tastetwin.generations import Manifest
+from tastetwin.privacy.opt_out import deny
+from tastetwin.privacy.screen import Screen
 from tastetwin.sources import files
 from tastetwin.sources.collect import collect
 from tastetwin.store import Store
@@ -207,3 +209,36 @@ def test_a_mongodb_address_without_the_driver_names_the_extra(store: Store, monk
     monkeypatch.setitem(__import__("sys").modules, "pymongo", None)
     with pytest.raises(MissingExtra, match=r"pip install 'tastetwin\[mongodb\]'"):
         land(store, "mongodb://host/town")
+
+
+def test_lines_of_who_was_forgotten_are_not_landed_and_counted(store: Store, source: Path) -> None:
+    """The source has them still; every other byte comes as it is, and what a killed attempt landed is landed anew."""
+    theirs, last = b'{"user_idno": "canary"}', b"\xff\x00 not json, no end of line"
+    (source / "reviews.jsonl").write_bytes(theirs + b"\r\n" + last)
+    generation = land(store, source).generation
+    store.remove(f"lake/{generation}/{generations.MANIFEST}")
+    deny(store, ["canary"])
+    manifest = land(store, source)
+    assert (manifest.generation, manifest.facts["counts"]["held_back"]) == (generation, 1)
+    landed = {read(store, path) for path in manifest.paths("reviews")}
+    assert landed == {b" " * len(theirs) + b"\r\n" + last, BYTES["reviews b\n.jsonl"]}
+    generations.verify(store, manifest)
+
+
+def test_a_source_written_to_while_it_is_screened_is_refused(
+    store: Store, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while it is copied: half of a file is no file."""
+    deny(store, ["1"])
+    real = Screen.copy
+
+    def copy(self: Screen, *arguments: Any) -> None:
+        real(self, *arguments)
+        with (source / "reviews.jsonl").open("ab") as file:
+            file.write(b"more")
+
+    monkeypatch.setattr(Screen, "copy", copy)
+    with pytest.raises(InputError) as caught:
+        land(store, source)
+    assert caught.value.problem.code == "SOURCE-CHANGED"
+    assert not any(path.endswith(generations.MANIFEST) for path in store.files("lake"))

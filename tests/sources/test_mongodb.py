@@ -20,6 +20,8 @@ from bson.raw_bson import RawBSONDocument
 from tastetwin import generations
 from tastetwin.config import CollectConfig, masked
 from tastetwin.errors import InputError, TasteTwinError
+from tastetwin.privacy.opt_out import deny, read_forgotten
+from tastetwin.privacy.screen import Screen
 from tastetwin.progress import silent
 from tastetwin.sources.collect import collect
 from tastetwin.sources.mongodb import Database, line
@@ -93,6 +95,22 @@ def test_a_connection_cut_in_mid_cursor_is_one_coded_error_and_the_next_attempt_
     assert peer.finds()[-2]["min"] == {"_id": bson.ObjectId(f"{19:024x}")}
     whole = Store.create(store.root + "-2")
     assert land(peer, whole) == resumed
+
+
+def test_documents_of_who_was_forgotten_are_in_no_part_and_an_attempt_goes_on_past_them(
+    peer: Peer, store: Store
+) -> None:
+    """No part is empty and each one's last line names a document, however many in a row are theirs."""
+    for at in range(8, 23):
+        peer.collections["reviews"][at]["user_idno"] = "gone"
+    deny(store, ["gone"])
+    peer.drop_at_get_more = 5
+    source, screen = Database(peer.uri, "other", part_documents=4, batch_documents=4), Screen(read_forgotten(store))
+    with pytest.raises(InputError):
+        source.land(store, "lake/g", silent, screen)
+    paths = [entry.path for entry in source.land(store, "lake/g", silent, screen)["reviews"]]
+    found = [[orjson.loads(text)["review_id"] for text in landed_lines(store, [path])] for path in paths]
+    assert found == [["r0", "r1", "r2", "r3"], ["r4", "r5", "r6", "r7"], ["r23", "r24"]]
 
 
 def test_an_attempt_goes_on_across_ids_of_different_types(store: Store) -> None:

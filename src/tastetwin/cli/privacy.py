@@ -1,4 +1,4 @@
-"""What people may ask of us: ``opt-out``, ``opt-in``."""
+"""What people may ask of us: ``opt-out``, ``opt-in``, ``forget``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tastetwin import console
 from tastetwin.cli.options import JsonOption, StoreOption, say
 from tastetwin.errors import UsageError
 
@@ -43,6 +44,40 @@ def opt_in(
     named = _named(users, from_)
     TasteTwin(store).opt_in(*named)
     say({"opted_in": len(named)}, as_json)
+
+
+def forget(
+    store: StoreOption,
+    users: UsersArgument = None,
+    from_: FromOption = None,
+    database: Annotated[
+        list[str] | None, typer.Option("--database", help="An address of `load --to` to erase them from, too.")
+    ] = None,
+    client: Annotated[
+        Path | None, typer.Option("--client", help="Settings of the Kafka client, as for push.", metavar="FILE")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be rewritten and removed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Erase these users from everything in the store, and keep them out of it.
+
+    From the first moment they are shown to nobody. Every place is searched and cleaned; a receipt in the store's folder
+    receipts says what was found where and what remains. Collecting the same source again does not bring them back.
+    Topics that were pushed to get tombstones. Killed or stopped, the same command finishes the work. Not while a run is
+    in progress.
+
+    Example: `tastetwin forget 42 --store store/ --dry-run`
+    """
+    from tastetwin.api import TasteTwin
+
+    named = _named(users, from_)
+    receipt = TasteTwin(store).forget(*named, dry_run=dry_run, databases=database or (), client=client)
+    if as_json:
+        console.print_json(receipt.to_json())
+        return
+    rows = [[*(str(value) for value in vars(entry).values())] for entry in receipt.places]
+    title = f"{len(receipt.users)} to be forgotten (nothing done)" if dry_run else f"{len(receipt.users)} forgotten"
+    console.print_table(title, ["place", "files searched", "found", "rewritten", "removed", "what remains"], rows)
 
 
 def _named(users: list[str] | None, from_: Path | None) -> list[str]:

@@ -127,14 +127,26 @@ def read_diff(store: Store, run_id: str) -> ListDiff:
     Raises:
         StoreError: DAMAGED when there is none or it cannot be read; OPT-OUTS-DAMAGED.
     """
-    raw = store.read_json(diff_path(run_id))
+    return _kept(store, diff_path(run_id)).without(read_opt_outs(store))
+
+
+def kept_diffs(store: Store) -> dict[str, ListDiff]:
+    """Path -> every diff that is kept, as it was made.
+
+    Raises:
+        StoreError: DAMAGED.
+    """
+    return {path: _kept(store, path) for path in store.files("diffs") if path.endswith(".json")}
+
+
+def _kept(store: Store, path: str) -> ListDiff:
+    raw = store.read_json(path)
     try:
         most = [ChangedList(**each) for each in raw.pop("most_changed")]
         gained, lost = ([Exposure(**each) for each in raw.pop(name)] for name in ("gained", "lost"))
-        found = ListDiff(**raw, most_changed=most, gained=gained, lost=lost)
+        return ListDiff(**raw, most_changed=most, gained=gained, lost=lost)
     except (KeyError, TypeError) as error:
-        raise store.damaged(diff_path(run_id), str(error)) from error
-    return found.without(read_opt_outs(store))
+        raise store.damaged(path, str(error)) from error
 
 
 def runs_to_compare(store: Store, run_id: str | None, with_run: str | None) -> tuple[Run, Run]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from tastetwin import schema
-from tastetwin.mart.parse import Refused
+from tastetwin.jsonline import Refused
 from tastetwin.mart.rules import EPOCH, MICROSECOND, GateRules
 from tastetwin.schema import Kind
 

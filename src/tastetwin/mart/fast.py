@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
+from tastetwin.jsonline import Refused, parse_line
 from tastetwin.mart import coerce
 from tastetwin.mart.coerce import MAX_TEXT, REQUIRED, SENTINELS, TABLE, Coerce
-from tastetwin.mart.parse import Refused, parse_line
 from tastetwin.mart.rules import GateRules
 from tastetwin.schema import MART, RATING_REFUSED, Kind
 

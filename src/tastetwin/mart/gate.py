@@ -1,8 +1,8 @@
 """The line gate: raw lines in, typed rows and refused lines out, and nothing lost between them.
 
-accepted + quarantined = lines read, for every split and every input; blank lines are not lines. A plain Python function
-over a split, so that any engine can run it. Plain lines take a vectorised path (``fast``), the rest go one by one
-through the strict parser and the coercion table, which decide alone what is refused, made null and counted.
+accepted + quarantined + forgotten = lines read, for every split and every input; blank lines are not lines. A plain
+Python function over a split, so that any engine can run it. Plain lines take a vectorised path (``fast``), the rest go
+one by one through the strict parser and the coercion table, which decide alone what is refused, made null and counted.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tastetwin.jsonline import BLANK, Refused, parse_line
 from tastetwin.mart.coerce import coerce_record
 from tastetwin.mart.fast import Rows, take_plain
 from tastetwin.mart.lines import Block, LongLine, Opener, Split, open_path, plan_splits, read_split
-from tastetwin.mart.parse import BLANK, Refused, parse_line
 from tastetwin.mart.rules import GateRules
-from tastetwin.schema import MART, QUARANTINE, RATING, RATING_REFUSED
+from tastetwin.privacy.mentions import mentions
+from tastetwin.schema import MART, QUARANTINE, RATING, RATING_REFUSED, WHO
 
 __all__ = ["GateBatch", "GateRules", "Split", "gate_split", "plan_splits"]
 
@@ -41,7 +42,8 @@ class GateBatch:
     """``QUARANTINE``; ``sha256`` is of the line without its newline, of the first ``max_line_bytes`` of it if longer;
     ``excerpt`` its first 200 bytes, invalid UTF-8 replaced."""
     counts: Counter[str]
-    """lines_read, accepted, quarantined, quarantined.<reason>, nulled.<field>.<reason>, clipped.<field>.<reason>,
+    """lines_read, accepted, quarantined, forgotten (of users of whom nothing is taken in; absent where there are none),
+    quarantined.<reason>, nulled.<field>.<reason>, clipped.<field>.<reason>,
     dropped.<field>.<reason> (elements of a list); of reviews also ratings, those given, and ratings_refused of them."""
 
 
@@ -107,7 +109,13 @@ class _Desk:
             self.refuse(line, offset, len(line), refused.reason)
 
     def refuse(self, beginning: bytes, offset: int, length: int, reason: str) -> None:
-        """To quarantine; ``beginning`` is the line, or its first ``max_line_bytes``."""
+        """To quarantine; ``beginning`` is the line, or its first ``max_line_bytes``.
+
+        Nothing is kept of a line that mentions somebody who was forgotten where an excerpt would show it.
+        """
+        if mentions(beginning[: 2 * EXCERPT_BYTES].decode(errors="replace"), self._rules.forgotten):
+            self._counts["forgotten"] += 1
+            return
         digest = hashlib.sha256(beginning).hexdigest()
         excerpt = beginning[:EXCERPT_BYTES].decode(errors="replace")
         self._refused.append((self._split.kind, self._split.path, offset, length, reason, digest, excerpt))
@@ -121,6 +129,10 @@ class _Desk:
         schema = MART[self._split.kind]
         accepted = pa.concat_batches([*(each.cast(schema) for each in taken), _from_rows(self._rows, schema)])
         counts = self._counts
+        if self._rules.forgotten.names:
+            kept = self._rules.forgotten.without(accepted, *WHO[self._split.kind])
+            counts["forgotten"] += accepted.num_rows - kept.num_rows
+            accepted = kept
         counts["accepted"] = accepted.num_rows
         counts["quarantined"] = len(self._refused)
         counts["lines_read"] = lines - self._blank

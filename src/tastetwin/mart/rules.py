@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
 from tastetwin.config import CollectConfig, MartConfig
 from tastetwin.errors import UsageError
+from tastetwin.privacy.opt_out import OptOuts
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
@@ -28,6 +29,8 @@ class GateRules:
     """First time allowed, in microseconds since 1970 UTC."""
     latest: int
     """Last time allowed, in microseconds since 1970 UTC."""
+    forgotten: OptOuts = field(default_factory=OptOuts)
+    """Users of whom nothing is taken in."""
 
     @classmethod
     def of(cls, mart: MartConfig, collect: CollectConfig, logical_date: date) -> GateRules:

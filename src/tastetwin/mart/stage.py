@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import date
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from tastetwin.generations import FileEntry, Made, Manifest, Plan, entry_of, mak
 from tastetwin.mart.gate import GateRules, Split, plan_splits
 from tastetwin.mart.merge import merge
 from tastetwin.mart.staging import stage_lines
+from tastetwin.privacy.opt_out import read_forgotten
 from tastetwin.progress import Progress, silent
 from tastetwin.schema import KINDS, QUARANTINE, RATING, Kind
 from tastetwin.store import Store
@@ -45,9 +47,11 @@ def build_mart(
         progress: told lines read so far.
 
     Raises:
+        StoreError: OPT-OUTS-DAMAGED, as who was forgotten must be known.
         InputError: QUARANTINE-SHARE when more lines were refused than ``mart.max_quarantine_share`` allows;
             RATING-SCALE when most ratings cannot be used.
-        AssertionError: never for bad data; when accepted and refused lines do not add up to the lines read.
+        AssertionError: never for bad data; when accepted, refused and forgotten lines do not add up to the lines
+            read.
     """
     settings = {"mart": config.mart.model_dump(mode="json"), "collect": config.collect.model_dump(mode="json")}
     plan = Plan("mart", lake.logical_date, {"collect": lake, "previous": previous}, settings)
@@ -68,7 +72,7 @@ def _write(
     progress: Progress,
 ) -> Made:
     day = lake.logical_date
-    rules = GateRules.of(config.mart, config.collect, date.fromisoformat(day))
+    rules = replace(GateRules.of(config.mart, config.collect, date.fromisoformat(day)), forgotten=read_forgotten(store))
     counts = stage_lines(engine, store, _splits(store, lake, config), rules, f"{folder}/staging", progress)
     refused = store.files(f"{folder}/staging/quarantine")
     facts = _account(counts, config.mart.max_quarantine_share, _example(store, refused))
@@ -101,8 +105,10 @@ def _example(store: Store, files: list[str]) -> str:
 def _account(counts: dict[Kind, Counter[str]], limit: float, example: str) -> dict[str, Any]:
     total: Counter[str] = sum(counts.values(), Counter())
     lines, accepted, refused = total["lines_read"], total["accepted"], total["quarantined"]
-    if accepted + refused != lines:
-        raise AssertionError(f"accepted {accepted} + quarantined {refused} != lines read {lines}")
+    if accepted + refused + total["forgotten"] != lines:
+        raise AssertionError(
+            f"accepted {accepted} + quarantined {refused} + {total['forgotten']} != lines read {lines}"
+        )
     if refused > limit * lines:
         worst = ", ".join(f"{reason} {n}" for reason, n in total.most_common() if reason.startswith("quarantined."))
         raise InputError(

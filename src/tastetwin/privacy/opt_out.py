@@ -1,4 +1,4 @@
-"""Who is to be shown to nobody: an empty file for each, named by a hash of the id.
+"""Who is to be shown to nobody, and who was forgotten: an empty file for each, named by a hash of the id.
 
 Nothing is read, changed and written back, so of two requests at once neither is lost, on any kind of store; asking
 twice is asking once, and a request holds as soon as its file is there. The hash keeps ids out of listings and backups;
@@ -17,11 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tastetwin.errors import StoreError
+from tastetwin.errors import StoreError, UsageError
 from tastetwin.generations import fingerprint
 from tastetwin.store import Store, is_aside
 
 FOLDER: Final = "privacy/opted_out"
+FORGOTTEN: Final = "privacy/forgotten"
+"""The deny set: whoever is in it has opted out as well, and nothing of theirs is taken in again."""
 NAME_LENGTH: Final = 32
 """Hex digits of the SHA-256 of an id that name its file."""
 _SHARD: Final = 2
@@ -30,19 +32,19 @@ _SHARD: Final = 2
 
 @dataclass(frozen=True)
 class OptOuts:
-    """Everybody who has opted out, as of one moment."""
+    """People, by the hashes of their ids: everybody who has opted out, or was forgotten, as of one moment."""
 
-    names: frozenset[str]
+    names: frozenset[str] = frozenset()
     """Hashes of their ids."""
 
     def of(self, ids: Iterable[object]) -> npt.NDArray[np.bool_]:
-        """[n] whether each of the given user ids has opted out."""
+        """[n] whether each of the given user ids is one of them."""
         if not self.names:
             return np.zeros(sum(1 for _ in ids), bool)
         return np.fromiter((name_of(user) in self.names for user in ids), bool)
 
     def without(self, table: pa.Table, *columns: str) -> pa.Table:
-        """The rows in whose ``columns`` of user ids nobody has opted out."""
+        """The rows in whose ``columns`` of user ids is none of them."""
         for column in columns if self.names else ():
             distinct = pc.unique(table.column(column))
             hidden = distinct.filter(pa.array(self.of(distinct.to_pylist())))
@@ -62,22 +64,35 @@ def read_opt_outs(store: Store) -> OptOuts:
         StoreError: OPT-OUTS-DAMAGED when something lies there that is no opt-out; STORE-UNREADABLE. Whoever cannot know
             must show nobody.
     """
+    return OptOuts(_read(store, FOLDER))
+
+
+def read_forgotten(store: Store) -> OptOuts:
+    """Everybody who was forgotten.
+
+    Raises:
+        StoreError: as ``read_opt_outs``. Whoever cannot know must take nothing in.
+    """
+    return OptOuts(_read(store, FORGOTTEN))
+
+
+def _read(store: Store, folder: str) -> frozenset[str]:
     found = [
         (shard, name)
-        for shard in store.names(FOLDER)
-        for name in store.names(f"{FOLDER}/{shard}")
+        for shard in store.names(folder)
+        for name in store.names(f"{folder}/{shard}")
         if not is_aside(name)  # of a request whose process was killed: nobody was told that it holds
     ]
     for shard, name in found:
         if name[:_SHARD] != shard or not _is_name(name):
             raise StoreError(
                 "OPT-OUTS-DAMAGED",
-                place=store.path(f"{FOLDER}/{shard}/{name}"),
+                place=store.path(f"{folder}/{shard}/{name}"),
                 value=name,
                 rule=f"a file named by {NAME_LENGTH} hex digits in the folder of its first {_SHARD}",
                 fix="move it away; if names were lost, restore the folder before the next run",
             )
-    return OptOuts(frozenset(name for _, name in found))
+    return frozenset(name for _, name in found)
 
 
 def is_opted_out(store: Store, user: str) -> bool:
@@ -86,7 +101,7 @@ def is_opted_out(store: Store, user: str) -> bool:
     Raises:
         StoreError: STORE-UNREADABLE.
     """
-    return store.exists(_path(user))
+    return store.exists(_path(FOLDER, user))
 
 
 def opt_out(store: Store, users: Iterable[str]) -> None:
@@ -96,22 +111,44 @@ def opt_out(store: Store, users: Iterable[str]) -> None:
         StoreError: STORE-UNWRITABLE, DISK-FULL; those before it have opted out.
     """
     for user in users:
-        store.write_bytes(_path(user), b"")
+        store.write_bytes(_path(FOLDER, user), b"")
+
+
+def deny(store: Store, users: Iterable[str]) -> None:
+    """Show these users to nobody and take nothing of theirs in from now on.
+
+    Raises:
+        StoreError: STORE-UNWRITABLE, DISK-FULL; some of them may be in already.
+    """
+    for user in users:
+        opt_out(store, [user])
+        store.write_bytes(_path(FORGOTTEN, user), b"")
 
 
 def opt_in(store: Store, users: Iterable[str]) -> None:
     """Show these users again, from the next run on.
 
     Raises:
+        UsageError: FORGOTTEN when one of them was forgotten; nobody is opted in then.
         StoreError: STORE-UNWRITABLE.
     """
-    for user in users:
-        store.remove(_path(user))
+    named = list(users)
+    for user in named:
+        if store.exists(_path(FORGOTTEN, user)):
+            raise UsageError(
+                "FORGOTTEN",
+                place=f"user {user}",
+                value="was forgotten",
+                rule="an opt-in does not undo that",
+                fix=f"remove {store.path(_path(FORGOTTEN, user))} first, if the source may bring them back",
+            )
+    for user in named:
+        store.remove(_path(FOLDER, user))
 
 
-def _path(user: str) -> str:
+def _path(folder: str, user: str) -> str:
     name = name_of(user)
-    return f"{FOLDER}/{name[:_SHARD]}/{name}"
+    return f"{folder}/{name[:_SHARD]}/{name}"
 
 
 def name_of(user: object) -> str:

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from tastetwin.config import CollectConfig
 from tastetwin.generations import FOLDERS, FileEntry, Manifest, begin, finish
+from tastetwin.privacy.opt_out import read_forgotten
+from tastetwin.privacy.screen import Screen
 from tastetwin.progress import Progress, silent
 from tastetwin.sources.files import Folder
 from tastetwin.store import Store, is_aside
@@ -31,7 +33,9 @@ class Source(Protocol):
     def inputs(self) -> dict[str, Any]:
         """What tells this source, in its present state, from another; no credentials."""
 
-    def land(self, store: Store, folder: str, progress: Progress) -> dict[str, list[FileEntry]]:
+    def land(
+        self, store: Store, folder: str, progress: Progress, screen: Screen | None = None
+    ) -> dict[str, list[FileEntry]]:
         """Kind -> files now in the lake, ascending by name; goes on where an earlier attempt stopped."""
 
 
@@ -48,11 +52,12 @@ def collect(
 
     The manifest's tables are keyed by kind (``reviews``, ``likes``, ``places``), present kinds only; facts: ``source``,
     ``files`` and ``bytes`` per kind, ``ignored`` (the first 100 names of what was there and is not ours). Memory does
-    not depend on the size of the source. Progress counts bytes (folders) or documents (MongoDB).
+    not depend on the size of the source. Progress counts bytes (folders) or documents (MongoDB). Lines of users
+    who were forgotten are not landed; fact ``counts.held_back`` says how many this attempt left out.
 
     Raises:
         InputError: the source cannot be used (SOURCE-..., NO-SOURCE, MONGODB-...).
-        StoreError: DISK-FULL, STORE-UNWRITABLE.
+        StoreError: DISK-FULL, STORE-UNWRITABLE; OPT-OUTS-DAMAGED, as who was forgotten must be known.
         MissingExtra: a ``mongodb://`` source without the 'mongodb' extra.
     """
     origin = open_source(source, config)
@@ -61,11 +66,15 @@ def collect(
         return finished
     folder = f"{FOLDERS['collect']}/{generation}"
     _sweep(store, folder)
-    tables = origin.land(store, folder, progress)
+    forgotten = read_forgotten(store)
+    screen = Screen(forgotten) if forgotten.names else None
+    tables = origin.land(store, folder, progress, screen)
     counts = {
         "files": sum(len(entries) for entries in tables.values()),
         "bytes": sum(entry.bytes for entries in tables.values() for entry in entries),
     }
+    if screen is not None:
+        counts["held_back"] = screen.held_back
     facts = {
         "counts": counts,
         "source": origin.name,

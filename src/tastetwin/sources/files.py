@@ -22,6 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from tastetwin.errors import InputError
 from tastetwin.filesystems import file_system, masked
 from tastetwin.generations import FileEntry, entry_of
+from tastetwin.privacy.screen import Screen
 from tastetwin.progress import Progress
 from tastetwin.schema import KINDS, Kind
 from tastetwin.store import Store
@@ -39,6 +40,8 @@ _LOOKALIKE: Final = re.compile(
 _MAGIC: Final = {".gz": b"\x1f\x8b\x08", ".zst": b"\x28\xb5\x2f\xfd"}
 _BINARY: Final = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PAR1": "Parquet"}
 _CHUNK: Final = 4 << 20
+_HEAD: Final = 4
+"""Bytes that tell what is in a file, see ``_MAGIC``."""
 _MAX_NAME: Final = 200
 _VERSION_KEYS: Final = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 
@@ -87,20 +90,25 @@ class Folder:
         """What the generation's id is made from: where the files are and what the listing said of each."""
         return {"source": self.name, "files": [[each.name, each.bytes, each.version] for each in self.files]}
 
-    def land(self, store: Store, folder: str, progress: Progress) -> dict[str, list[FileEntry]]:
+    def land(
+        self, store: Store, folder: str, progress: Progress, screen: Screen | None = None
+    ) -> dict[str, list[FileEntry]]:
         """Copy what is not in the lake yet; files an earlier attempt finished are recognised and hashed again.
 
         Raises:
-            InputError: SOURCE-UNREADABLE, SOURCE-CHANGED, SOURCE-WRONG-TYPE.
+            InputError: SOURCE-UNREADABLE, SOURCE-CHANGED, SOURCE-WRONG-TYPE; with a screen SOURCE-DAMAGED.
             StoreError: DISK-FULL, STORE-UNWRITABLE.
         """
         total, done = sum(each.bytes for each in self.files), 0
         tables: dict[str, list[FileEntry]] = {}
         for each in self.files:
             target = f"{folder}/{each.kind}/{each.name}"
-            entry = _landed_before(store, each, target)
-            if entry is None:
-                entry = self._copy(store, each, target, partial(_add, progress, done, total))
+            if screen is not None:
+                entry = self._copy_screened(store, each, target, screen)
+            else:
+                entry = _landed_before(store, each, target) or self._copy(
+                    store, each, target, partial(_add, progress, done, total)
+                )
             tables.setdefault(each.kind, []).append(entry)
             done += each.bytes
             progress(done, total)
@@ -116,16 +124,29 @@ class Folder:
                 copied += len(chunk)
                 sink.write(chunk)
                 tell(copied)
-            now = self._look(each.path)
-            if (copied, now.bytes, now.version) != (each.bytes, each.bytes, each.version):
-                raise InputError(
-                    "SOURCE-CHANGED",
-                    place=_shown(each.path),
-                    value=f"{each.bytes} bytes when listed, {copied} copied, {now.bytes} now",
-                    rule="a file stays as it is while it is copied",
-                    fix="let its writer finish (write aside, then rename), and collect again",
-                )
+            self._check_unchanged(each, copied)
         return FileEntry(target, copied, digest.hexdigest())
+
+    def _copy_screened(self, store: Store, each: SourceFile, target: str, screen: Screen) -> FileEntry:
+        with _readable(each.path):
+            handle: IO[bytes] = self._fs.open(each.path, "rb")
+            _check_magic(each, handle.read(_HEAD))
+            handle.seek(0)
+        with store.open_write(target) as sink:
+            screen.copy(handle, sink, each.name, each.kind)
+            self._check_unchanged(each, each.bytes)
+        return entry_of(store, target)
+
+    def _check_unchanged(self, each: SourceFile, copied: int) -> None:
+        now = self._look(each.path)
+        if (copied, now.bytes, now.version) != (each.bytes, each.bytes, each.version):
+            raise InputError(
+                "SOURCE-CHANGED",
+                place=_shown(each.path),
+                value=f"{each.bytes} bytes when listed, {copied} copied, {now.bytes} now",
+                rule="a file stays as it is while it is copied",
+                fix="let its writer finish (write aside, then rename), and collect again",
+            )
 
     def _chunks(self, each: SourceFile) -> Iterator[bytes]:
         with _readable(each.path):

@@ -26,8 +26,9 @@ import zstandard
 from tastetwin.config import masked
 from tastetwin.errors import InputError, MissingExtra
 from tastetwin.generations import FileEntry, entry_of
+from tastetwin.privacy.screen import Screen
 from tastetwin.progress import Progress
-from tastetwin.schema import KINDS
+from tastetwin.schema import KINDS, Kind
 from tastetwin.store import Store
 
 try:
@@ -42,6 +43,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from pymongo.collection import Collection
+    from pymongo.database import Database as Opened
 
 Document = dict[str, Any]
 
@@ -82,7 +84,9 @@ class Database:
         """Where, not what: see the module's text."""
         return {"source": self.name, "database": self._database}
 
-    def land(self, store: Store, folder: str, progress: Progress) -> dict[str, list[FileEntry]]:
+    def land(
+        self, store: Store, folder: str, progress: Progress, screen: Screen | None = None
+    ) -> dict[str, list[FileEntry]]:
         """Write ``<kind>-00000.jsonl.zst``, ... and go on after the last part of an earlier attempt.
 
         Raises:
@@ -96,7 +100,7 @@ class Database:
             kinds = self._kinds(present)
             total = sum(database[kind].estimated_document_count() for kind in kinds)
             tell = _counter(progress, total)
-            return {kind: self._land_kind(store, f"{folder}/{kind}", database[kind], tell) for kind in kinds}
+            return {kind: self._land_kind(store, folder, database, kind, tell, screen) for kind in kinds}
 
     def _connect(self) -> pymongo.MongoClient[Document]:
         given = self._uri.partition("?")[2].lower()
@@ -113,8 +117,8 @@ class Database:
                 fix="check --source",
             ) from None
 
-    def _kinds(self, present: list[str]) -> list[str]:
-        kinds: list[str] = [kind for kind in KINDS if kind in present]
+    def _kinds(self, present: list[str]) -> list[Kind]:
+        kinds = [kind for kind in KINDS if kind in present]
         if not {"reviews", "likes"} & set(kinds):
             raise InputError(
                 "SOURCE-NO-EVENTS",
@@ -126,14 +130,22 @@ class Database:
         return kinds
 
     def _land_kind(
-        self, store: Store, folder: str, collection: Collection[Document], tell: Callable[[int], None]
+        self,
+        store: Store,
+        generation: str,
+        database: Opened[Document],
+        kind: Kind,
+        tell: Callable[[int], None],
+        screen: Screen | None,
     ) -> list[FileEntry]:
+        folder, collection = f"{generation}/{kind}", database[kind]
         entries = [entry_of(store, f"{folder}/{name}") for name in store.names(folder)]
         tell(len(entries) * self._part_documents)
         documents = self._after(collection, _last_id(store, entries[-1].path) if entries else None)
-        for first in documents:
-            part = f"{folder}/{collection.name}-{len(entries):05d}.jsonl.zst"
-            tell(_write_part(store, part, chain([first], islice(documents, self._part_documents - 1))))
+        lines = _lines(documents, kind, screen)
+        for first in lines:
+            part = f"{folder}/{kind}-{len(entries):05d}.jsonl.zst"
+            tell(_write_part(store, part, chain([first], islice(lines, self._part_documents - 1))))
             entries.append(entry_of(store, part))
         return entries
 
@@ -188,12 +200,20 @@ def _counter(progress: Progress, total: int) -> Callable[[int], None]:
     return tell
 
 
-def _write_part(store: Store, relative: str, documents: Iterator[Document]) -> int:
+def _lines(documents: Iterator[Document], kind: Kind, screen: Screen | None) -> Iterator[bytes]:
+    """Those that may be kept: none is blank, so that every part's last line names a document."""
+    for document in documents:
+        kept = line(document) if screen is None else screen.line(line(document), kind)
+        if not kept.isspace():
+            yield kept
+
+
+def _write_part(store: Store, relative: str, lines: Iterator[bytes]) -> int:
     written = 0
     compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
     with store.open_write(relative) as raw, compressor.stream_writer(raw, closefd=False) as sink:
-        for document in documents:
-            sink.write(line(document))
+        for each in lines:
+            sink.write(each)
             written += 1
     return written
 
