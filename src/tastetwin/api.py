@@ -32,6 +32,7 @@ from tastetwin.tables import read_table
 
 if TYPE_CHECKING:
     from tastetwin.analysis.lookup import Twin, TwinLists
+    from tastetwin.analysis.pair import Comparison, Step
     from tastetwin.delivery.forget import Receipt
     from tastetwin.delivery.load import Loaded
 
@@ -77,13 +78,13 @@ class TasteTwin:
         with _as_source(events) as source:
             return run_day(Store.create(self._root), source, _day(date), self.config, again=again)
 
-    def similar(self, user: str, k: int = 10) -> pa.Table:
-        """A user's ``k`` twins: the columns of ``twins()`` and evidence; k at least 1.
+    def similar(self, user: str, k: int = 10, language: str = "en") -> pa.Table:
+        """A user's ``k`` twins: the columns of ``twins()`` and evidence in ``language`` (en, ko); k at least 1.
 
         Raises:
-            UsageError: BAD-K, NOT-PUBLISHED, UNKNOWN-USER, TOO-FEW-FAVORS, NO-TWINS.
+            UsageError: BAD-K, LANGUAGE, NOT-PUBLISHED, UNKNOWN-USER, TOO-FEW-FAVORS, NO-TWINS.
         """
-        return _with_evidence(user, self._lists(k).twins(str(user), k))
+        return _with_evidence(user, self._lists(k, language).twins(str(user), k))
 
     def near(self, user: str, k: int = 10) -> pa.Table:
         """Twins of the same area first: searched afresh with more weight on the home part; as ``similar``."""
@@ -93,12 +94,29 @@ class TasteTwin:
         """Twins who live elsewhere and share the taste, searched afresh; as ``similar``."""
         return _with_evidence(user, self._lists(k).far(str(user), k))
 
-    def _lists(self, k: int) -> TwinLists:
+    def compare(self, user: str, other: str, language: str = "en") -> Comparison:
+        """What two users have in common, what they have not, and without which visits they would not match.
+
+        Raises:
+            UsageError: SAME-USER, LANGUAGE, NOT-PUBLISHED, UNKNOWN-USER, TOO-FEW-FAVORS.
+        """
+        from tastetwin.analysis.pair import Pair
+
+        return Pair(self._lists(1, language), str(user), str(other)).compare()
+
+    def why_not(self, user: str, other: str) -> list[Step]:
+        """Every condition for ``other`` to be in the list of ``user``, and whether it holds; errors as ``compare``."""
+        from tastetwin.analysis.pair import Pair
+
+        return Pair(self._lists(1), str(user), str(other)).why_not()
+
+    def _lists(self, k: int, language: str = "en") -> TwinLists:
         if k < 1:
             raise UsageError("BAD-K", place="similar", value=k, rule="at least one twin", fix="k=10")
         from tastetwin.analysis.lookup import TwinLists
+        from tastetwin.analysis.sentences import language_of
 
-        return TwinLists(self.store, published_run(self.store))
+        return TwinLists(self.store, published_run(self.store), language_of(language))
 
     def twins(self) -> pa.Table:
         """All published lists, users ascending: user_idno, rank, twin_idno, score, percentile, taste, home, chance."""

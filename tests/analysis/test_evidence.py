@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tastetwin.analysis.evidence import NOTHING, EvidenceRules, Explainer, Visitors, count_visitors
+from tastetwin.analysis.evidence import EvidenceRules, Explainer, Visitors, count_visitors
+from tastetwin.analysis.sentences import LANGUAGES, NOTHING, Language, language_of, sentence
+from tastetwin.errors import UsageError
 from tastetwin.features.histories import Histories, Vocabulary
 
 NOODLES, CAFE, CLINIC = 100, 200, 300
@@ -69,7 +71,7 @@ def test_categories_weigh_the_overlap_of_shares_by_rarity() -> None:
 def test_rare_categories_and_areas_are_not_named_either() -> None:
     """With nine visitors in the whole category or area the fallback would betray them just as well."""
     found = explainer({2: 9}, groups=9).explain(rows(2), rows(2))
-    assert (found.places, found.categories, found.regions, found.sentence) == ((), (), (), NOTHING)
+    assert (found.places, found.categories, found.regions, found.sentence) == ((), (), (), NOTHING["en"])
 
 
 def test_sensitive_categories_and_their_places_are_never_named() -> None:
@@ -82,9 +84,9 @@ def test_sensitive_categories_and_their_places_are_never_named() -> None:
 
 def test_nothing_shared_is_said_plainly() -> None:
     """Twins by the model alone; a fallback group is not a place to name."""
-    assert explainer({2: 100, 5: 100}).explain(rows(2), rows(5)).sentence == NOTHING
+    assert explainer({2: 100, 5: 100}).explain(rows(2), rows(5)).sentence == NOTHING["en"]
     assert explainer({7: 100}).explain(rows(7), rows(7)).places == ()
-    assert explainer({}).explain(rows(), rows()).sentence == NOTHING
+    assert explainer({}).explain(rows(), rows()).sentence == NOTHING["en"]
 
 
 def test_no_more_than_asked_for_is_named() -> None:
@@ -108,3 +110,42 @@ def test_visitors_are_distinct_users() -> None:
     assert visitors.places.tolist() == [0, 0, 1, 0, 2, 0, 1, 0]
     assert visitors.categories.tolist() == [2, 2, 0]
     assert visitors.regions.tolist() == [1, 2]
+
+
+# -- in words ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("language", "given", "said"),
+    [
+        ("en", (["A"], ["1"], ["r"]), "Both favor A."),
+        ("en", (["A", "B", "C"], [], []), "Both favor A, B and C."),
+        ("en", ([], ["1"], []), "Both favor places of category 1."),
+        ("en", ([], ["1", "2"], ["r", "s"]), "Both favor places of categories 1 and 2, and area r."),
+        ("en", ([], [], ["r"]), "Both favor places in area r."),
+        ("ko", (["골목식당"], [], []), "두 사람 모두 골목식당을 좋아합니다."),
+        ("ko", (["A", "바다"], [], []), "두 사람 모두 A, 바다를 좋아합니다."),
+        ("ko", (["Café 67"], [], []), "두 사람 모두 Café 67을(를) 좋아합니다."),
+        ("ko", ([], ["1"], []), "두 사람 모두 1 분류의 장소를 좋아합니다."),
+        ("ko", ([], ["1", "2"], ["종로"]), "두 사람 모두 1, 2 분류의 장소와 종로 지역을 좋아합니다."),
+        ("ko", ([], [], ["종로"]), "두 사람 모두 종로 지역의 장소를 좋아합니다."),
+    ],
+)
+def test_one_plain_sentence(language: Language, given: tuple[list[str], ...], said: str) -> None:
+    """In either language; the particle follows the last syllable where there is one."""
+    assert sentence(language, *given) == said
+
+
+def test_the_same_silence_in_both_languages() -> None:
+    """Nothing shared and nothing that may be named are one sentence in each."""
+    assert [sentence(language, [], [], []) for language in LANGUAGES] == [NOTHING["en"], NOTHING["ko"]]
+    with pytest.raises(UsageError, match="LANGUAGE"):
+        language_of("fr")
+
+
+def test_more_of_is_the_difference_of_shares_that_may_be_named() -> None:
+    """Each one's lead is the other's lag."""
+    explain = explainer({2: 100, 3: 100, 4: 100, 5: 100})
+    ahead, behind = explain.more_of(rows(2, 3), rows(5)), explain.more_of(rows(5), rows(2, 3))
+    assert ahead and behind and not {each.key for each in ahead} & {each.key for each in behind}
+    assert all(0 < each.weight <= 1 for each in ahead + behind)

@@ -201,9 +201,9 @@ def test_one_person_s_second_account_is_in_no_fresh_list(store: Store) -> None:
     """As in everybody's lists: neither one's own, nor anybody's second."""
     handmade.features(store)
     made = handmade.analysis(store)
-    second = [(user, 0, "same_person", "ann") for user in ("bob", "gus", "hal")]
+    second = [(user, 0, "same_person", "ann", 0.0) for user in ("bob", "gus", "hal")]
     exposure = pa.Table.from_pylist(
-        [dict(zip(EXPOSURE.names, row, strict=True)) for row in [("ann", 3, None, None), *second]], schema=EXPOSURE
+        [dict(zip(EXPOSURE.names, row, strict=True)) for row in [("ann", 3, None, None, 0.0), *second]], schema=EXPOSURE
     )
     tables = {**made.tables, "exposure": [put_table(store, "analysis/a/exposure.parquet", exposure)]}
     lists = TwinLists(store, handmade.run_of(store, {"features": "f", "analyze": "a"}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tastetwin.analysis.index import Ints
+from tastetwin.analysis.sentences import Language, sentence
 from tastetwin.features.histories import Histories, Vocabulary
 
 Rows = npt.NDArray[np.int32]
 
 K_ANONYMITY: Final = 10
-NOTHING: Final = "Nothing that both favor is known to enough people to be named."
-"""Said both where nothing is shared and where what is shared is rare: the difference would betray a visit."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,7 @@ class Explainer:
         visitors: Visitors,
         rules: EvidenceRules | None = None,
         names: Mapping[str, str] | None = None,
+        language: Language = "en",
     ) -> None:
         """Prepare which places and categories may be named.
 
@@ -111,7 +111,9 @@ class Explainer:
             visitors: see ``count_visitors``.
             rules: what may be said.
             names: names of places by id, for the sentence; ids stand in for missing ones.
+            language: of the sentence.
         """
+        self._language = language
         self._vocabulary, self._visitors, self._names = vocabulary, visitors, names or {}
         self._rules = rules or EvidenceRules()
         k, codes = self._rules.k_anonymity, vocabulary.category_codes
@@ -137,11 +139,33 @@ class Explainer:
             self._regions(mine, theirs),
         )
         named = [self._names.get(place.key, place.key) for place in places]
-        return Evidence(places, categories, regions, _sentence(named, categories, regions))
+        codes, areas = ([shared.key for shared in kind] for kind in (categories, regions))
+        return Evidence(places, categories, regions, sentence(self._language, named, codes, areas))
+
+    def may_be_named(self, rows: Rows) -> Rows:
+        """Those of the places that so many favor that naming one tells nothing of anybody."""
+        return rows[self._place_ok[rows]]
+
+    def name(self, row: int) -> str:
+        """A place's name, or its id."""
+        place = str(self._vocabulary.place_ids[row])
+        return self._names.get(place, place)
+
+    def rarest_first(self, rows: Rows) -> Rows:
+        """The places in the order in which they say something about who favors them; ties by row."""
+        return rows[np.argsort(self._visitors.places[rows], kind="stable")]
+
+    def more_of(self, mine: Rows, theirs: Rows) -> tuple[Shared, ...]:
+        """Categories of which a larger share of ``mine`` is than of ``theirs``; ``weight`` is the difference."""
+        codes = self._vocabulary.category_codes
+        first, second = (_shares(_categories_of(self._vocabulary, rows)[1], len(codes)) for rows in (mine, theirs))
+        ahead = np.where(self._category_ok, first - second, 0)
+        order = np.argsort(-ahead, kind="stable")[: self._rules.most]
+        visitors = self._visitors.categories
+        return tuple(Shared(str(codes[at]), float(ahead[at]), int(visitors[at])) for at in order if ahead[at] > 0)
 
     def _places(self, mine: Rows, theirs: Rows) -> tuple[Shared, ...]:
-        both = np.intersect1d(mine, theirs)
-        both = both[self._place_ok[both]]
+        both = self.may_be_named(np.intersect1d(mine, theirs))
         return self._heaviest(self._vocabulary.place_ids[both], np.ones(len(both)), self._visitors.places[both])
 
     def _categories(self, mine: Rows, theirs: Rows) -> tuple[Shared, ...]:
@@ -166,21 +190,3 @@ class Explainer:
 def _shares(keys: npt.NDArray[np.integer], size: int) -> npt.NDArray[np.float64]:
     counts = np.bincount(keys, minlength=size).astype(np.float64)
     return np.asarray(counts / max(counts.sum(), 1.0))
-
-
-def _sentence(places: Sequence[str], categories: Sequence[Shared], regions: Sequence[Shared]) -> str:
-    where = f"area {regions[0].key}" if regions else ""
-    if places:
-        return f"Both favor {_listed(places)}."
-    if categories:
-        word = "category" if len(categories) == 1 else "categories"
-        # Not "of this category in this area": few people, or nobody, may have been to such a place.
-        also = f", and {where}" if where else ""
-        return f"Both favor places of {word} {_listed([c.key for c in categories])}{also}."
-    if regions:
-        return f"Both favor places in {where}."
-    return NOTHING
-
-
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -17,6 +17,7 @@ from tastetwin.analysis.dials import Space, closest, far, near
 from tastetwin.analysis.evidence import Evidence, EvidenceRules, Explainer, Visitors
 from tastetwin.analysis.index import SLACK, Floats, Ints
 from tastetwin.analysis.parts import Split, read_axes
+from tastetwin.analysis.sentences import Language
 from tastetwin.analysis.standing import EXPOSURE
 from tastetwin.analysis.stored import read_vectors
 from tastetwin.config import AnalyzeConfig
@@ -90,9 +91,11 @@ class About:
 class TwinLists:
     """The twin lists of one run."""
 
-    def __init__(self, store: Store, run: Run) -> None:
+    def __init__(self, store: Store, run: Run, language: Language = "en") -> None:
+        """The lists of ``run``, explained in ``language``."""
         self.store = store
         self.run = run
+        self._language = language
         self.features = read_manifest(store, "features", run.generation("features"))
         self.analysis = read_manifest(store, "analyze", run.generation("analyze"))
         self.min_favors = int(self.analysis.settings["min_favors"])
@@ -103,14 +106,18 @@ class TwinLists:
         Raises:
             UsageError: UNKNOWN-USER, TOO-FEW-FAVORS or NO-TWINS, whichever it is.
         """
-        mine = self._usable_history(user)
-        table = self._rows(self.analysis, "twins", TWINS, [user]).sort_by("rank")
+        mine = self.usable_history(user)
+        table = self.stored_list(user)
         shown = (row for row in table.to_pylist() if not is_opted_out(self.store, row["twin_idno"]))
         # Ranks are counted anew: a gap would tell that somebody was there.
         rows = [{**row, "rank": rank} for rank, row in enumerate(itertools.islice(shown, k), start=1)]
         if not rows:
             raise self._no_twins(user)
-        return self._explained(rows, mine, self._histories([row["twin_idno"] for row in rows]))
+        return self._explained(rows, mine, self.histories_of([row["twin_idno"] for row in rows]))
+
+    def stored_list(self, user: str) -> pa.Table:
+        """``TWINS`` of a user by rank, as the run made it: who has opted out since is in it."""
+        return self.rows_of(self.analysis, "twins", TWINS, [user]).sort_by("rank")
 
     def near(self, user: str, k: int) -> list[Twin]:
         """A user's ``k`` closest twins where home area counts for more, closest first; all vectors are read.
@@ -133,19 +140,19 @@ class TwinLists:
     @functools.cached_property
     def has_home_part(self) -> bool:
         """False where home regions are unknown, all one, not told by the vectors, or the run was made before parts."""
-        return len(self._space[2]) > 0
+        return len(self.space[2]) > 0
 
     @functools.cached_property
-    def _space(self) -> tuple[npt.NDArray[np.object_], Floats, Floats]:
+    def space(self) -> tuple[npt.NDArray[np.object_], Floats, Floats]:
         """Users ascending, their vectors, the home axes."""
         ids, vectors = read_vectors(self.store, self.analysis.paths("vectors"))
         return ids, vectors, read_axes(self.store, self.analysis, vectors.shape[1])
 
     def _search(self, user: str, k: int, space_of: Callable[[Floats, Floats], Space]) -> list[Twin]:
-        mine = self._usable_history(user)
-        ids, vectors, axes = self._space
+        mine = self.usable_history(user)
+        ids, vectors, axes = self.space
         me = int(np.searchsorted(ids, user))
-        among = self._may_be_shown_to(user, ids)
+        among = self.may_be_shown_to(user, ids)
         if not len(among):
             raise self._no_twins(user)
         neighbours = int(self.analysis.settings["analyze"].get("csls_neighbours", AnalyzeConfig().csls_neighbours))
@@ -162,26 +169,34 @@ class TwinLists:
         columns = (range(1, len(kept) + 1), ids[at].tolist(), *(number.tolist() for number in numbers))
         # The chance was measured for the score of the lists, not for those of near and far.
         rows = [{**dict(zip(TWINS.names[1:], row, strict=False)), "chance": None} for row in zip(*columns, strict=True)]
-        return self._explained(rows, mine, self._histories([row["twin_idno"] for row in rows]))
+        return self._explained(rows, mine, self.histories_of([row["twin_idno"] for row in rows]))
 
     def _explained(
         self, rows: list[dict[str, Any]], mine: npt.NDArray[np.int32], theirs: Mapping[str, npt.NDArray[np.int32]]
     ) -> list[Twin]:
         """Rows of ``TWINS`` without the user."""
-        explain = self._explainer.explain
+        explain = self.explainer.explain
         return [
             Twin(**{name: row[name] for name in TWINS.names[1:]}, evidence=explain(mine, theirs[row["twin_idno"]]))
             for row in rows
         ]
 
-    def _may_be_shown_to(self, user: str, ids: npt.NDArray[np.object_]) -> Ints:
+    def may_be_shown_to(self, user: str, ids: npt.NDArray[np.object_]) -> Ints:
         """Positions in ``ids`` [n], ascending, of those whom the run's rules let into a user's list."""
-        exposure = read_table(self.store, self.analysis, "exposure", EXPOSURE)
-        hidden = exposure.filter(pc.is_valid(exposure.column("hidden")))
+        hidden = self.exposure.filter(pc.is_valid(self.exposure.column("hidden")))
         instead = hidden.filter(pc.equal(hidden.column(USER), user)).column("instead_idno")
-        not_shown = self._rows(self.features, "not_shown", NOT_SHOWN, [user]).column(OTHER)
-        left_out = [*hidden.column(USER).to_pylist(), *instead.to_pylist(), *not_shown.to_pylist(), user]
+        left_out = [*hidden.column(USER).to_pylist(), *instead.to_pylist(), *self.not_shown_to(user), user]
         return np.flatnonzero(~np.isin(ids, np.array(left_out, object)))
+
+    @functools.cached_property
+    def exposure(self) -> pa.Table:
+        """``EXPOSURE`` of the run; users ascending."""
+        return read_table(self.store, self.analysis, "exposure", EXPOSURE)
+
+    def not_shown_to(self, user: str) -> list[str]:
+        """Whom the user follows, and either side of a block."""
+        found: list[str] = self.rows_of(self.features, "not_shown", NOT_SHOWN, [user]).column(OTHER).to_pylist()
+        return found
 
     def about(self, user: str) -> About:
         """What the run knows of a user.
@@ -189,10 +204,10 @@ class TwinLists:
         Raises:
             UsageError: UNKNOWN-USER or TOO-FEW-FAVORS.
         """
-        rows = self._usable_history(user)
-        regions = self._vocabulary.regions[rows]
+        rows = self.usable_history(user)
+        regions = self.vocabulary.regions[rows]
         known, counts = np.unique(regions[regions >= 0], return_counts=True)
-        home = str(self._vocabulary.region_codes[known[np.argmax(counts)]]) if len(known) else ""
+        home = str(self.vocabulary.region_codes[known[np.argmax(counts)]]) if len(known) else ""
         return About(len(rows), home)
 
     def some_users(self, n: int) -> list[str]:
@@ -211,8 +226,13 @@ class TwinLists:
         paths = [path for path in self.analysis.paths("twins") if path.endswith(f"/{name}")]
         return pc.unique(read_files(self.store, paths, pa.schema([TWINS.field(USER)])).column(USER))
 
-    def _usable_history(self, user: str) -> npt.NDArray[np.int32]:
-        places = self._histories([user]).get(user)
+    def usable_history(self, user: str) -> npt.NDArray[np.int32]:
+        """Vocabulary rows of a user, oldest first.
+
+        Raises:
+            UsageError: UNKNOWN-USER, who has opted out included; TOO-FEW-FAVORS.
+        """
+        places = self.histories_of([user]).get(user)
         # Who has opted out is as unknown as who never was here: the answer tells nobody which.
         if places is None or is_opted_out(self.store, user):
             raise self._refusal(
@@ -237,26 +257,29 @@ class TwinLists:
     def _refusal(self, code: str, user: str, value: str, fix: str) -> UsageError:
         return UsageError(code, place=f"user {user}", value=value, rule="", fix=fix)
 
-    def _histories(self, users: list[str]) -> dict[str, npt.NDArray[np.int32]]:
+    def histories_of(self, users: list[str]) -> dict[str, npt.NDArray[np.int32]]:
         """Vocabulary rows by user, for those that exist."""
-        table = self._rows(self.features, "history", HISTORY, users)
+        table = self.rows_of(self.features, "history", HISTORY, users)
         lists = table.column("places").to_pylist()
         return {user: np.array(row, np.int32) for user, row in zip(table.column(USER).to_pylist(), lists, strict=True)}
 
-    def _rows(self, manifest: Manifest, table: str, schema: pa.Schema, users: list[str]) -> pa.Table:
+    def rows_of(self, manifest: Manifest, table: str, schema: pa.Schema, users: list[str]) -> pa.Table:
         """The rows of some users, from the buckets that can hold them."""
         wanted = {bucket_name(bucket_of(user, int(manifest.facts["buckets"]))) for user in users}
         paths = [path for path in manifest.paths(table) if path.rsplit("/", 1)[-1] in wanted]
         return read_files(self.store, paths, schema, filters=[(USER, "in", users)])
 
     @functools.cached_property
-    def _explainer(self) -> Explainer:
+    def explainer(self) -> Explainer:
+        """Says what two users share."""
         visitors = read_visitors(self.store, self.analysis.paths("visitors")[0])
         sensitive = frozenset(self.analysis.settings["analyze"].get("sensitive_categories", []))
-        return Explainer(self._vocabulary, visitors, EvidenceRules(sensitive_categories=sensitive), self._names())
+        rules = EvidenceRules(sensitive_categories=sensitive)
+        return Explainer(self.vocabulary, visitors, rules, self._names(), self._language)
 
     @functools.cached_property
-    def _vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> Vocabulary:
+        """What the rows of histories are."""
         return read_vocabulary(self.store, self.features.paths("vocabulary")[0])
 
     def _names(self) -> dict[str, str]:

@@ -120,7 +120,7 @@ def _write(
     chance = _measure_chance(store, bundle, histories, vocabulary, looked_at, parts.axes, twins, config)
     there = twins.neighbours[twins.neighbours >= 0]
     chances = _chances(chance, twins, histories.lengths())
-    exposure = exposure_table(ids, found, np.bincount(there, minlength=len(ids)))
+    exposure = exposure_table(ids, found, np.bincount(there, minlength=len(ids)), twins.densities)
     tables = {
         "vectors": vectors_written,
         "twins": _write_twins(store, ids, twins, Split.of(vectors, parts.axes), chances, buckets, f"{folder}/twins"),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tastetwin.analysis.accounts import bursts, cluster_labels
-from tastetwin.analysis.index import Ints
+from tastetwin.analysis.index import Floats, Ints
 from tastetwin.config import ListsConfig
 from tastetwin.features.histories import UNKNOWN_DAY, Histories, Vocabulary
 from tastetwin.schema import USER
@@ -24,10 +24,12 @@ EXPOSURE: Final = pa.schema(
         pa.field("lists", pa.int32(), nullable=False),
         pa.field("hidden", pa.string()),
         pa.field("instead_idno", pa.string()),
+        pa.field("crowding", pa.float32()),
     ]
 )
 """exposure: one row per analysed user, ascending: in how many lists they are, and why they may be in none:
-``inactive``, ``few_places``, ``burst``, or ``same_person``, and then which of the same person's accounts is shown."""
+``inactive``, ``few_places``, ``burst``, or ``same_person``, and then which of the same person's accounts is shown.
+``crowding`` is r of the score."""
 
 _EPOCH: Final = date(1970, 1, 1)
 
@@ -68,8 +70,8 @@ def _days_since(histories: Histories, today: date) -> Ints:
     return np.where(known, (today - _EPOCH).days - last, 0)
 
 
-def exposure_table(user_ids: npt.NDArray[np.object_], found: Standing, lists: Ints) -> pa.Table:
-    """``EXPOSURE`` of users [n], given their standing and in how many ``lists`` [n] each is."""
+def exposure_table(user_ids: npt.NDArray[np.object_], found: Standing, lists: Ints, densities: Floats) -> pa.Table:
+    """``EXPOSURE`` of users [n], given their standing, in how many ``lists`` [n] each is, and ``hubness.density``."""
     allowed = np.flatnonzero(found.may_be_shown)
     labels, at = np.unique(found.labels[allowed], return_index=True)
     shown = np.full(len(user_ids), -1, np.int64)
@@ -78,5 +80,5 @@ def exposure_table(user_ids: npt.NDArray[np.object_], found: Standing, lists: In
     replaced = found.may_be_shown & (instead != np.arange(len(user_ids)))
     reasons = np.where(replaced, "same_person", found.reasons)
     others = [user_ids[other] if hidden else None for other, hidden in zip(instead, replaced, strict=True)]
-    columns = [list(user_ids), lists.astype(np.int32), [reason or None for reason in reasons], others]
+    columns = [list(user_ids), lists.astype(np.int32), [reason or None for reason in reasons], others, densities]
     return pa.table(columns, schema=EXPOSURE)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from tastetwin import console
 from tastetwin.cli.options import ConfigOption, DateOption, JsonOption, StoreOption, day_of, say, settings_of
 
+if TYPE_CHECKING:
+    from tastetwin.analysis.pair import Comparison
+
+LanguageOption = Annotated[str, typer.Option("--language", help="Of the evidence: en or ko.", metavar="en|ko")]
 SQL_ROWS: Final = 200
 SQL_CELL: Final = 100
 """Rows and characters of a value that ``sql`` shows to people; ``--json`` leaves nothing out."""
@@ -24,6 +29,7 @@ def similar(
         bool | None,
         typer.Option("--near/--far", help="Search afresh: those of one area first, or those who live elsewhere."),
     ] = None,
+    language: LanguageOption = "en",
     as_json: JsonOption = False,
 ) -> None:
     """The twins of a user from the published run, and the evidence: what both share.
@@ -31,12 +37,13 @@ def similar(
     Example: `tastetwin similar 42 --store store/ -k 5 --far`
     """
     from tastetwin.analysis.lookup import TwinLists, as_json_row
+    from tastetwin.analysis.sentences import language_of
     from tastetwin.runs import published_run
     from tastetwin.store import Store
 
     opened = Store.open(store)
     published = published_run(opened)
-    lists = TwinLists(opened, published)
+    lists = TwinLists(opened, published, language_of(language))
     twins = lists.twins(user, k) if near is None else lists.near(user, k) if near else lists.far(user, k)
     if near is not None and not lists.has_home_part:
         console.err.print("this run has no home part: near and far are the same", markup=False)
@@ -45,6 +52,74 @@ def similar(
         console.print_json({"user_idno": user, "run_id": published.run_id, "twins": rows})
         return
     console.print_twins(f"twins of {user} (run {published.run_id})", twins)
+
+
+def compare(
+    user: Annotated[str, typer.Argument(help="The source's user id.")],
+    other: Annotated[str, typer.Argument(help="Another one.")],
+    store: StoreOption,
+    language: LanguageOption = "en",
+    as_json: JsonOption = False,
+) -> None:
+    """What two users have in common, what they have not, and without which visits they would not match.
+
+    Example: `tastetwin compare 42 43 --store store/`
+    """
+    from tastetwin.api import TasteTwin
+
+    found = TasteTwin(store).compare(user, other, language=language)
+    if as_json:
+        console.print_json({"user_idno": user, "other_idno": other, **asdict(found)})
+        return
+    console.print_table(f"{user} and {other}", ["", ""], comparison_rows(user, other, found))
+
+
+def why_not(
+    user: Annotated[str, typer.Argument(help="The source's user id: whose list.")],
+    other: Annotated[str, typer.Argument(help="Who may be in it.")],
+    store: StoreOption,
+    as_json: JsonOption = False,
+) -> None:
+    """Why another user is not in a user's list: every condition in turn, and whether it holds.
+
+    Example: `tastetwin why-not 42 43 --store store/`
+    """
+    from tastetwin.api import TasteTwin
+
+    steps = TasteTwin(store).why_not(user, other)
+    if as_json:
+        console.print_json({"user_idno": user, "other_idno": other, "steps": [asdict(step) for step in steps]})
+        return
+    rows = [["yes" if step.holds else "no", step.condition, step.said] for step in steps]
+    console.print_table(f"{other} in the list of {user}", ["holds", "condition", ""], rows)
+
+
+def comparison_rows(user: str, other: str, found: Comparison) -> list[list[str]]:
+    """A comparison, a line a fact."""
+    chance = "not enough data to measure it" if found.chance is None else f"{100 * found.chance:.1f} %"
+    ahead = [
+        ", ".join(f"{each.key} (+{100 * each.weight:.0f} %)" for each in more) for more in (found.more, found.less)
+    ]
+    return [
+        ["both", found.agree.sentence],
+        [f"more of it: {user}", f"categories {ahead[0]}" if ahead[0] else "nothing that may be named"],
+        [f"more of it: {other}", f"categories {ahead[1]}" if ahead[1] else "nothing that may be named"],
+        [f"chance that {other} has the next place of {user}", chance],
+        ["closer than", f"{found.percentile:.2f} % of random pairs"],
+        ["of the similarity", f"taste {found.taste:.2f}, home area {found.home:.2f}"],
+        [f"rank of {other} for {user}", f"{found.rank:,}"],
+        [f"rank of {user} for {other}", f"{found.rank_back:,}"],
+        [f"without which visits of {user}", _without(found, other)],
+    ]
+
+
+def _without(found: Comparison, other: str) -> str:
+    without = found.without
+    if without is None:
+        return f"{other} is too far down to begin with"
+    if not without.visits:
+        return f"no few visits that may be named would put {other} beyond the first {without.beyond}"
+    return f"{', '.join(without.visits)}: {other} would be at rank {without.rank:,}"
 
 
 def embed(

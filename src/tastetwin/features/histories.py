@@ -97,13 +97,15 @@ class Histories:
         )
 
 
-def joined(first: Histories, second: Histories) -> Histories:
-    """Two sets of histories end to end; ids may repeat."""
+def joined(*parts: Histories) -> Histories:
+    """Sets of histories, at least one, end to end; ids may repeat."""
+    lengths = np.concatenate([part.lengths() for part in parts])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return Histories(
-        np.concatenate([first.user_ids, second.user_ids]),
-        np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:]]),
-        np.concatenate([first.places, second.places]),
-        np.concatenate([first.visits, second.visits]),
-        np.concatenate([first.ratings, second.ratings]),
-        np.concatenate([first.days, second.days]),
+        np.concatenate([part.user_ids for part in parts]),
+        offsets,
+        np.concatenate([part.places for part in parts]),
+        np.concatenate([part.visits for part in parts]),
+        np.concatenate([part.ratings for part in parts]),
+        np.concatenate([part.days for part in parts]),
     )

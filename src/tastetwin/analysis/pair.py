@@ -1,0 +1,249 @@
+"""Two users of a run: why the one is not in the other's list, and what would change that.
+
+Both questions look at everybody as one user sees them: by the score of the lists, in which what the user's own vector
+gives away to all alike plays no part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tastetwin.analysis.chance import Chance
+from tastetwin.analysis.encode import Encoder, open_encoder
+from tastetwin.analysis.evidence import Evidence, Shared
+from tastetwin.analysis.index import Floats
+from tastetwin.analysis.lookup import TwinLists
+from tastetwin.analysis.pairs import PairRules, Region
+from tastetwin.analysis.parts import Split, read_axes, reweighted
+from tastetwin.analysis.scale import ScoreScale
+from tastetwin.analysis.stage import list_vectors
+from tastetwin.config import Config
+from tastetwin.errors import UsageError
+from tastetwin.features.histories import Histories, joined
+from tastetwin.features.home import home_regions
+from tastetwin.features.taste import HISTORY, from_arrow
+from tastetwin.generations import read_manifest
+
+FIRST: Final = 10
+"""Who is among the first ten matches well; the counterfactual asks what it takes not to."""
+MOST_VISITS: Final = 5
+TRIED: Final = 32
+"""Places tried per visit taken away: those that both have, then the user's rarest."""
+
+
+_STANDING: Final = {
+    None: "they may be in lists",
+    "inactive": "no favor for longer than lists.inactive_days",
+    "few_places": "fewer places than lists.min_places",
+    "burst": "most of what they have was favored on one day (lists.burst_places)",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One condition for being in a list."""
+
+    condition: str
+    holds: bool
+    said: str
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """The fewest of the user's visits found without which the other would be further down than ``beyond``."""
+
+    visits: tuple[str, ...]
+    """Names of places that may be named; empty where no ``MOST_VISITS`` of them make the difference."""
+    beyond: int
+    rank: int
+    """Where the other would be then."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two users have in common, and what they have not."""
+
+    score: float
+    percentile: float
+    chance: float | None
+    """That the other has the place that the user favors next; None where there was not enough data."""
+    taste: float
+    home: float
+    rank: int
+    """Of the other among all who may be shown to the user, from 1."""
+    rank_back: int
+    """Of the user for the other."""
+    agree: Evidence
+    more: tuple[Shared, ...]
+    """Categories of which the user's history holds a larger share."""
+    less: tuple[Shared, ...]
+    """Of which the other's does."""
+    without: Counterfactual | None
+    """None where the other is in no list of the user to begin with."""
+
+
+class Pair:
+    """Two users of a run that have a vector each."""
+
+    def __init__(self, lists: TwinLists, user: str, other: str) -> None:
+        """Look both up.
+
+        Raises:
+            UsageError: SAME-USER; UNKNOWN-USER, TOO-FEW-FAVORS of either; OLD-RUN of an earlier version.
+        """
+        if user == other:
+            raise UsageError("SAME-USER", place=f"user {user}", value=other, rule="two users", fix="name another one")
+        self.lists, self.user, self.other = lists, user, other
+        self._mine, self._theirs = lists.usable_history(user), lists.usable_history(other)
+        self._ids, raw, axes = lists.space
+        self._split = Split.of(raw, axes)
+        self._vectors = list_vectors(lists.store, lists.analysis, raw)
+        self._me, self._them = (int(np.searchsorted(self._ids, each)) for each in (user, other))
+        if lists.exposure.num_rows != len(self._ids):
+            fix = f"tastetwin run --date {lists.run.logical_date} again"
+            raise UsageError("OLD-RUN", place=lists.run.run_id, value="no table exposure", rule="", fix=fix)
+        self._crowding = lists.exposure.column("crowding").to_numpy()
+        self._settings: dict[str, Any] = lists.analysis.settings
+        self._k = int(self._settings["analyze"]["k"])
+
+    # -- why not ------------------------------------------------------------------------------------------------------
+
+    def why_not(self) -> list[Step]:
+        """Every condition for the other to be in the user's list, in the order in which they are looked at."""
+        row = self.lists.exposure.slice(self._them, 1).to_pylist()[0]
+        rank, listed = self._place(), self._listed()
+        steps = [
+            Step("known", True, f"both are in the run of {self.lists.run.logical_date} and have a vector"),
+            Step("may be shown", row["hidden"] is None, self._hidden(row)),
+            self._followed(),
+            self._of_region(),
+            Step("close enough", rank <= self._k, f"rank {rank:,} of those who may be shown; a list holds {self._k}"),
+            self._has_room(row["lists"], self.other in listed),
+        ]
+        said = f"at rank {listed[self.other]}" if self.other in listed else f"not among the {len(listed)} in the list"
+        return [*steps, Step("in the list", self.other in listed, said)]
+
+    def _place(self) -> int:
+        """What decides: the rank of the other, or the worse of both ranks (``lists.mutual``)."""
+        rank = self._rank(self._me, self._them)
+        return max(rank, self._rank(self._them, self._me)) if self._settings["lists"]["mutual"] else rank
+
+    def _hidden(self, row: dict[str, Any]) -> str:
+        if row["hidden"] != "same_person":
+            return _STANDING[row["hidden"]]
+        shown = row["instead_idno"]
+        named = "the user's own" if shown == self.user else "another one"
+        return f"another account of the same person; {named} is shown in its place"
+
+    def _followed(self) -> Step:
+        found = self.other in self.lists.not_shown_to(self.user)
+        said = "followed already, or one of the two has blocked the other" if found else "neither followed nor blocked"
+        return Step("not followed, not blocked", not found, said)
+
+    def _of_region(self) -> Step:
+        region: Region = self._settings["lists"]["region"]
+        homes = [self.lists.about(each).home_region for each in (self.user, self.other)]
+        named = f"home regions {homes[0] or 'unknown'} and {homes[1] or 'unknown'}, rule: {region}"
+        return Step("region", self._may_meet(region), named)
+
+    def _may_meet(self, region: Region) -> bool:
+        homes = np.full(len(self._ids), -1, np.int32)
+        homes[[self._me, self._them]] = home_regions(self._histories([self.user, self.other]), self.lists.vocabulary)
+        rules = PairRules(np.empty(0, np.int64), region, homes)
+        return bool(rules.allow(np.array([self._me]), np.array([[self._them]], np.int32))[0, 0])
+
+    def _has_room(self, in_lists: int, listed: bool) -> Step:
+        most = self.lists.analysis.facts["search"]["max_exposure"]
+        if most is None:
+            return Step("has room", True, f"in {in_lists:,} lists; there is no cap")
+        said = f"in {in_lists:,} lists of at most {most:,}"
+        full = in_lists >= most and not listed
+        return Step("has room", not full, said + (", all of them of closer users" if full else ""))
+
+    def _listed(self) -> dict[str, int]:
+        """Rank of everybody in the user's list, as it is stored."""
+        rows = self.lists.stored_list(self.user)
+        return dict(zip(rows.column("twin_idno").to_pylist(), rows.column("rank").to_pylist(), strict=True))
+
+    # -- compare ------------------------------------------------------------------------------------------------------
+
+    def compare(self) -> Comparison:
+        """What both have in common, what they have not, and what it takes not to match."""
+        scale = ScoreScale.from_json(self.lists.analysis.facts["scale"])
+        found = self.lists.analysis.facts["chance"]
+        score = float(self._scores(self._me)[self._them] - self._crowding[self._me] / 2)
+        percentile = scale.percentile(np.array([score], np.float32))
+        chance = None if found is None else Chance.from_json(found).of(percentile, np.array([len(self._theirs)]))
+        taste, home = self._split.parts(np.array([self._me]), np.array([[self._them]]))
+        explain = self.lists.explainer
+        return Comparison(
+            score,
+            float(percentile[0]),
+            None if chance is None else float(chance[0]),
+            float(taste[0, 0]),
+            float(home[0, 0]),
+            self._rank(self._me, self._them),
+            self._rank(self._them, self._me),
+            explain.explain(self._mine, self._theirs),
+            explain.more_of(self._mine, self._theirs),
+            explain.more_of(self._theirs, self._mine),
+            self._without(),
+        )
+
+    def _scores(self, user: int, vector: Floats | None = None) -> Floats:
+        """[n] everybody's similarity to a user (or to another vector of theirs) less half of their own crowding."""
+        mine = self._vectors[user] if vector is None else vector
+        return np.asarray(self._vectors @ mine - self._crowding / np.float32(2))
+
+    def _rank(self, user: int, other: int, vector: Floats | None = None) -> int:
+        scores = self._scores(user, vector)
+        allowed = self.lists.may_be_shown_to(str(self._ids[user]), self._ids)
+        return 1 + int((scores[allowed[allowed != other]] > scores[other]).sum())
+
+    def _without(self) -> Counterfactual | None:
+        """Greedily: of the places that may be named, take away the one without which the two are least alike."""
+        rank = self._rank(self._me, self._them)
+        if rank > self._k:
+            return None
+        beyond = FIRST if rank <= FIRST else self._k
+        encoder = self._open_encoder()
+        history = self._histories([self.user])
+        taken: list[int] = []
+        while len(taken) < MOST_VISITS and rank <= beyond:
+            tried = self._worth_trying(taken)
+            if not len(tried) or len(self._mine) - len(taken) <= self.lists.min_favors:
+                break
+            vectors = self._encode(encoder, [_less(history, [*taken, int(row)]) for row in tried])
+            least = int(np.argmin(vectors @ self._vectors[self._them]))
+            taken.append(int(tried[least]))
+            rank = self._rank(self._me, self._them, vectors[least])
+        names = tuple(self.lists.explainer.name(row) for row in taken) if rank > beyond else ()
+        return Counterfactual(names, beyond, rank)
+
+    def _worth_trying(self, taken: list[int]) -> npt.NDArray[np.int32]:
+        explain = self.lists.explainer
+        mine = explain.rarest_first(explain.may_be_named(np.setdiff1d(self._mine, taken).astype(np.int32)))
+        shared = np.isin(mine, self._theirs)
+        return np.concatenate([mine[shared], mine[~shared]])[:TRIED]
+
+    def _encode(self, encoder: Encoder, histories: list[Histories]) -> Floats:
+        axes = read_axes(self.lists.store, self.lists.analysis, self._vectors.shape[1])
+        return reweighted(encoder.encode(joined(*histories)), axes, float(self._settings["analyze"]["home_weight"]))
+
+    def _open_encoder(self) -> Encoder:
+        bundle = read_manifest(self.lists.store, "train", self.lists.run.generation("train"))
+        return open_encoder(self.lists.store, bundle, Config().analyze.batch_tokens)
+
+    def _histories(self, users: list[str]) -> Histories:
+        """In the order of ``users``."""
+        table = self.lists.rows_of(self.lists.features, "history", HISTORY, users)
+        found = from_arrow(table)
+        return found.select(np.array([found.user_ids.tolist().index(user) for user in users]))
+
+
+def _less(history: Histories, rows: list[int]) -> Histories:
+    return history.filter(~np.isin(history.places, rows))
