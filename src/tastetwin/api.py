@@ -94,6 +94,14 @@ class TasteTwin:
         """Twins who live elsewhere and share the taste, searched afresh; as ``similar``."""
         return _with_evidence(user, self._lists(k).far(str(user), k))
 
+    def niche(self, user: str, k: int = 10) -> pa.Table:
+        """Of the first 5 k in the list, those with the most unusual taste; as ``similar``."""
+        return _with_evidence(user, self._lists(k).niche(str(user), k))
+
+    def mainstream(self, user: str, k: int = 10) -> pa.Table:
+        """Of the first 5 k in the list, those who favor what most people favor; as ``similar``."""
+        return _with_evidence(user, self._lists(k).mainstream(str(user), k))
+
     def compare(self, user: str, other: str, language: str = "en") -> Comparison:
         """What two users have in common, what they have not, and without which visits they would not match.
 

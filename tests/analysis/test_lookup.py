@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tastetwin.analysis.evidence import K_ANONYMITY, Visitors
-from tastetwin.analysis.lookup import About, TwinLists, as_json_row, read_visitors, write_visitors
+from tastetwin.analysis.lookup import AMONG, About, TwinLists, as_json_row, read_visitors, write_visitors
 from tastetwin.analysis.parts import write_axes
 from tastetwin.analysis.standing import EXPOSURE
 from tastetwin.analysis.stored import vectors_table
@@ -201,9 +201,10 @@ def test_one_person_s_second_account_is_in_no_fresh_list(store: Store) -> None:
     """As in everybody's lists: neither one's own, nor anybody's second."""
     handmade.features(store)
     made = handmade.analysis(store)
-    second = [(user, 0, "same_person", "ann", 0.0) for user in ("bob", "gus", "hal")]
+    second = [(user, 0, "same_person", "ann", 0.0, 0.5) for user in ("bob", "gus", "hal")]
     exposure = pa.Table.from_pylist(
-        [dict(zip(EXPOSURE.names, row, strict=True)) for row in [("ann", 3, None, None, 0.0), *second]], schema=EXPOSURE
+        [dict(zip(EXPOSURE.names, row, strict=True)) for row in [("ann", 3, None, None, 0.0, 0.5), *second]],
+        schema=EXPOSURE,
     )
     tables = {**made.tables, "exposure": [put_table(store, "analysis/a/exposure.parquet", exposure)]}
     lists = TwinLists(store, handmade.run_of(store, {"features": "f", "analyze": "a"}))
@@ -342,3 +343,26 @@ def test_who_has_too_few_favors_is_told_so(journey: Journey) -> None:
 
 def size(row: tuple[str, list[int]]) -> int:
     return len(row[1])
+
+
+# -- niche and mainstream ---------------------------------------------------------------------------------------------
+
+
+def test_niche_and_mainstream_are_the_two_ends_of_the_first_fifty(journey: Journey) -> None:
+    """No closer twin of the wanted kind is passed over, the order stays that of the list, and the sides differ."""
+    lists = TwinLists(journey.store, journey.first)
+    rows = lists.exposure.select(["user_idno", "mainstream"]).to_pydict().values()
+    how = dict(zip(*rows, strict=True))
+    for user in lists.some_users(5):
+        first = [twin.twin_idno for twin in lists.twins(user, 10 * AMONG)]
+        niche, usual = ([twin.twin_idno for twin in ask(user, 10)] for ask in (lists.niche, lists.mainstream))
+        assert len(niche) == len(usual) == 10 and set(niche) | set(usual) <= set(first)
+        assert [each for each in first if each in niche] == niche
+        assert max(how[each] for each in niche) <= min(how[each] for each in set(first) - set(niche))
+        assert min(how[each] for each in usual) >= max(how[each] for each in set(first) - set(usual))
+
+
+def test_a_short_list_has_both_ends_at_once(lists: TwinLists) -> None:
+    """Of two twins, the first two niche ones are both."""
+    assert [twin.twin_idno for twin in lists.niche("ann", 2)] == ["bob", "dot"]
+    assert [twin.twin_idno for twin in lists.mainstream("ann", 5)] == ["bob", "dot"]

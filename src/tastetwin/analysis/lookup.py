@@ -33,6 +33,8 @@ from tastetwin.schema import NAME, OTHER, PLACE, PLACES, TWINS, USER
 from tastetwin.store import Store
 from tastetwin.tables import bucket_name, bucket_of, put_table, read_files, read_table
 
+AMONG: Final = 5
+"""Niche and mainstream twins are chosen among this many times as many of the list."""
 _VISITORS: Final = pa.schema([pa.field("of", pa.string()), pa.field("visitors", pa.int64())])
 
 
@@ -106,6 +108,31 @@ class TwinLists:
         Raises:
             UsageError: UNKNOWN-USER, TOO-FEW-FAVORS or NO-TWINS, whichever it is.
         """
+        return self._first(user, k)
+
+    def niche(self, user: str, k: int) -> list[Twin]:
+        """Of the ``AMONG`` * k first in a user's list, the k whose taste is the most unusual; closest first.
+
+        Raises:
+            UsageError: as ``twins``.
+        """
+        return sorted(self._by_mainstream(user, k)[:k], key=lambda twin: twin.rank)
+
+    def mainstream(self, user: str, k: int) -> list[Twin]:
+        """As ``niche``, of those who favor what most people favor.
+
+        Raises:
+            UsageError: as ``twins``.
+        """
+        return sorted(self._by_mainstream(user, k)[-k:], key=lambda twin: twin.rank)
+
+    def _by_mainstream(self, user: str, k: int) -> list[Twin]:
+        found = self._first(user, AMONG * k)
+        known = self.exposure.filter(pc.is_in(self.exposure.column(USER), pa.array([t.twin_idno for t in found])))
+        how = dict(zip(known.column(USER).to_pylist(), known.column("mainstream").to_pylist(), strict=True))
+        return sorted(found, key=lambda twin: how.get(twin.twin_idno) or 0.0)
+
+    def _first(self, user: str, k: int) -> list[Twin]:
         mine = self.usable_history(user)
         table = self.stored_list(user)
         shown = (row for row in table.to_pylist() if not is_opted_out(self.store, row["twin_idno"]))

@@ -20,7 +20,7 @@ from tastetwin.analysis.lookup import write_visitors
 from tastetwin.analysis.next_place import next_place_pairs
 from tastetwin.analysis.pairs import PairRules
 from tastetwin.analysis.parts import Split, fit_parts, read_axes, reweighted, write_axes
-from tastetwin.analysis.standing import exposure_table, standing
+from tastetwin.analysis.standing import exposure_table, mainstream, standing
 from tastetwin.analysis.stored import read_vectors
 from tastetwin.analysis.twins import Twins, find_twins
 from tastetwin.config import Config
@@ -120,13 +120,15 @@ def _write(
     chance = _measure_chance(store, bundle, histories, vocabulary, looked_at, parts.axes, twins, config)
     there = twins.neighbours[twins.neighbours >= 0]
     chances = _chances(chance, twins, histories.lengths())
-    exposure = exposure_table(ids, found, np.bincount(there, minlength=len(ids)), twins.densities)
+    visitors = count_visitors(histories, vocabulary)
+    lists = np.bincount(there, minlength=len(ids))
+    exposure = exposure_table(ids, found, lists, twins.densities, mainstream(histories, visitors.places))
     tables = {
         "vectors": vectors_written,
         "twins": _write_twins(store, ids, twins, Split.of(vectors, parts.axes), chances, buckets, f"{folder}/twins"),
         **write_axes(store, folder, parts.axes),
         "exposure": [put_table(store, f"{folder}/exposure.parquet", exposure)],
-        "visitors": [write_visitors(store, f"{folder}/visitors.parquet", count_visitors(histories, vocabulary))],
+        "visitors": [write_visitors(store, f"{folder}/visitors.parquet", visitors)],
     }
     facts = {
         "counts": {

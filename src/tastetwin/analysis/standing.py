@@ -25,11 +25,12 @@ EXPOSURE: Final = pa.schema(
         pa.field("hidden", pa.string()),
         pa.field("instead_idno", pa.string()),
         pa.field("crowding", pa.float32()),
+        pa.field("mainstream", pa.float32()),
     ]
 )
 """exposure: one row per analysed user, ascending: in how many lists they are, and why they may be in none:
 ``inactive``, ``few_places``, ``burst``, or ``same_person``, and then which of the same person's accounts is shown.
-``crowding`` is r of the score."""
+``crowding`` is r of the score; ``mainstream`` the share of users whose places are visited by fewer people."""
 
 _EPOCH: Final = date(1970, 1, 1)
 
@@ -70,8 +71,23 @@ def _days_since(histories: Histories, today: date) -> Ints:
     return np.where(known, (today - _EPOCH).days - last, 0)
 
 
-def exposure_table(user_ids: npt.NDArray[np.object_], found: Standing, lists: Ints, densities: Floats) -> pa.Table:
-    """``EXPOSURE`` of users [n], given their standing, in how many ``lists`` [n] each is, and ``hubness.density``."""
+def mainstream(histories: Histories, visitors: Ints) -> Floats:
+    """[n_users] from 0 (niche) to 1: the share of the others whose places have fewer ``visitors`` [n_rows] on average.
+
+    The mean is that of logarithms, so that one famous place does not make a mainstream taste; ties get their middle.
+    """
+    user_of = np.repeat(np.arange(histories.n_users), histories.lengths())
+    logs = np.log(np.maximum(visitors[histories.places], 1))
+    means = np.bincount(user_of, logs, minlength=histories.n_users) / np.maximum(histories.lengths(), 1)
+    ascending = np.sort(means)
+    below, up_to = (np.searchsorted(ascending, means, side) for side in ("left", "right"))
+    return np.asarray((below + up_to - 1) / 2 / max(histories.n_users - 1, 1), np.float32)
+
+
+def exposure_table(
+    user_ids: npt.NDArray[np.object_], found: Standing, lists: Ints, densities: Floats, niche_or_not: Floats
+) -> pa.Table:
+    """``EXPOSURE`` of users [n]: their standing, in how many ``lists`` each is, ``hubness.density``, ``mainstream``."""
     allowed = np.flatnonzero(found.may_be_shown)
     labels, at = np.unique(found.labels[allowed], return_index=True)
     shown = np.full(len(user_ids), -1, np.int64)
@@ -79,6 +95,13 @@ def exposure_table(user_ids: npt.NDArray[np.object_], found: Standing, lists: In
     instead = shown[found.labels]
     replaced = found.may_be_shown & (instead != np.arange(len(user_ids)))
     reasons = np.where(replaced, "same_person", found.reasons)
-    others = [user_ids[other] if hidden else None for other, hidden in zip(instead, replaced, strict=True)]
-    columns = [list(user_ids), lists.astype(np.int32), [reason or None for reason in reasons], others, densities]
+    others = [user_ids[other] if is_second else None for other, is_second in zip(instead, replaced, strict=True)]
+    columns = [
+        list(user_ids),
+        lists.astype(np.int32),
+        [reason or None for reason in reasons],
+        others,
+        densities,
+        niche_or_not,
+    ]
     return pa.table(columns, schema=EXPOSURE)

@@ -11,6 +11,7 @@ import typer
 
 from tastetwin import console
 from tastetwin.cli.options import ConfigOption, DateOption, JsonOption, StoreOption, day_of, say, settings_of
+from tastetwin.errors import UsageError
 
 if TYPE_CHECKING:
     from tastetwin.analysis.pair import Comparison
@@ -29,6 +30,10 @@ def similar(
         bool | None,
         typer.Option("--near/--far", help="Search afresh: those of one area first, or those who live elsewhere."),
     ] = None,
+    niche: Annotated[
+        bool | None,
+        typer.Option("--niche/--mainstream", help="Of the first 5 k in the list, those of unusual or of common taste."),
+    ] = None,
     language: LanguageOption = "en",
     as_json: JsonOption = False,
 ) -> None:
@@ -44,7 +49,16 @@ def similar(
     opened = Store.open(store)
     published = published_run(opened)
     lists = TwinLists(opened, published, language_of(language))
-    twins = lists.twins(user, k) if near is None else lists.near(user, k) if near else lists.far(user, k)
+    asked = {
+        (None, None): lists.twins,
+        (True, None): lists.near,
+        (False, None): lists.far,
+        (None, True): lists.niche,
+        (None, False): lists.mainstream,
+    }.get((near, niche))
+    if asked is None:
+        raise UsageError("TWO-DIALS", place="similar", value="both", rule="one dial at a time", fix="leave one out")
+    twins = asked(user, k)
     if near is not None and not lists.has_home_part:
         console.err.print("this run has no home part: near and far are the same", markup=False)
     if as_json:

@@ -1,0 +1,172 @@
+"""What votes of twins can be worth: the same neighbours' votes, chosen and weighted in more and more ways.
+
+    OMP_NUM_THREADS=1 python benchmarks/votes.py FOLDER
+
+Neighbour utility (task 4 of the benchmark; NDCG@20 of first visits after the cut, on the users by whom nothing is
+chosen) lets the nearest K users vote with their cosine, K of 20, 50, 100. Here the encoder's vectors and the strongest
+baselines vote also chosen by CSLS, by squared weights, and with the TF-IDF cosine of the places both have on top. The
+last column fits the weight of a vote to the very question, on the validation users: a log-linear function of cosine,
+TF-IDF cosine, their squares and product, and both lengths of history, for the 300 nearest by either.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from datetime import date
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+
+from tastetwin.config import Config
+from tastetwin.engine import connect
+from tastetwin.evaluation.baselines import BASELINES, MORE_BASELINES, Material
+from tastetwin.evaluation.benchmark import encoder
+from tastetwin.evaluation.dataset import load_dataset
+from tastetwin.evaluation.metrics import CSLS_NEIGHBOURS, score_blocks
+from tastetwin.evaluation.utility import NEIGHBOURS, Future, cut_in_time, ndcg_and_recall
+
+Floats = npt.NDArray[np.float32]
+SEED: Final = 1
+BASELINE_NAMES: Final = ("TF-IDF overlap", "BM25 overlap", "iALS (tuned)", "fused linear", "full linear")
+DEPTH: Final = 300
+"""Nearest by cosine, and by TF-IDF, whose votes the fitted weights may use."""
+EPOCHS: Final = 5
+
+
+class Town:
+    """Everybody's similarities, and who judges."""
+
+    def __init__(self, future: Future) -> None:
+        self.future = future
+        self.chosen_by = future.validation(SEED)
+        visitors = np.maximum(np.asarray(future.matrix.sum(axis=0)).ravel(), 1)
+        idf = np.log(future.past.n_users / visitors).astype(np.float32)
+        weighted = (future.matrix @ sp.diags_array(idf)).tocsr()
+        norms = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
+        rows = (sp.diags_array((1 / np.maximum(norms, 1e-9)).astype(np.float32)) @ weighted).tocsr()
+        self.overlap = alone(np.asarray((rows @ rows.T).toarray(), np.float32))
+
+    def worth(self, weights: Iterator[tuple[int, sp.csr_matrix]]) -> npt.NDArray[np.float64]:
+        """[n_judged] NDCG@20 of votes by blocks of [users, n] weights."""
+        scores = ((at, np.asarray((block @ self.future.matrix).toarray(), np.float32)) for at, block in weights)
+        return ndcg_and_recall(self.future, lambda: scores)[0]
+
+    def best(self, similarity: Floats, chosen: Floats, power: int) -> float:
+        """Mean on the test users, with the number of voters that serves the others best."""
+        tried = [self.worth(nearest(similarity, chosen, k, power)) for k in NEIGHBOURS]
+        found = max(tried, key=lambda ndcg: float(ndcg[self.chosen_by].mean()))
+        return float(found[~self.chosen_by].mean())
+
+
+def alone(similarity: Floats) -> Floats:
+    """Nobody votes for themselves."""
+    np.fill_diagonal(similarity, -np.inf)
+    return similarity
+
+
+def nearest(similarity: Floats, chosen: Floats, k: int, power: int) -> Iterator[tuple[int, sp.csr_matrix]]:
+    """The k of the largest ``chosen``, each voting by ``similarity``."""
+    for at in range(0, len(chosen), 1000):
+        top = np.argpartition(-chosen[at : at + 1000], k - 1, axis=1)[:, :k]
+        weights = np.maximum(np.take_along_axis(similarity[at : at + 1000], top, axis=1), 0) ** power
+        indptr = np.arange(0, top.size + 1, k)
+        yield at, sp.csr_matrix((weights.ravel(), top.ravel(), indptr), shape=(len(top), len(chosen)))
+
+
+def csls(similarity: Floats) -> Floats:
+    """Less what everybody is near to."""
+    crowd = np.partition(similarity, -CSLS_NEIGHBOURS, axis=1)[:, -CSLS_NEIGHBOURS:].mean(axis=1)
+    return np.asarray(2 * similarity - crowd)
+
+
+def fitted(town: Town, cosine: Floats) -> float:
+    """Mean on the test users, with weights of votes fitted on the others."""
+    future, judged = town.future, town.future.judged
+    near = np.argpartition(-cosine[judged], DEPTH, axis=1)[:, :DEPTH]
+    rest = town.overlap[judged].copy()
+    np.put_along_axis(rest, near, -np.inf, axis=1)
+    voters = np.concatenate([near, np.argpartition(-rest, DEPTH, axis=1)[:, :DEPTH]], axis=1)
+    length = np.log(future.past.lengths()) - np.log(future.past.lengths()).mean()
+
+    def features(rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        users, others = judged[rows], voters[rows]
+        c, t = (np.maximum(np.take_along_axis(s[users], others, axis=1), 0) for s in (cosine, town.overlap))
+        mine, theirs = np.broadcast_to(length[users][:, None], c.shape), length[others]
+        columns = (c, t, np.sqrt(t), c * c, c * t, theirs, theirs * theirs, mine * c, theirs * c)
+        return torch.tensor(np.stack(columns, axis=-1), dtype=torch.float32)
+
+    torch.manual_seed(SEED)
+    law = torch.nn.Linear(9, 1)
+    with torch.no_grad():
+        law.weight.zero_()
+        law.weight[0, :2] = torch.tensor([4.0, 2.0])
+    optimizer = torch.optim.Adam(law.parameters(), 0.05)
+    teachers, rng = np.flatnonzero(town.chosen_by), np.random.default_rng(SEED)
+    for _ in range(EPOCHS):
+        for rows in np.array_split(rng.permutation(teachers), max(len(teachers) // 128, 1)):
+            votes = torch.exp(law(features(rows))[..., 0].clamp(max=12))
+            optimizer.zero_grad()
+            _loss(votes, voters[rows], judged[rows], future).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+    def weights() -> Iterator[tuple[int, sp.csr_matrix]]:
+        n = future.past.n_users
+        for start in range(0, len(judged), 500):
+            rows = np.arange(start, min(start + 500, len(judged)))
+            with torch.no_grad():
+                votes = torch.exp(law(features(rows))[..., 0].clamp(max=12)).numpy()
+            for row, mine in zip(rows, votes, strict=True):
+                yield int(judged[row]), sp.csr_matrix((mine, (np.zeros(len(mine), int), voters[row])), shape=(1, n))
+
+    return float(town.worth(weights())[~town.chosen_by].mean())
+
+
+def _loss(
+    votes: torch.Tensor, voters: npt.NDArray[np.int64], users: npt.NDArray[np.int64], future: Future
+) -> torch.Tensor:
+    """Cross-entropy of the first visits under the votes, among places still unseen."""
+    rows = future.matrix[voters.ravel()]
+    source = torch.tensor(np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr)))
+    places = torch.tensor(rows.indices.astype(np.int64))
+    scores = torch.zeros(len(users), rows.shape[1])
+    scores = scores.index_put((source // voters.shape[1], places), votes.reshape(-1)[source], accumulate=True)
+    seen, wanted = (torch.tensor(matrix[users].toarray() > 0) for matrix in (future.matrix, future.visits))
+    logits = torch.log(scores + 1e-4 * votes.sum(1, keepdim=True)).masked_fill(seen, -1e9)
+    return (-(torch.log_softmax(logits, 1) * wanted).sum(1) / wanted.sum(1)).mean()
+
+
+def main() -> None:
+    """One row a method."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    options = parser.parse_args()
+    config = Config()
+    dataset = load_dataset(connect(None, config.engine.partitions), options.folder, date.today(), config)
+    future = cut_in_time(dataset)
+    material = Material(future.past, dataset.vocabulary, future.past, future.past, config.evaluate, SEED)
+    town = Town(future)
+    baselines = {**MORE_BASELINES, **BASELINES}
+    methods = {**{name: baselines[name] for name in BASELINE_NAMES}, "encoder": encoder(config.train)}
+    print(f"| {dataset.name} | cosine | CSLS | squared | CSLS, squared | + overlap | CSLS, + overlap | fitted |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, method in methods.items():
+        vectors = method(material)[0]
+        cosine = alone(np.concatenate([np.array(block) for _, block in score_blocks(vectors, vectors)]))
+        mixed = cosine + 2 * town.overlap
+        found = [
+            town.best(similarity, csls(similarity) if corrected else similarity, power)
+            for similarity, corrected, power in (
+                (cosine, False, 1), (cosine, True, 1), (cosine, False, 2), (cosine, True, 2),
+                (mixed, False, 2), (mixed, True, 2),
+            )
+        ]  # fmt: skip
+        found.append(fitted(town, cosine))
+        print(f"| {name} | " + " | ".join(f"{value:.4f}" for value in found) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
