@@ -12,6 +12,7 @@ made by the product's functions, in memory. Explained in docs/explanation/privac
 from __future__ import annotations
 
 import argparse
+import functools
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from typing import Final
 from attacks.accounts import Game, Knowledge, ask
 from attacks.diffs import new_favor, new_user, whole_knowledge
 from attacks.figures import Trial
-from attacks.membership import membership
+from attacks.membership import shadows
 from attacks.sentences import betrays, common_categories, nameable, sentences
 from attacks.service import Service, blurred, material, open_service
 from tastetwin.analysis.evidence import EvidenceRules
@@ -51,6 +52,7 @@ def trials(service: Service, histories: Histories, pairs: int, models: int) -> d
     def accounts(knowledge: Knowledge, game: Game, number: int = pairs) -> Callable[[], Trial]:
         return lambda: ask(service, histories, knowledge, game, number, SEED)
 
+    trained = functools.cache(functools.partial(shadows, service, histories, models, SEED))
     few = max(20, pairs // 3)
     return {
         **{
@@ -65,8 +67,8 @@ def trials(service: Service, histories: Histories, pairs: int, models: int) -> d
         "diffs: one favor, a week later": lambda: new_favor(service, histories, pairs, 7 * A_DAY, SEED),
         "diffs: one favor, all else known": lambda: whole_knowledge(service, histories, max(5, pairs // 15), SEED),
         "diffs: a history of somebody who is not shown": lambda: new_user(service, histories, pairs, A_DAY, SEED),
-        "membership: as it is (Shokri)": lambda: membership(service, histories, models, SEED, calibrated=False),
-        "membership: by user (Carlini)": lambda: membership(service, histories, models, SEED, calibrated=True),
+        "membership: features as they are (Shokri)": lambda: trained().as_they_are(),
+        "membership: by user (Carlini)": lambda: trained().by_user(),
     }
 
 

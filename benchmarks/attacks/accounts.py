@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
+import scipy.sparse as sp
 
 from attacks.figures import Doubles, Ints, Trial
 from attacks.service import LIST, Answers, Service, places_of, with_accounts, without_favors
 from tastetwin.features.histories import Histories, Vocabulary
+from tastetwin.model.linear import histories_matrix
 
 LOUD: Final = 30
 """Visits of a made-up account to the place in question: a regular counts for more."""
@@ -22,6 +24,8 @@ TARGET_PLACES: Final = (12, 80)
 """Distinct places of a target, least and most: so that the same ones serve for every number of known places."""
 RARE: Final = (3, 9)
 """Visitors of a place that nobody may name, and that the model knows."""
+
+_STEPS: Final = np.array([0, 1, 2, 5, 10, 20, 50])
 
 Game = Literal["favored or not", "favored or taken out"]
 """Which places are not favored: others, matched by region and popularity, so that taste tells too; or, in a world where
@@ -61,18 +65,20 @@ def ask(service: Service, histories: Histories, knowledge: Knowledge, game: Game
     """Run as many days as it takes; made-up accounts are at most a twentieth of each day's."""
     rng = np.random.default_rng(seed)
     a_day = max(1, histories.n_users // (20 * knowledge.accounts))
-    questions = list(_questions(histories, service.vocabulary, knowledge, game, pairs, rng))
+    questions = list(questions_of(histories, service.vocabulary, knowledge, game, pairs, rng))
+    matrix = histories_matrix(histories, service.vocabulary.n_rows)
     rows: dict[str, list[list[float]]] = {}
     for start in range(0, len(questions), a_day):
-        for row in _day(service, histories, knowledge, game, questions[start : start + a_day], rng):
-            for name, values in row.items():
+        today = questions[start : start + a_day]
+        for question, row in zip(today, _day(service, histories, knowledge, game, today, rng), strict=True):
+            for name, values in {**row, "taste": [in_taste(matrix, question)]}.items():
                 rows.setdefault(name, []).append(values)
     views: dict[str, Doubles] = {name: np.array(values, np.float64) for name, values in rows.items()}
     secret = np.array([question.favored for question in questions])
     return Trial(views, secret, np.array([question.target for question in questions]))
 
 
-def _questions(
+def questions_of(
     histories: Histories, vocabulary: Vocabulary, knowledge: Knowledge, game: Game, pairs: int, rng: np.random.Generator
 ) -> Iterator[Question]:
     """One a target, favored or not by turns."""
@@ -128,6 +134,19 @@ def _day(
         yield {name: together([each[name] for each in seen]) for name in seen[0]}
 
 
+def coarse(per_cent: float) -> float:
+    """The next lower of 0, 1, 2, 5, 10, 20, 50: what could be said in place of a chance with digits."""
+    return float(_STEPS[np.searchsorted(_STEPS, per_cent, "right") - 1])
+
+
+def in_taste(matrix: sp.csr_matrix, question: Question) -> float:
+    """Mean cosine of the place with the known ones, by the users they have in common, the target aside."""
+    columns = matrix[:, [question.place, *question.known]].toarray()
+    columns[question.target] = 0
+    norms = np.maximum(np.linalg.norm(columns, axis=0), 1)
+    return float((columns[:, 0] @ columns[:, 1:] / (norms[0] * norms[1:])).mean())
+
+
 def together(seen: list[list[float]]) -> list[float]:
     """What the account without the place sees, and the mean of what those with it see, less that."""
     plain, loud = np.array(seen[0]), np.mean(seen[1:], axis=0)
@@ -169,6 +188,7 @@ def look(answers: Answers, vocabulary: Vocabulary, owner: int, target: int, plac
         "ranks": [float(LIST - at if there else 0)],
         "percentile": [float(answers.percentiles[owner, at])],
         "chance": [float(answers.chances[owner, at])],
+        "coarse": [coarse(float(answers.chances[owner, at]))],
         "score": [float(answers.scores[owner, at]), float(there)],
     }
     if not there:

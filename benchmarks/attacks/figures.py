@@ -21,15 +21,19 @@ RESAMPLES: Final = 1_000
 RIDGE: Final = 0.1
 
 KINDS: Final[dict[str, tuple[str, ...]]] = {
+    "no answers, taste alone": ("taste",),
     "ids": ("ids",),
     "+ ranks": ("ids", "ranks"),
     "+ percentile": ("ids", "ranks", "percentile"),
+    "+ chance in 1-2-5 steps": ("ids", "ranks", "percentile", "coarse"),
     "+ chance": ("ids", "ranks", "percentile", "chance"),
     "+ evidence, no places": ("ids", "ranks", "percentile", "chance", "themes"),
     "+ evidence": ("ids", "ranks", "percentile", "chance", "themes", "evidence"),
     "raw score": ("score",),
 }
-"""Kinds of answers, and the columns of a trial that each of them shows. No client gets the last one."""
+"""Kinds of answers, and the columns of a trial that each of them shows. No client gets the last one.
+
+The first is what an attacker guesses who gets no answer, and knows all favors but the target's."""
 
 
 @dataclass(frozen=True)

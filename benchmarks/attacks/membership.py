@@ -6,6 +6,8 @@ who can train such models on users alike, knows the history in question, and ask
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -24,22 +26,35 @@ COLUMNS: Final = ("ids", "percentile", "chance", "score")
 _LEAST_SPREAD: Final = 1e-6
 
 
-def membership(service: Service, histories: Histories, models: int, seed: int, calibrated: bool) -> Trial:
-    """All users of all models; ``calibrated``: each feature against what it is for the same user in other models.
+@dataclass(frozen=True)
+class Shadows:
+    """Models, each of which is the target once."""
 
-    Without it the features are taken as they are, as by Shokri; with it, as by Carlini's likelihood ratio, the attacker
-    has for each user shadows that learned from them and shadows that did not.
-    """
+    views: Mapping[str, Doubles]
+    """By column [models, users, d]."""
+    members: Mask
+    """[models, users]"""
+
+    def as_they_are(self) -> Trial:
+        """Guess by the features themselves, as Shokri."""
+        flat = {name: values.reshape(-1, values.shape[-1]) for name, values in self.views.items()}
+        models, users = self.members.shape
+        return Trial(flat, self.members.ravel(), np.tile(np.arange(users), models))
+
+    def by_user(self) -> Trial:
+        """Guess by each feature against what it is for the same user in other models, as Carlini."""
+        ratios = {name: likelihood_ratios(values, self.members) for name, values in self.views.items()}
+        return Shadows(ratios, self.members).as_they_are()
+
+
+def shadows(service: Service, histories: Histories, models: int, seed: int) -> Shadows:
+    """Train ``models`` and ask each about everybody with 6 places or more."""
     rng = np.random.default_rng(seed)
     members = np.stack([_half(histories.n_users, rng) for _ in range(models)])
     usual = np.flatnonzero(histories.lengths() >= 6)
     found = [features(service, histories, each, seed + at) for at, each in enumerate(members)]
-    views: dict[str, Doubles] = {name: np.stack([of_model[name] for of_model in found])[:, usual] for name in COLUMNS}
-    members = members[:, usual]
-    if calibrated:
-        views = {name: likelihood_ratios(values, members) for name, values in views.items()}
-    flat = {name: values.reshape(-1, values.shape[-1]) for name, values in views.items()}
-    return Trial(flat, members.ravel(), np.tile(np.arange(len(usual)), models))
+    views = {name: np.stack([of_model[name] for of_model in found])[:, usual] for name in COLUMNS}
+    return Shadows(views, members[:, usual])
 
 
 def features(service: Service, histories: Histories, members: Mask, seed: int) -> dict[str, Doubles]:

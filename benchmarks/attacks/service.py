@@ -47,7 +47,7 @@ class Answers:
     twins: npt.NDArray[np.int32]
     """[n, LIST] positions; -1 where nobody is left."""
     scores: Doubles
-    """[n, LIST]"""
+    """[n, LIST] -1 where nobody is left, as far as a score goes."""
     percentiles: Doubles
     """[n, LIST] rounded down, as ``push`` does."""
     chances: Doubles
@@ -78,7 +78,8 @@ class Service:
         may_be_shown = found.may_be_shown.copy()
         may_be_shown[[] if hidden is None else hidden] = False
         twins = find_twins(vectors, self.config.analyze, found.labels, may_be_shown, lists=self.config.lists)
-        near, scores = twins.neighbours[:, :LIST], twins.scores[:, :LIST]
+        near = twins.neighbours[:, :LIST]
+        scores = np.where(near >= 0, twins.scores[:, :LIST], np.float32(-1))
         percentiles = twins.scale.percentile(scores)
         chances = np.zeros(near.shape)
         if self.chance is not None:
