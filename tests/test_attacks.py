@@ -198,6 +198,15 @@ def test_columns_of_nothing_do_not_hide_a_secret(seed: int, noise: int) -> None:
     assert nothing.value < 0.75
 
 
+def test_what_only_two_numbers_together_tell_is_found() -> None:
+    """What an account with the place sees says something only beside what one without it sees."""
+    rng, secret = np.random.default_rng(1), np.arange(200) % 2 == 0
+    plain = 2 * rng.normal(size=200)
+    seen = np.stack([plain + secret + 0.05 * rng.normal(size=200), plain], axis=1)
+    assert leak(Trial({"ids": seen[:, :1]}, secret, np.arange(200)), "ids")[2] < 0.75
+    assert leak(Trial({"ids": seen}, secret, np.arange(200)), "ids")[0] > 0.8
+
+
 @pytest.fixture(scope="module")
 def service() -> Service:
     return open_service(TOWN, VOCABULARY, CONFIG, date(2026, 6, 30))
