@@ -1,0 +1,1 @@
+"""Attacks on what clients get, see ``benchmarks/attack.py``."""
