@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,8 @@ from tastetwin.evaluation.belonging import (
 from tastetwin.evaluation.evaluate import HeldOut, evaluate
 from tastetwin.evaluation.gate import Finding, Verdict, judge, older_than
 from tastetwin.evaluation.health import EarlierLists, ServedUsers
-from tastetwin.evaluation.records import Evaluation, from_json, to_json
+from tastetwin.evaluation.measures import read_measures
+from tastetwin.evaluation.records import Evaluation, MethodScore, from_json, to_json
 from tastetwin.evaluation.report import Example, ExampleTwin, Funnel, ReportData, render, without_users
 from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs, in_its_half
 from tastetwin.features.histories import Histories, Vocabulary
@@ -107,8 +109,17 @@ def _evaluate(
     ]
     verdict = judge(found, None if earlier is None else read_evaluation(store, earlier), rules, besides)
     store.write_bytes(f"{folder}/{EVALUATION}", to_json(found))
-    facts = {"counts": {"held_out": len(found.users)}, "verdict": asdict(verdict), RIVAL: earlier and earlier.digest()}
+    facts = {
+        "counts": {"held_out": len(found.users)},
+        "verdict": asdict(verdict),
+        "quality": [_without_ranks(score) for score in found.scores],
+        RIVAL: earlier and earlier.digest(),
+    }
     return {"evaluation": [entry_of(store, f"{folder}/{EVALUATION}")]}, facts
+
+
+def _without_ranks(score: MethodScore) -> dict[str, Any]:
+    return {name: value for name, value in asdict(score).items() if name != "ranks"}
 
 
 def _given(plan: Plan, role: str) -> Manifest:
@@ -131,7 +142,8 @@ def _evaluation_of(store: Store, run: Run) -> Evaluation:
 def verdict_of(manifest: Manifest) -> Verdict:
     """What the gate said."""
     said = manifest.facts["verdict"]
-    return Verdict(said["publish"], said["first_run"], [Finding(**finding) for finding in said["findings"]])
+    findings, card = [Finding(**finding) for finding in said["findings"]], read_measures(said.get("measures", []))
+    return Verdict(said["publish"], said["first_run"], findings, card)
 
 
 def rules_of(bundle: Manifest, config: EvaluateConfig) -> EvaluateConfig:
