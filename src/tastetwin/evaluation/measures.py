@@ -27,6 +27,7 @@ MAX_TOP_SHARE: Final = 0.9
 MIN_AGREEMENT: Final = 0.5
 MIN_OVERLAP_RATIO: Final = 1.2
 MIN_STABILITY: Final = 0.1
+_MANY: Final = 1_000.0
 
 
 @dataclass(frozen=True)
@@ -175,11 +176,14 @@ def _overlap(health: Health, config: EvaluateConfig) -> Iterator[Measure]:
     ratio = bootstrap_ratio(
         np.asarray(health.overlap_twins), np.asarray(health.overlap_random), config.bootstrap, config.seed
     )
+    # Where strangers share nothing, there is no ratio to speak of.
+    bounds = (ratio.value, ratio.high)
+    value, high = (min(float(np.nan_to_num(each, nan=_MANY, posinf=_MANY)), _MANY) for each in bounds)
     said = "twins share no more places than strangers do: lists and histories do not belong together"
     yield Measure(
-        "lists", "places shared with twins, over strangers", "number", ratio.value,
+        "lists", "places shared with twins, over strangers", "number", value,
         "how many times more places twins have in common",
-        _refuse("LISTS-UNRELATED", MIN_OVERLAP_RATIO, "least", said), ratio.high,
+        _refuse("LISTS-UNRELATED", MIN_OVERLAP_RATIO, "least", said), high,
     )  # fmt: skip
 
 
