@@ -15,8 +15,10 @@ import pyarrow as pa
 from typer.main import get_command
 
 from tastetwin import schema
+from tastetwin.analysis import standing
 from tastetwin.cli import app
 from tastetwin.config import ENV_PREFIX, Config
+from tastetwin.delivery import views
 from tastetwin.features import user_favor
 
 FOLDER: Final = Path(__file__).parent / "reference"
@@ -29,6 +31,12 @@ TABLES: Final[list[tuple[str, ModuleType, str]]] = [
     ("`reviews` (mart)", schema, "REVIEWS"),
     ("`likes` (mart)", schema, "LIKES"),
     ("`quarantine`", schema, "QUARANTINE"),
+    ("`exposure`", standing, "EXPOSURE"),
+    ("`favors`", views, "FAVORS"),
+    ("`runs`", views, "RUNS"),
+    ("`funnel`", views, "FUNNEL"),
+    ("`health`", views, "HEALTH"),
+    ("`quality`", views, "QUALITY"),
 ]
 
 
@@ -102,13 +110,17 @@ def tables_page() -> str:
     lines = [
         "# Tables",
         "",
-        "Times are UTC, in microseconds. `tastetwin sql` shows the published `result`, `twins`, `user_favor`, `place`",
-        "and `quarantine`, and `runs` (one row per run, `seconds` and `funnel` as maps).",
+        "Times are UTC, in microseconds. `tastetwin sql` shows those with a question below as views, of the published",
+        "run, but for `runs`, `funnel`, `health` and `quality`, which tell of all runs; these four and `favors` are",
+        "*ready views*, made when asked. [The planner's desk](../how-to/planner.md) shows how to ask.",
     ]
     for title, module, name in TABLES:
         table: pa.Schema = getattr(module, name)
         lines += ["", f"## {title}", "", grain(module, name), "", "| column | type | null |", "|---|---|---|"]
         lines += [f"| `{f.name}` | `{_type(f.type)}` | {'yes' if f.nullable else 'no'} |" for f in table]
+        if (view := title.strip("`")) in views.QUESTIONS:
+            question, sql = views.QUESTIONS[view]
+            lines += ["", question, "", "```sql", sql, "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -154,7 +154,7 @@ class TasteTwin:
         return found.vectors, found.unusable
 
     def sql(self, statement: str) -> pa.Table:
-        """DuckDB SQL over the views result, twins, exposure, user_favor, place, quarantine and runs."""
+        """DuckDB SQL over the views of ``tastetwin sql``: see docs/reference/tables.md."""
         from tastetwin.delivery.sql import query
 
         return query(self.store, statement)

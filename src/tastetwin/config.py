@@ -158,6 +158,13 @@ class EvaluateConfig(Section):
     max_never_shown: float = Field(0.6, ge=0, le=1, description="share of users in nobody's list, at most")
     max_gini: float = Field(0.9, ge=0, le=1, description="inequality of exposure, at most")
     min_served: float = Field(0.5, ge=0, le=1, description="share of eligible users with a list, at least")
+    max_psi: float = Field(0.25, gt=0, description="population stability index beside the published run, at most")
+    max_lines_factor: float = Field(
+        1.5, ge=1, description="lines of the day over those of other days, or the reverse, at most"
+    )
+    min_vector_cosine: float = Field(
+        0.8, ge=-1, le=1, description="of users' vectors with those of the published run, where one space holds both"
+    )
 
 
 class DeliverConfig(Section):

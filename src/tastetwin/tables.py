@@ -32,6 +32,7 @@ Work = Callable[[pa.Table], pa.Table]
 
 _BUCKET: Final = "_bucket"
 _ROW_GROUP: Final = 1 << 16
+_GROUP_BYTES: Final = 1 << 20
 _BYTES_PER_PASS: Final = 32 << 20
 PARQUET: Final[dict[str, Any]] = {"compression": "zstd", "use_dictionary": False}
 """How all tables are written. Ids hardly repeat within a row group, and where values do, zstd alone finds it:
@@ -198,10 +199,15 @@ def bucket_of(key: str, buckets: int) -> int:
 def put_table(store: Store, relative: str, table: pa.Table) -> FileEntry:
     """Write one Parquet file, whole or not at all."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, **PARQUET, row_group_size=_ROW_GROUP)
+    pq.write_table(table, sink, **PARQUET, row_group_size=_group_rows(table))
     data = sink.getvalue().to_pybytes()
     store.write_bytes(relative, data)
     return FileEntry(relative, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _group_rows(table: pa.Table) -> int:
+    """Rows per row group: rows are sorted, so who asks for one user reads one group of each file and no more."""
+    return max(1, min(_ROW_GROUP, _GROUP_BYTES * len(table) // max(1, int(table.nbytes))))
 
 
 def read_files(store: Store, paths: Sequence[str], schema: pa.Schema, filters: Any = None) -> pa.Table:

@@ -1,4 +1,4 @@
-"""A worse model never ships: ten ways to spoil a day, each on the second day of a town, each made by the real stages.
+"""A worse model never ships: eleven ways to spoil a day, on the second day of a town, each made by the real stages.
 
 Whatever is spoilt is a finished generation with an honest manifest, or what a worker gives back, so that no hash and no
 missing file gives it away; all stages after it are the daily job's own. Readers must still see the first day.
@@ -287,6 +287,24 @@ def half_of_the_favors(day: Day) -> Stage:
     return "mart"
 
 
+def regions_all_alike(day: Day) -> Stage:
+    """Every place comes with the same region code: nobody's home area is theirs any more."""
+
+    def alike(rows: pa.Table) -> pa.Table:
+        at = rows.schema.get_field_index("place_dongcode")
+        return rows.set_column(at, rows.schema.field(at), pa.array(["1100000000"] * len(rows)))
+
+    made = day.made("mart")
+
+    def tables(folder: str) -> Tables:
+        first, *others = [name for name in made.tables if name.startswith("places/")]
+        rewritten = day.rewritten(made, "places", folder, alike)["places"]
+        return {first: rewritten, **{name: [] for name in others}}
+
+    day.swap("mart", tables)
+    return "mart"
+
+
 def half_of_the_users(day: Day) -> Stage:
     """Half of the files of histories are lost."""
     files = day.made("features").tables["history"]
@@ -331,8 +349,9 @@ SPOILT: Final[dict[Callable[[Day], Stage], str]] = {
     yesterdays_features: "STALE-DATA",
     yesterdays_vectors: "VECTORS-OTHER-MODEL",
     another_towns_features: "FAVORS-LOST",
+    regions_all_alike: "DATA-SHIFTED",
 }
-"""What is spoilt, and the code that says so; ten kinds, some of them at two or three places."""
+"""What is spoilt, and the code that says so; eleven kinds, some of them at two or three places."""
 STORE: Final = 4
 GATE: Final = 5
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Final
@@ -12,7 +13,13 @@ import pyarrow as pa
 import pytest
 
 from tastetwin.delivery.sql import VIEWS, connect, json_lines, query
+from tastetwin.delivery.views import QUESTIONS, READY
 from tastetwin.errors import UsageError
+from tastetwin.evaluation.stage import read_evaluation, verdict_of
+from tastetwin.features.user_favor import USER_FAVOR
+from tastetwin.generations import read_manifest
+from tastetwin.privacy.opt_out import opt_out
+from tastetwin.runs import write_run
 from tastetwin.store import Store
 from tests import handmade
 from tests.world import Journey
@@ -30,10 +37,13 @@ def refusal(store: Store, sql: str) -> str:
 # -- the views --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("view", VIEWS)
+SCHEMAS: Final = {**{view: schema for view, (_, schema) in VIEWS.items()}, **READY}
+
+
+@pytest.mark.parametrize("view", SCHEMAS)
 def test_a_view_has_the_columns_of_its_schema(shown: Store, view: str) -> None:
     """In their order, and no other: planners write ``SELECT *`` and keep what comes."""
-    _, schema = VIEWS[view]
+    schema = SCHEMAS[view]
     found = query(shown, f"SELECT * FROM {view}").schema
     assert found.names == schema.names
     assert [str(field.type).replace("<l:", "<item:") for field in found] == [str(field.type) for field in schema]
@@ -85,6 +95,65 @@ def test_runs_tell_how_they_ended_how_long_they_took_and_what_they_counted(shown
         {"run_id": "2026-06-01.1", "status": "delivered", "took": 1.5},
         {"run_id": "2026-06-01.2", "status": "failed", "took": 1.5},
     ]
+
+
+# -- ready views ------------------------------------------------------------------------------------------------------
+
+
+def test_views_are_listed_and_nothing_else_is(shown: Store) -> None:
+    """Neither the tables behind them nor the hashes of who has opted out are something to browse."""
+    assert query(shown, "SHOW TABLES")["name"].to_pylist() == sorted(SCHEMAS)
+
+
+def test_every_view_has_a_question_that_it_answers(shown: Store) -> None:
+    """Whoever copies the statement of the reference page must not be the first to run it."""
+    assert set(QUESTIONS) == set(SCHEMAS)
+    for view, (_, sql) in QUESTIONS.items():
+        assert f"FROM {view}" in sql and query(shown, sql).num_columns, view
+
+
+def test_a_favor_comes_with_its_place(store: Store) -> None:
+    """Reviews and likes alike, also of a place that the source never described: one line, no join."""
+    liked = {"like_regymdt": handmade.NOON, "like_displayid": "heart", "like_contentsid": "d"}
+    row = {**handmade.user_favor().to_pylist()[0], "like_list": [liked]}
+    handmade.publish_by_hand(store)
+    handmade.features(store, tables={"user_favor": [pa.Table.from_pylist([row], USER_FAVOR)]})
+    nothing = dict.fromkeys(("place_name", "place_category_code_list", "place_dongcode", "place_lat", "place_lon"))
+    about = {"user_idno": "ann", "favored_at": handmade.NOON}
+    known = {"place_name": "Blue Kitchen", "place_category_code_list": [100], "place_dongcode": "r1"}
+    assert query(store, "FROM favors ORDER BY kind").to_pylist() == [
+        {**about, **nothing, "kind": "like", "place_id": "d", "review_rating": None},
+        {**about, **nothing, **known, "kind": "review", "place_id": "a", "review_rating": 4.5},
+    ]
+
+
+def test_the_favors_of_who_opted_out_are_gone_too(store: Store) -> None:
+    """The ready view stands on the watched one."""
+    handmade.publish_by_hand(store)
+    assert query(store, "FROM favors").num_rows == 1
+    opt_out(store, ["ann"])
+    assert query(store, "FROM favors").num_rows == 0
+
+
+def test_a_funnel_has_a_row_per_step_and_reason(store: Store) -> None:
+    """Long, so that a planner can filter and pivot; the order is the data's way."""
+    run = handmade.publish_by_hand(store)
+    counts = {"mart": {"lines_read": 9, "quarantined": 2, "quarantined.not-json": 2}, "analyze": {"hidden.burst": 1}}
+    stages = {name: replace(record, counts=counts.get(name, {})) for name, record in run.stages.items()}
+    write_run(store, replace(run, stages=stages))
+    rows = query(store, f"SELECT stage, step, reason, count FROM funnel WHERE run_id = '{run.run_id}'").to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        ("mart", "lines_read", None, 9),
+        ("mart", "quarantined", None, 2),
+        ("mart", "quarantined", "not-json", 2),
+        ("analyze", "hidden", "burst", 1),
+    ]
+
+
+def test_the_run_that_readers_see_is_marked(shown: Store) -> None:
+    """A delivered run need not be the one: somebody may have gone back."""
+    rows = query(shown, "SELECT run_id, published FROM runs ORDER BY run_id").to_pylist()
+    assert [row["published"] for row in rows] == [True, False]
 
 
 # -- only reading -----------------------------------------------------------------------------------------------------
@@ -229,7 +298,7 @@ def test_values_are_said_in_json_s_words(value: Callable[[], pa.Array], said: ob
 @pytest.mark.slow
 def test_every_view_of_a_real_run_has_rows_and_its_schema(journey: Journey) -> None:
     """What the stages write is what the schemas say, down to lists that are empty and never null."""
-    for view, (_, schema) in VIEWS.items():
+    for view, schema in SCHEMAS.items():
         assert journey.tt.sql(f"SELECT * FROM {view} LIMIT 1").schema.names == schema.names
         assert journey.tt.sql(f"SELECT count(*) AS n FROM {view}")["n"][0].as_py() > 0
     nulls = "SELECT count(*) AS n FROM user_favor WHERE like_list IS NULL OR review_list IS NULL"
@@ -245,3 +314,18 @@ def test_a_result_is_the_user_s_list(journey: Journey) -> None:
     (row,) = journey.tt.sql(f"SELECT payload.twins AS twins FROM result WHERE idno = '{user}'").to_pylist()
     listed = journey.tt.sql(f"SELECT * EXCLUDE (user_idno, rank) FROM twins WHERE user_idno = '{user}' ORDER BY rank")
     assert row["twins"] == listed.to_pylist() and len(row["twins"]) == 100
+
+
+@pytest.mark.slow
+def test_the_health_card_says_what_the_gate_said(journey: Journey) -> None:
+    """A planner who reads ``passed`` must come to the gate's own conclusions."""
+    evaluation = read_manifest(journey.store, "evaluate", journey.first.generation("evaluate"))
+    failed = journey.tt.sql("SELECT code FROM health WHERE NOT passed")["code"].to_pylist()
+    findings = {finding.code for finding in verdict_of(evaluation).findings}
+    assert set(failed) == {code for code in findings if code not in ("FEW-HELD-OUT", "WORSE-THAN-BASELINE")}
+    (never,) = journey.tt.sql("FROM health WHERE code = 'MANY-NEVER-SHOWN'").to_pylist()
+    found = read_evaluation(journey.store, evaluation)
+    assert (never["value"], never["threshold"], never["limit"]) == (found.health.never_shown, 0.6, "most")
+    (model,) = journey.tt.sql("FROM quality WHERE method = 'model' AND task = 'disjoint' AND csls").to_pylist()
+    score = found.model()
+    assert score is not None and (model["mrr"], model["mrr_high"]) == (score.mrr.value, score.mrr.high)

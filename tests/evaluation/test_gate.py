@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 from tastetwin.errors import GateRefused, StoreError
 from tastetwin.evaluation.evaluate import split_name
 from tastetwin.evaluation.gate import judge, older_than, ratio_to_published
+from tastetwin.evaluation.measures import measures, read_measures
 from tastetwin.evaluation.metrics import reciprocal
 from tastetwin.evaluation.records import PUBLISHED, Evaluation, from_json, to_json
 from tests.evaluation.planted import CONFIG, ModelRun, evaluated, model_run, nearest, noisy, unit, world
@@ -264,3 +265,21 @@ def test_an_older_day_never_takes_the_place_of_a_later_one() -> None:
     stale = judge(evaluation, published(), CONFIG, older_than("2026-11-22", "2026-11-21"))
     assert not stale.publish and "STALE-DAY" in {finding.code for finding in stale.findings}
     assert judge(evaluation, published(), CONFIG, older_than("2026-11-22", "2026-11-22")).publish
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_strangers_who_share_nothing_leave_a_figure_that_can_be_written_down() -> None:
+    """No ratio to nothing, no infinity: the card is kept as JSON, and a sparse town is no broken one."""
+    evaluation = evaluated(model_run(seed=9))
+    sparse = replace(evaluation.health, overlap_twins=[5.0] * 50, overlap_random=[0.0] * 50)
+    (overlap,) = [each for each in measures(replace(evaluation, health=sparse), CONFIG) if "strangers" in each.name]
+    assert overlap.passed and overlap.value == overlap.high == 1_000
+
+
+def test_the_findings_are_the_measures_that_do_not_pass() -> None:
+    """One figure, one limit: the card cannot say one thing and the gate another."""
+    verdict = judge(evaluated(_constant(model_run(seed=1))), None, CONFIG)
+    failed = {each.limit.code for each in verdict.measures if each.limit and not each.passed}
+    assert failed and failed <= {f.code for f in verdict.findings}
+    assert read_measures([asdict(each) for each in verdict.measures]) == verdict.measures

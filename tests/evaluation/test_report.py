@@ -7,8 +7,10 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from markupsafe import escape
 
 from tastetwin.evaluation.gate import judge
+from tastetwin.evaluation.measures import Limit, Measure
 from tastetwin.evaluation.report import Example, ExampleTwin, Funnel, ReportData, render
 from tastetwin.evaluation.tasks import MATCHED_OTHERS
 from tests.evaluation.planted import CONFIG, evaluated, model_run
@@ -130,7 +132,9 @@ def test_the_same_data_gives_the_same_page() -> None:
     assert render(_data(), CONFIG) == render(_data(), CONFIG)
 
 
-@pytest.mark.parametrize("module", ["gate", "health", "metrics", "records", "report", "tasks", "evaluate"])
+@pytest.mark.parametrize(
+    "module", ["gate", "health", "metrics", "records", "report", "tasks", "evaluate", "measures", "drift"]
+)
 def test_evaluation_never_imports_the_model_or_the_engine(module: str) -> None:
     """Vectors are passed in, so that the stage runs where torch, onnxruntime and the engine are not."""
     import subprocess
@@ -139,6 +143,30 @@ def test_evaluation_never_imports_the_model_or_the_engine(module: str) -> None:
     heavy = "torch onnxruntime pyspark pysail faiss matplotlib pandas"
     code = f"import sys, tastetwin.evaluation.{module}; sys.exit(any(m in sys.modules for m in '{heavy}'.split()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_figure_with_a_limit_is_shown_beside_it() -> None:
+    """A number without its limit asks every reader to know the gate by heart."""
+    strict = judge(_data().evaluation, None, CONFIG.model_copy(update={"max_gini": 0.0}))
+    data = replace(_data(), verdict=strict)
+    page = render(data, CONFIG)
+    assert len(data.verdict.measures) > 15
+    for each in data.verdict.measures:
+        row = page[page.index(f"<tr><td>{escape(each.name)}</td>") :].split("</tr>")[0]
+        assert escape(each.meaning[1:]) in row
+        assert ("at least" in row or "at most" in row) == (each.limit is not None)
+    assert page.count(">failed<") == 1 and page.count(">passed<") > 10
+    assert "no run was published before" in page
+
+
+def test_drift_has_a_card_of_its_own() -> None:
+    """With the figure that does not pass marked; it is a warning."""
+    limit = Limit("DRIFT-MIX", "warn", 0.25, "most", HOSTILE)
+    measure = Measure("drift", "regions of the day's events", "number", 0.5, HOSTILE, limit)
+    data = _data()
+    page = render(replace(data, verdict=replace(data.verdict, measures=[*data.verdict.measures, measure])), CONFIG)
+    assert ">look<" in page and "no run was published before" not in page
+    assert "<script>" not in page
 
 
 def test_with_few_held_out_the_page_says_that_both_tests_are_one() -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from tastetwin.analysis.lookup import TwinLists
 from tastetwin.cli import app
 from tastetwin.delivery.export import export_published
+from tastetwin.delivery.views import READY
 from tastetwin.errors import UsageError
 from tastetwin.evaluation.stage import report_path
 from tastetwin.generations import read_manifest
@@ -43,7 +44,7 @@ def answers(journey: Journey, folder: Path) -> dict[str, str]:
         said[f"{what}{suffix}"] = str(pq.read_table(to).to_pylist()) if suffix == ".parquet" else to.read_text()
     said["report on disk"] = Path(journey.store.path(report_path(journey.first.run_id))).read_text()
     said["api twins"], said["api vectors"] = str(tt.twins().to_pylist()), str(tt.vectors().to_pylist())
-    for view in ("result", "twins", "user_favor", "runs", "place"):
+    for view in ("result", "twins", "exposure", "user_favor", "place", *READY):
         said[f"sql {view}"] = str(tt.sql(f"FROM {view}").to_pylist())
     lists = TwinLists(journey.store, journey.first)
     said["some users"] = str(lists.some_users(1000))
@@ -68,7 +69,7 @@ def test_who_opts_out_is_named_by_no_answer_from_then_on(copied: Journey, tmp_pa
     users = loud(copied)
     before = name(users, answers(copied, tmp_path))
     assert set(before) >= {"twins.csv", "vectors.parquet", "report.html", "report on disk", "api twins", "sql result"}
-    assert set(before) >= {"sql twins", "sql user_favor", "similar", "some users", "far"}
+    assert set(before) >= {"sql twins", "sql user_favor", "sql exposure", "sql favors", "similar", "some users", "far"}
     copied.tt.opt_out(*users)
     after = answers(copied, tmp_path)
     assert name(users, after) == {}

@@ -181,7 +181,11 @@ def export(
 
 def sql(
     statement: Annotated[
-        str, typer.Argument(help="DuckDB SQL over result, twins, exposure, user_favor, place, quarantine, runs")
+        str,
+        typer.Argument(
+            help="DuckDB SQL over result, twins, exposure, favors, user_favor, place, quarantine, runs, funnel, "
+            "health, quality"
+        ),
     ],
     store: StoreOption,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,

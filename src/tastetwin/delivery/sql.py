@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from decimal import Decimal
 from typing import Any, Final
 
@@ -13,11 +12,12 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from tastetwin.analysis.standing import EXPOSURE
+from tastetwin.delivery.views import FAVORS_SQL, READY, run_views
 from tastetwin.errors import UsageError
 from tastetwin.features.user_favor import USER_FAVOR
 from tastetwin.generations import Manifest, Stage, read_manifest
 from tastetwin.privacy.opt_out import NAME_LENGTH, read_opt_outs
-from tastetwin.runs import funnel, list_runs, published_run
+from tastetwin.runs import published_run
 from tastetwin.schema import PLACES, QUARANTINE, RESULT, TWINS, USER
 from tastetwin.store import Store
 
@@ -29,19 +29,7 @@ VIEWS: Final[dict[str, tuple[Stage, pa.Schema]]] = {
     "place": ("features", PLACES),
     "quarantine": ("mart", QUARANTINE),
 }
-"""View -> the stage that makes the table; ``runs`` comes besides."""
-
-_RUNS: Final = pa.schema(
-    [
-        pa.field("run_id", pa.string()),
-        pa.field("logical_date", pa.string()),
-        pa.field("status", pa.string()),
-        pa.field("started_at", pa.string()),
-        pa.field("error", pa.string()),
-        pa.field("seconds", pa.map_(pa.string(), pa.float64())),
-        pa.field("funnel", pa.map_(pa.string(), pa.int64())),
-    ]
-)
+"""View -> the stage that makes the table; the ready views come besides."""
 
 
 def connect(store: Store) -> duckdb.DuckDBPyConnection:
@@ -53,14 +41,19 @@ def connect(store: Store) -> duckdb.DuckDBPyConnection:
     run = published_run(store)
     opt_outs = read_opt_outs(store)
     session = duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
-    session.register("opted_out", pa.table({"name": pa.array(sorted(opt_outs.names), pa.string())}))
+    names = pa.table({"name": pa.array(sorted(opt_outs.names), pa.string())})
+    # In a schema that SHOW TABLES does not list: hashes of ids are nothing to browse.
+    session.execute("CREATE SCHEMA privacy")
+    session.from_arrow(names).create("privacy.opted_out")
     for view, (stage, schema) in VIEWS.items():
         table = _published(store, read_manifest(store, stage, run.generation(stage)), view, schema)
         if opt_outs.names and view in _WITHOUT:
             _WITHOUT[view](session, session.from_arrow(table)).create_view(view)
         else:
             session.register(view, table)
-    session.register("runs", _runs_table(store))
+    for view, rows in run_views(store).items():
+        session.register(view, rows)
+    session.execute(f"CREATE TEMP VIEW favors AS {FAVORS_SQL}")
     # Arrow reads the files, so DuckDB needs none: what it may read it may also write, with a COPY inside a WITH.
     session.execute("SET enable_external_access = false")
     session.execute("SET lock_configuration = true")
@@ -69,13 +62,13 @@ def connect(store: Store) -> duckdb.DuckDBPyConnection:
 
 def _shown(*columns: str) -> Shown:
     """Only rows in whose columns of user ids nobody has opted out."""
-    words = " AND ".join(f"{_NAME.format(column)} NOT IN (SELECT name FROM opted_out)" for column in columns)
+    words = " AND ".join(f"{_NAME.format(column)} NOT IN (SELECT name FROM privacy.opted_out)" for column in columns)
     return lambda session, table: table.filter(words)
 
 
 def _shown_results(session: duckdb.DuckDBPyConnection, table: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     """Only results, and in them twins, of users who have not opted out."""
-    gone = session.sql("SELECT list(name) AS gone FROM opted_out").set_alias("everybody_gone")
+    gone = session.sql("SELECT list(name) AS gone FROM privacy.opted_out").set_alias("everybody_gone")
     twin = f"lambda twin: NOT list_contains(gone, {_NAME.format('twin.twin_idno')})"
     payload = f"struct_update(payload, twins := list_filter(payload.twins, {twin})) AS payload"
     return _shown("idno")(session, table).set_alias("results").join(gone, "true").project(f"idno, {payload}")
@@ -109,7 +102,7 @@ def query(store: Store, sql: str) -> pa.Table:
             "SQL",
             place=sql,
             value=str(error),
-            rule=f"views: {', '.join([*VIEWS, 'runs'])}",
+            rule=f"views: {', '.join([*VIEWS, *READY])}",
             fix="correct the statement",
         ) from error
 
@@ -133,12 +126,3 @@ def _published(store: Store, manifest: Manifest, table: str, schema: pa.Schema) 
     if not paths:
         return schema.empty_table()
     return pads.dataset(paths, schema=schema, format="parquet", filesystem=store.arrow)
-
-
-def _runs_table(store: Store) -> pa.Table:
-    rows: list[dict[str, Any]] = []
-    for run in list_runs(store):
-        seconds = {stage: record.seconds for stage, record in run.stages.items()}
-        kept = {name: value for name, value in asdict(run).items() if name in _RUNS.names}
-        rows.append({**kept, "seconds": list(seconds.items()), "funnel": list(funnel(run).items())})
-    return pa.Table.from_pylist(rows, schema=_RUNS)

@@ -12,28 +12,17 @@ always.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 
 from tastetwin.config import EvaluateConfig
 from tastetwin.errors import GateRefused
-from tastetwin.evaluation.health import OVERLAP_DEPTH
+from tastetwin.evaluation.measures import Measure, Severity, measures
 from tastetwin.evaluation.metrics import Interval, bootstrap_ratio, reciprocal
-from tastetwin.evaluation.records import PUBLISHED, TASKS, Evaluation, MethodScore, Task, VectorHealth
+from tastetwin.evaluation.records import PUBLISHED, TASKS, Evaluation, MethodScore, Task
 
-Severity = Literal["broken", "refuse", "warn"]
-
-MAX_NORM_ERROR: Final = 0.01
-MAX_MEAN_COSINE: Final = 0.98
-MIN_EFFECTIVE_RANK: Final = 2.0
-MIN_RANKED: Final = 10
-"""Vectors from which on a low rank says something: the halves of two people lie nearly on a line by right."""
-MAX_TOP_SHARE: Final = 0.9
-MIN_AGREEMENT: Final = 0.5
-MIN_OVERLAP_RATIO: Final = 1.2
-MIN_STABILITY: Final = 0.1
 MIN_HELD_OUT: Final = 30
 MIN_COMMON_HELD_OUT: Final = 0.5
 
@@ -57,6 +46,8 @@ class Verdict:
     first_run: bool
     findings: list[Finding]
     """The gravest first."""
+    measures: list[Measure] = field(default_factory=list)
+    """The health card; those that do not pass are among the findings. Empty in runs of earlier versions."""
 
     def require(self, place: str) -> None:
         """Stop a run that must not be published; ``place`` names it.
@@ -77,17 +68,20 @@ class Verdict:
 
 
 def judge(
-    evaluation: Evaluation, published: Evaluation | None, config: EvaluateConfig, besides: Iterable[Finding] = ()
+    evaluation: Evaluation,
+    published: Evaluation | None,
+    config: EvaluateConfig,
+    besides: Iterable[Finding] = (),
+    drift: Iterable[Measure] = (),
 ) -> Verdict:
     """Weigh a run against the published one (None on a first run), its baselines and the thresholds of ``config``.
 
-    ``besides`` are findings that need more than evaluations, such as ``older_than``.
+    ``besides`` are findings, and ``drift`` measures, that need more than evaluations, such as ``older_than``.
     """
+    card = [*measures(evaluation, config), *drift]
     findings = [
         *besides,
-        *_vectors(evaluation.vectors, "the served users"),
-        *_vectors(evaluation.pseudo_vectors, "the held-out halves"),
-        *_lists(evaluation, config),
+        *(finding for each in card for finding in _failed(each)),
         *_against_baselines(evaluation, config),
         *(_against_published(evaluation, published, config) if published else ()),
     ]
@@ -95,7 +89,7 @@ def judge(
         findings = [replace(f, severity="warn") if f.severity == "refuse" else f for f in findings]
     order = {"broken": 0, "refuse": 1, "warn": 2}
     findings.sort(key=lambda f: order[f.severity])
-    return Verdict(all(f.severity == "warn" for f in findings), published is None, findings)
+    return Verdict(all(f.severity == "warn" for f in findings), published is None, findings, card)
 
 
 def ratio_to_best_baseline(evaluation: Evaluation, config: EvaluateConfig, task: Task = "disjoint") -> Interval | None:
@@ -124,66 +118,10 @@ def _ratio(model: MethodScore, rival: MethodScore, config: EvaluateConfig) -> In
     return bootstrap_ratio(ours, theirs, config.bootstrap, config.seed)
 
 
-def _vectors(health: VectorHealth, whose: str) -> Iterator[Finding]:
-    if health.not_finite:
-        sentence = f"{health.not_finite} of {health.rows} vectors of {whose} hold a value that is no number"
-        yield Finding("VECTORS-NOT-FINITE", "broken", health.not_finite, 0, sentence)
-    if health.rows == health.not_finite:
-        return
-    if health.norm_error > MAX_NORM_ERROR:
-        sentence = f"vectors of {whose} are not of unit length"
-        yield Finding("VECTORS-NOT-UNIT", "broken", health.norm_error, MAX_NORM_ERROR, sentence)
-    finite = health.rows - health.not_finite
-    if finite < 3:
-        return
-    if health.mean_cosine > MAX_MEAN_COSINE:
-        sentence = f"vectors of {whose} point into one direction"
-        if finite < MIN_RANKED:
-            sentence += f", but {finite} are too few to tell tastes apart: the cause is too little data, not the model"
-        yield Finding("VECTORS-COLLAPSED", "broken", health.mean_cosine, MAX_MEAN_COSINE, sentence)
-    if finite >= MIN_RANKED and health.effective_rank < MIN_EFFECTIVE_RANK:
-        sentence = f"vectors of {whose} lie on a line"
-        yield Finding("VECTORS-LOW-RANK", "broken", health.effective_rank, MIN_EFFECTIVE_RANK, sentence)
-
-
-def _lists(evaluation: Evaluation, config: EvaluateConfig) -> Iterator[Finding]:
-    health = evaluation.health
-    if health.served == 0:
-        yield Finding("LISTS-EMPTY", "broken", 0, 1, "no user has a twin list")
-        return
-    yield from _broken_lists(evaluation)
-    served = health.served / health.users
-    if served < config.min_served:
-        yield _refuse("FEW-SERVED", served, config.min_served, "too few of the eligible users have a list")
-    if health.never_shown > config.max_never_shown:
-        yield _refuse("MANY-NEVER-SHOWN", health.never_shown, config.max_never_shown, "too many users are in no list")
-    if health.gini > config.max_gini:
-        yield _refuse("EXPOSURE-UNEQUAL", health.gini, config.max_gini, "a few users fill most of the lists")
-    # Among so few users, ten twins and ten strangers are the same people.
-    if health.users > 2 * OVERLAP_DEPTH and sum(health.overlap_twins) + sum(health.overlap_random) > 0:
-        twins, strangers = np.asarray(health.overlap_twins), np.asarray(health.overlap_random)
-        ratio = bootstrap_ratio(twins, strangers, config.bootstrap, config.seed)
-        if ratio.high < MIN_OVERLAP_RATIO:
-            sentence = "twins share no more places than strangers do: lists and histories do not belong together"
-            yield _refuse("LISTS-UNRELATED", ratio.value, MIN_OVERLAP_RATIO, sentence)
-    if health.stability is not None and health.stability < MIN_STABILITY:
-        sentence = "hardly anybody keeps a twin of the published run"
-        yield Finding("LISTS-UNSTABLE", "warn", health.stability, MIN_STABILITY, sentence)
-
-
-def _broken_lists(evaluation: Evaluation) -> Iterator[Finding]:
-    health = evaluation.health
-    if health.out_of_range:
-        yield Finding("LISTS-OUT-OF-RANGE", "broken", health.out_of_range, 0, "lists point at users who do not exist")
-    if health.self_share > 0:
-        yield Finding("LISTS-SHOW-SELF", "broken", health.self_share, 0, "users are listed as their own twins")
-    if health.duplicate_share > 0:
-        yield Finding("LISTS-REPEAT", "broken", health.duplicate_share, 0, "lists show somebody twice")
-    if health.users > 2 * health.k and health.top_share > MAX_TOP_SHARE:
-        yield Finding("LISTS-CONSTANT", "broken", health.top_share, MAX_TOP_SHARE, "everybody gets the same twins")
-    if health.agreement < MIN_AGREEMENT:
-        sentence = "the lists are not the nearest by these vectors: another index, or rows in another order"
-        yield Finding("LISTS-NOT-NEAREST", "broken", health.agreement, MIN_AGREEMENT, sentence)
+def _failed(measure: Measure) -> Iterator[Finding]:
+    limit = measure.limit
+    if limit is not None and not measure.passed:
+        yield Finding(limit.code, limit.severity, float(measure.value), float(limit.threshold), limit.complaint)
 
 
 def _against_baselines(evaluation: Evaluation, config: EvaluateConfig) -> Iterator[Finding]:

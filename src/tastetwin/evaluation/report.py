@@ -152,6 +152,8 @@ def _environment() -> Environment:
         "seconds": _seconds,
         "figure": _figure,
         "name": name_of,
+        "value": lambda measure: _in_unit(measure.value, measure.unit),
+        "threshold": lambda measure: _in_unit(measure.limit.threshold, measure.unit),
     }
     environment.globals |= {"plots": plots}
     return environment
@@ -160,6 +162,12 @@ def _environment() -> Environment:
 def _figure(value: float) -> str:
     """A measure of any kind: a count in full, a share to four digits."""
     return _count(int(value)) if float(value).is_integer() and abs(value) >= 1_000 else f"{value:.4g}"
+
+
+def _in_unit(value: float, unit: str) -> str:
+    if unit == "number":
+        return f"{value:.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.0e}"
+    return _percent(value) if unit == "share" else _count(value)
 
 
 def _headline(verdict: Verdict) -> tuple[str, str]:

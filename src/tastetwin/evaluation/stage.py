@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from tastetwin.analysis.chance import Chance
 from tastetwin.analysis.encode import open_encoder
 from tastetwin.analysis.lookup import TwinLists
 from tastetwin.analysis.stage import list_vectors
-from tastetwin.analysis.stored import read_vectors
+from tastetwin.analysis.stored import as_matrix, read_vectors, read_vectors_table
 from tastetwin.config import Config, EvaluateConfig
 from tastetwin.errors import StoreError
 from tastetwin.evaluation.belonging import (
@@ -29,10 +30,13 @@ from tastetwin.evaluation.belonging import (
     lists_of_vectors,
     vectors_of_model,
 )
+from tastetwin.evaluation.drift import Vectors, drift
 from tastetwin.evaluation.evaluate import HeldOut, evaluate
 from tastetwin.evaluation.gate import Finding, Verdict, judge, older_than
 from tastetwin.evaluation.health import EarlierLists, ServedUsers
-from tastetwin.evaluation.records import Evaluation, from_json, to_json
+from tastetwin.evaluation.intake import fate_of, mart_of, read_intake
+from tastetwin.evaluation.measures import Measure, read_measures
+from tastetwin.evaluation.records import Evaluation, MethodScore, from_json, to_json
 from tastetwin.evaluation.report import Example, ExampleTwin, Funnel, ReportData, render, without_users
 from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs, in_its_half
 from tastetwin.features.histories import Histories, Vocabulary
@@ -103,12 +107,27 @@ def _evaluate(
     besides = [
         *vectors_of_model(*_encoded_again(store, bundle, served.histories, stored, rules.seed, config)),
         *lists_of_vectors(stored, _some_entries(entries, served.histories.user_ids, rules.seed)),
-        *(_beside_published(store, rival, features, served.histories, rules) if rival else ()),
     ]
-    verdict = judge(found, None if earlier is None else read_evaluation(store, earlier), rules, besides)
+    moved: list[Measure] = []
+    if rival is not None:
+        before, today = _both_data(store, rival, features, served.histories, rules.seed)
+        besides += _beside_published(store, rival, features, before, today, rules)
+        vectors = _both_vectors(store, rival, bundle, before, served.histories, stored)
+        fate = fate_of(mart_of(store, read_manifest(store, "features", rival.generation("features"))))
+        moved = drift(read_intake(store, features), fate, before, today, vectors, rules)
+    verdict = judge(found, None if earlier is None else read_evaluation(store, earlier), rules, besides, moved)
     store.write_bytes(f"{folder}/{EVALUATION}", to_json(found))
-    facts = {"counts": {"held_out": len(found.users)}, "verdict": asdict(verdict), RIVAL: earlier and earlier.digest()}
+    facts = {
+        "counts": {"held_out": len(found.users)},
+        "verdict": asdict(verdict),
+        "quality": [_without_ranks(score) for score in found.scores],
+        RIVAL: earlier and earlier.digest(),
+    }
     return {"evaluation": [entry_of(store, f"{folder}/{EVALUATION}")]}, facts
+
+
+def _without_ranks(score: MethodScore) -> dict[str, Any]:
+    return {name: value for name, value in asdict(score).items() if name != "ranks"}
 
 
 def _given(plan: Plan, role: str) -> Manifest:
@@ -131,7 +150,8 @@ def _evaluation_of(store: Store, run: Run) -> Evaluation:
 def verdict_of(manifest: Manifest) -> Verdict:
     """What the gate said."""
     said = manifest.facts["verdict"]
-    return Verdict(said["publish"], said["first_run"], [Finding(**finding) for finding in said["findings"]])
+    findings, card = [Finding(**finding) for finding in said["findings"]], read_measures(said.get("measures", []))
+    return Verdict(said["publish"], said["first_run"], findings, card)
 
 
 def rules_of(bundle: Manifest, config: EvaluateConfig) -> EvaluateConfig:
@@ -245,15 +265,35 @@ def _some_entries(entries: pa.Table, ids: npt.NDArray[np.object_], seed: int) ->
     return Entries(user[usable], twin[usable], similarity.to_numpy()[usable])
 
 
-def _beside_published(
-    store: Store, rival: Run, features: Manifest, histories: Histories, rules: EvaluateConfig
-) -> Iterator[Finding]:
-    yield from older_than(rival.logical_date, features.logical_date)
+def _both_data(store: Store, rival: Run, features: Manifest, histories: Histories, seed: int) -> tuple[Data, Data]:
+    """The published run's data, of a sample of its users, and today's."""
     then = read_manifest(store, "features", rival.generation("features"))
     analysis = read_manifest(store, "analyze", rival.generation("analyze"))
-    before = _data(store, then, _some_histories(store, then, analysis.settings["min_favors"], rules.seed))
-    today = _data(store, features, histories)
+    some = _some_histories(store, then, analysis.settings["min_favors"], seed)
+    return _data(store, then, some), _data(store, features, histories)
+
+
+def _beside_published(
+    store: Store, rival: Run, features: Manifest, before: Data, today: Data, rules: EvaluateConfig
+) -> Iterator[Finding]:
+    yield from older_than(rival.logical_date, features.logical_date)
     yield from data_since(before, today, _new_events(store, features), rules.min_users_to_published)
+
+
+def _both_vectors(
+    store: Store, rival: Run, bundle: Manifest, before: Data, histories: Histories, stored: npt.NDArray[np.float32]
+) -> Vectors:
+    """Stored vectors of the users of ``before`` whom both runs have; [n_users, dim] ``stored`` are today's."""
+    analysis = read_manifest(store, "analyze", rival.generation("analyze"))
+    wanted = [(USER, "in", before.histories.user_ids.tolist())]
+    then = read_vectors_table(store, analysis.paths("vectors"), wanted)
+    ids = np.array(then.column(USER).to_pylist(), dtype=object)
+    _, theirs, ours = np.intersect1d(ids, histories.user_ids, return_indices=True)
+    past = rival.generation("train")
+    same_space = past == bundle.generation or (
+        bundle.parents.get("past") == past and bundle.facts.get("likeness_to_past") is not None
+    )
+    return Vectors(as_matrix(then)[theirs], stored[ours], same_space)
 
 
 def _data(store: Store, features: Manifest, histories: Histories) -> Data:
