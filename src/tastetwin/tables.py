@@ -32,6 +32,8 @@ Work = Callable[[pa.Table], pa.Table]
 
 _BUCKET: Final = "_bucket"
 _ROW_GROUP: Final = 1 << 16
+_NESTED_ROW_GROUP: Final = 1 << 11
+"""Of tables with lists: one user's rows are found by reading one group, and a user has many values in each."""
 _BYTES_PER_PASS: Final = 32 << 20
 PARQUET: Final[dict[str, Any]] = {"compression": "zstd", "use_dictionary": False}
 """How all tables are written. Ids hardly repeat within a row group, and where values do, zstd alone finds it:
@@ -198,7 +200,8 @@ def bucket_of(key: str, buckets: int) -> int:
 def put_table(store: Store, relative: str, table: pa.Table) -> FileEntry:
     """Write one Parquet file, whole or not at all."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, **PARQUET, row_group_size=_ROW_GROUP)
+    nested = any(pa.types.is_nested(kind) for kind in table.schema.types)
+    pq.write_table(table, sink, **PARQUET, row_group_size=_NESTED_ROW_GROUP if nested else _ROW_GROUP)
     data = sink.getvalue().to_pybytes()
     store.write_bytes(relative, data)
     return FileEntry(relative, len(data), hashlib.sha256(data).hexdigest())
