@@ -19,7 +19,8 @@ from attacks.diffs import new_favor, new_user, whole_knowledge
 from attacks.figures import Trial
 from attacks.sentences import betrays, common_categories, nameable, sentences
 from attacks.service import LIST, Answers, Service, open_service, with_accounts, without_favors
-from tastetwin.analysis.evidence import NOTHING, EvidenceRules, Explainer, count_visitors
+from tastetwin.analysis.evidence import EvidenceRules, Explainer, count_visitors
+from tastetwin.analysis.sentences import NOTHING
 from tastetwin.config import Config, EvaluateConfig, TrainConfig
 from tastetwin.features.histories import Histories
 from tastetwin.model.linear import histories_matrix
@@ -254,7 +255,7 @@ def test_no_sentence_betrays_anything_in_any_town(users: int, places: int, sensi
 @pytest.mark.parametrize(
     ("sentence", "bad"),
     [
-        (NOTHING, False),
+        (NOTHING["en"], False),
         ("Both favor p1.", False),
         ("Both favor p1, p2 and p1.", False),
         ("Both favor places of category 4, and area r1.", False),

@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 
 from attacks.service import Answers, places_of
-from tastetwin.analysis.evidence import K_ANONYMITY, NOTHING
+from tastetwin.analysis.evidence import K_ANONYMITY
+from tastetwin.analysis.sentences import NOTHING
 from tastetwin.features.histories import Histories, Vocabulary
 
 _FORMS: Final = (
@@ -66,7 +67,7 @@ def common_categories(histories: Histories, vocabulary: Vocabulary, n: int) -> f
 
 def betrays(sentence: str, allowed: dict[str, frozenset[str]]) -> bool:
     """Whether a sentence says anything that is not allowed."""
-    if sentence == NOTHING:
+    if sentence == NOTHING["en"]:
         return False
     for form in _FORMS:
         found = form.fullmatch(sentence)

@@ -13,11 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from tastetwin.analysis.hubness import density
 from tastetwin.analysis.index import Floats, Ints
 from tastetwin.analysis.parts import reweighted, unit
 from tastetwin.analysis.scale import ScoreScale, sample_pairs
-from tastetwin.analysis.search import Users
 from tastetwin.config import AnalyzeConfig
 
 NEAR: Final = 4.0
@@ -40,6 +38,11 @@ class Space:
         """[m] of the pairs; either may be one position for all."""
         dots = (self.looked_at[first] * self.looked_at[second]).sum(axis=-1)
         return np.asarray(dots - np.maximum((self.kept_off[first] * self.kept_off[second]).sum(axis=-1), 0))
+
+    def to(self, user: int) -> Floats:
+        """[n] of everybody to one user, as ``similarities`` up to rounding: one pass over the vectors."""
+        dots = self.looked_at @ self.looked_at[user]
+        return np.asarray(dots - np.maximum(self.kept_off @ self.kept_off[user], 0))
 
 
 def near(vectors: Floats, axes: Floats) -> Space:
@@ -64,7 +67,28 @@ class Found:
     """[m] per cent of random pairs that are no closer."""
 
 
-def closest(space: Space, user: int, among: Ints, depth: int, config: AnalyzeConfig) -> Found:
+@dataclass(frozen=True)
+class Bank:
+    """What is measured on a sample of the users of a space, once for all questions."""
+
+    users: Ints
+    """[b] positions, ascending."""
+    crowding: Floats
+    """[b] hubness of each."""
+    scale: ScoreScale
+
+
+def draw_bank(space: Space, config: AnalyzeConfig) -> Bank:
+    """The bank of a space; ``csls_neighbours`` and ``seed`` are used."""
+    users = np.sort(np.random.default_rng(config.seed).permutation(len(space.looked_at))[:BANK])
+    crowding = _crowding(space, users, users, config.csls_neighbours)
+    first, second = sample_pairs(len(users), config.seed, _PAIRS)
+    similarities = space.similarities(users[first], users[second])
+    scale = ScoreScale.of(similarities - (crowding[first] + crowding[second]) / np.float32(2))
+    return Bank(users, crowding, scale)
+
+
+def closest(space: Space, user: int, among: Ints, depth: int, config: AnalyzeConfig, bank: Bank | None = None) -> Found:
     """The ``depth`` closest users, chosen by similarity and then ordered by score.
 
     Args:
@@ -73,26 +97,32 @@ def closest(space: Space, user: int, among: Ints, depth: int, config: AnalyzeCon
         among: positions of those who may be shown to them, ascending.
         depth: how many.
         config: ``csls_neighbours`` and ``seed`` are used.
+        bank: ``draw_bank`` of both, where somebody asks more than once.
     """
-    n = len(space.looked_at)
-    similarities = space.similarities(among, np.array([user]))
-    chosen = np.sort(among[np.argsort(-similarities, kind="stable")[:depth]])
-    bank = np.sort(np.random.default_rng(config.seed).permutation(n)[:BANK])
-    asked = np.union1d(np.append(chosen, user), bank)
-    crowd = np.zeros(n, np.float32)
-    crowd[asked] = _crowding(space, asked, np.searchsorted(asked, bank), config)
-    scores = space.similarities(chosen, np.array([user])) - (crowd[chosen] + crowd[user]) / np.float32(2)
+    bank = bank or draw_bank(space, config)
+    chosen = np.sort(among[_largest(space.to(user)[among], depth)])
+    crowding = _crowding(space, np.append(chosen, user), bank.users, config.csls_neighbours)
+    scores = space.similarities(chosen, np.array([user])) - (crowding[:-1] + crowding[-1]) / np.float32(2)
     order = np.argsort(-scores, kind="stable")
-    percentiles = _scale(space, crowd, bank, config.seed).percentile(scores[order])
-    return Found(chosen[order], scores[order], percentiles)
+    return Found(chosen[order], scores[order], bank.scale.percentile(scores[order]))
 
 
-def _crowding(space: Space, asked: Ints, bank: Ints, config: AnalyzeConfig) -> Floats:
-    """[m] hubness of the users ``asked``, of whom those at ``bank`` are measured against."""
-    users = Users(np.ascontiguousarray(space.looked_at[asked]), np.arange(len(asked), dtype=np.int64), None)
-    return density(users, bank, config)
+def _largest(values: Floats, depth: int) -> Ints:
+    """Positions of the ``depth`` largest, of equal ones the first."""
+    if depth < len(values):
+        least = np.partition(values, -depth)[-depth]
+        at = np.flatnonzero(values >= least)
+        return at[np.argsort(-values[at], kind="stable")[:depth]]
+    return np.argsort(-values, kind="stable")
 
 
-def _scale(space: Space, crowd: Floats, bank: Ints, seed: int) -> ScoreScale:
-    first, second = (bank[side] for side in sample_pairs(len(bank), seed, _PAIRS))
-    return ScoreScale.of(space.similarities(first, second) - (crowd[first] + crowd[second]) / np.float32(2))
+def _crowding(space: Space, asked: Ints, bank: Ints, neighbours: int) -> Floats:
+    """[m] hubness (``hubness.density``) of the users ``asked``, by the exact nearest of the ``bank``."""
+    if not neighbours:
+        return np.zeros(len(asked), np.float32)
+    cosines = space.looked_at[asked] @ space.looked_at[bank].T
+    cosines[asked[:, None] == bank] = -np.inf
+    nearest = np.sort(cosines, axis=1)[:, -neighbours:]
+    found = np.isfinite(nearest)
+    means: Floats = np.where(found, nearest, 0).sum(axis=1) / np.maximum(found.sum(axis=1), 1).astype(np.float32)
+    return means

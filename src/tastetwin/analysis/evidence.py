@@ -80,8 +80,9 @@ def count_visitors(histories: Histories, vocabulary: Vocabulary) -> Visitors:
 
 
 def _distinct_users(users: Ints, keys: Rows, size: int) -> Ints:
-    pairs = np.unique(users.astype(np.int64) * max(size, 1) + keys)
-    return np.bincount(pairs % max(size, 1), minlength=size)
+    # Not np.unique, whose hash table is several times slower than sorting what lies user by user.
+    pairs = np.sort(users.astype(np.int64) * max(size, 1) + keys)
+    return np.bincount(pairs[np.diff(pairs, prepend=-1) > 0] % max(size, 1), minlength=size)
 
 
 def _categories_of(vocabulary: Vocabulary, rows: Rows) -> tuple[Ints, Rows]:
@@ -125,6 +126,10 @@ class Explainer:
     def _all_harmless(self, harmless: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         owner, categories = _categories_of(self._vocabulary, np.arange(self._vocabulary.n_rows, dtype=np.int32))
         return np.asarray(np.bincount(owner[~harmless[categories]], minlength=self._vocabulary.n_rows) == 0)
+
+    def may_name(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """[n_rows], [n_categories], [n_regions] what enough users favored and is not sensitive."""
+        return self._place_ok, self._category_ok, self._region_ok
 
     def explain(self, mine: Rows, theirs: Rows) -> Evidence:
         """What two users share.

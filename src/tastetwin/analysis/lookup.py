@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tastetwin.analysis.dials import Space, closest, far, near
+from tastetwin.analysis.dials import Bank, Space, closest, draw_bank, far, near
 from tastetwin.analysis.evidence import Evidence, EvidenceRules, Explainer, Visitors
 from tastetwin.analysis.index import SLACK, Floats, Ints
 from tastetwin.analysis.parts import Split, read_axes
@@ -22,9 +22,10 @@ from tastetwin.analysis.standing import EXPOSURE
 from tastetwin.analysis.stored import read_vectors
 from tastetwin.config import AnalyzeConfig
 from tastetwin.errors import UsageError
-from tastetwin.features.histories import Vocabulary
-from tastetwin.features.stage import NOT_SHOWN
+from tastetwin.features.histories import Histories, Vocabulary
+from tastetwin.features.stage import NOT_SHOWN, read_histories
 from tastetwin.features.taste import HISTORY
+from tastetwin.features.user_favor import USER_FAVOR
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.generations import FileEntry, Manifest, read_manifest
 from tastetwin.privacy.opt_out import is_opted_out
@@ -35,6 +36,7 @@ from tastetwin.tables import bucket_name, bucket_of, put_table, read_files, read
 
 AMONG: Final = 5
 """Niche and mainstream twins are chosen among this many times as many of the list."""
+_PLACES: Final = pa.schema([HISTORY.field(USER), HISTORY.field("places")])
 _VISITORS: Final = pa.schema([pa.field("of", pa.string()), pa.field("visitors", pa.int64())])
 
 
@@ -101,14 +103,15 @@ class TwinLists:
         self.features = read_manifest(store, "features", run.generation("features"))
         self.analysis = read_manifest(store, "analyze", run.generation("analyze"))
         self.min_favors = int(self.analysis.settings["min_favors"])
+        self._held: Histories | None = None
 
-    def twins(self, user: str, k: int) -> list[Twin]:
-        """A user's ``k`` closest twins, closest first.
+    def twins(self, user: str, k: int, skip: int = 0) -> list[Twin]:
+        """A user's ``k`` closest twins, closest first, without the first ``skip`` of them.
 
         Raises:
             UsageError: UNKNOWN-USER, TOO-FEW-FAVORS or NO-TWINS, whichever it is.
         """
-        return self._first(user, k)
+        return self._first(user, k, skip)
 
     def niche(self, user: str, k: int) -> list[Twin]:
         """Of the ``AMONG`` * k first in a user's list, the k whose taste is the most unusual; closest first.
@@ -132,7 +135,7 @@ class TwinLists:
         how = dict(zip(known.column(USER).to_pylist(), known.column("mainstream").to_pylist(), strict=True))
         return sorted(found, key=lambda twin: how.get(twin.twin_idno) or 0.0)
 
-    def _first(self, user: str, k: int) -> list[Twin]:
+    def _first(self, user: str, k: int, skip: int = 0) -> list[Twin]:
         mine = self.usable_history(user)
         table = self.stored_list(user)
         shown = (row for row in table.to_pylist() if not is_opted_out(self.store, row["twin_idno"]))
@@ -140,29 +143,56 @@ class TwinLists:
         rows = [{**row, "rank": rank} for rank, row in enumerate(itertools.islice(shown, k), start=1)]
         if not rows:
             raise self._no_twins(user)
+        rows = rows[skip:]
         return self._explained(rows, mine, self.histories_of([row["twin_idno"] for row in rows]))
 
     def stored_list(self, user: str) -> pa.Table:
         """``TWINS`` of a user by rank, as the run made it: who has opted out since is in it."""
         return self.rows_of(self.analysis, "twins", TWINS, [user]).sort_by("rank")
 
-    def near(self, user: str, k: int) -> list[Twin]:
-        """A user's ``k`` closest twins where home area counts for more, closest first; all vectors are read.
+    def entry(self, user: str, other: str) -> Twin | None:
+        """The row of ``other`` in the list of ``user``, with the rank it has there; None where there is none.
+
+        Raises:
+            UsageError: UNKNOWN-USER or TOO-FEW-FAVORS, of either.
+        """
+        mine, theirs = self.usable_history(user), self.usable_history(other)
+        table = self.rows_of(self.analysis, "twins", TWINS, [user])
+        rows = table.filter(pc.equal(table.column("twin_idno"), other)).to_pylist()
+        return self._explained(rows, mine, {other: theirs})[0] if rows else None
+
+    def evidence(self, user: str, other: str) -> Evidence:
+        """What two users share, whether one is in the list of the other or not.
+
+        Raises:
+            UsageError: as ``entry``.
+        """
+        return self.explainer.explain(self.usable_history(user), self.usable_history(other))
+
+    def parts(self, user: str, other: str) -> tuple[float, float]:
+        """The taste and the home part of the similarity of two users who have a vector; all vectors are read, once."""
+        ids, vectors, axes = self.space
+        at = np.searchsorted(ids, np.array([user, other], object))
+        taste, home = Split.of(vectors[at], axes).parts(np.array([0]), np.array([[1]]))
+        return float(taste[0, 0]), float(home[0, 0])
+
+    def near(self, user: str, k: int, skip: int = 0) -> list[Twin]:
+        """As ``twins``, where home area counts for more; all vectors are read.
 
         Where the run has no home part (see ``has_home_part``), by the whole similarity.
 
         Raises:
             UsageError: as ``twins``.
         """
-        return self._search(user, k, near)
+        return self._search(user, k, skip, self._near)
 
-    def far(self, user: str, k: int) -> list[Twin]:
+    def far(self, user: str, k: int, skip: int = 0) -> list[Twin]:
         """As ``near``, of those who live elsewhere and share the taste.
 
         Raises:
             UsageError: as ``twins``.
         """
-        return self._search(user, k, far)
+        return self._search(user, k, skip, self._far)
 
     @functools.cached_property
     def has_home_part(self) -> bool:
@@ -175,27 +205,45 @@ class TwinLists:
         ids, vectors = read_vectors(self.store, self.analysis.paths("vectors"))
         return ids, vectors, read_axes(self.store, self.analysis, vectors.shape[1])
 
-    def _search(self, user: str, k: int, space_of: Callable[[Floats, Floats], Space]) -> list[Twin]:
+    @functools.cached_property
+    def _near(self) -> tuple[Space, Bank]:
+        return self._measured(near)
+
+    @functools.cached_property
+    def _far(self) -> tuple[Space, Bank]:
+        return self._measured(far)
+
+    def _measured(self, space_of: Callable[[Floats, Floats], Space]) -> tuple[Space, Bank]:
+        _, vectors, axes = self.space
+        space = space_of(vectors, axes)
+        return space, draw_bank(space, self._dials)
+
+    @functools.cached_property
+    def _dials(self) -> AnalyzeConfig:
+        neighbours = int(self.analysis.settings["analyze"].get("csls_neighbours", AnalyzeConfig().csls_neighbours))
+        return AnalyzeConfig(csls_neighbours=neighbours)
+
+    def _search(self, user: str, k: int, skip: int, measured: tuple[Space, Bank]) -> list[Twin]:
         mine = self.usable_history(user)
         ids, vectors, axes = self.space
         me = int(np.searchsorted(ids, user))
         among = self.may_be_shown_to(user, ids)
         if not len(among):
             raise self._no_twins(user)
-        neighbours = int(self.analysis.settings["analyze"].get("csls_neighbours", AnalyzeConfig().csls_neighbours))
-        config = AnalyzeConfig(csls_neighbours=neighbours)
-        found = closest(space_of(vectors, axes), me, among, 2 * k + SLACK, config)
+        space, bank = measured
+        found = closest(space, me, among, 2 * k + SLACK, self._dials, bank)
         names = [str(each) for each in ids[found.users]]
         shown = (place for place, each in enumerate(names) if not is_opted_out(self.store, each))
         kept = list(itertools.islice(shown, k))
         if not kept:
             raise self._no_twins(user)
         at = found.users[kept]
-        taste, home = Split.of(vectors, axes).parts(np.array([me]), at[None])
+        taste, home = Split.of(vectors[np.append(me, at)], axes).parts(np.array([0]), np.arange(1, len(at) + 1)[None])
         numbers = (found.scores[kept], found.percentiles[kept], taste[0], home[0])
         columns = (range(1, len(kept) + 1), ids[at].tolist(), *(number.tolist() for number in numbers))
         # The chance was measured for the score of the lists, not for those of near and far.
         rows = [{**dict(zip(TWINS.names[1:], row, strict=False)), "chance": None} for row in zip(*columns, strict=True)]
+        rows = rows[skip:]
         return self._explained(rows, mine, self.histories_of([row["twin_idno"] for row in rows]))
 
     def _explained(
@@ -210,10 +258,21 @@ class TwinLists:
 
     def may_be_shown_to(self, user: str, ids: npt.NDArray[np.object_]) -> Ints:
         """Positions in ``ids`` [n], ascending, of those whom the run's rules let into a user's list."""
+        hidden, instead = self._hidden
+        shown = np.ones(len(ids), bool)
+        shown[hidden] = False
+        others = np.array([*instead.get(user, []), *self.not_shown_to(user), user], object)
+        at = np.minimum(np.searchsorted(ids, others), len(ids) - 1)
+        shown[at[ids[at] == others]] = False
+        return np.flatnonzero(shown)
+
+    @functools.cached_property
+    def _hidden(self) -> tuple[Ints, dict[str, list[str]]]:
+        """Positions among the users of ``space`` of those shown to nobody, and who is shown instead of whom."""
         hidden = self.exposure.filter(pc.is_valid(self.exposure.column("hidden")))
-        instead = hidden.filter(pc.equal(hidden.column(USER), user)).column("instead_idno")
-        left_out = [*hidden.column(USER).to_pylist(), *instead.to_pylist(), *self.not_shown_to(user), user]
-        return np.flatnonzero(~np.isin(ids, np.array(left_out, object)))
+        users, instead = hidden.column(USER).to_pylist(), hidden.column("instead_idno").to_pylist()
+        at = np.flatnonzero(np.isin(self.space[0], np.array(users, object))) if users else np.empty(0, np.int64)
+        return at, {user: [other] for user, other in zip(users, instead, strict=True) if other is not None}
 
     @functools.cached_property
     def exposure(self) -> pa.Table:
@@ -236,6 +295,27 @@ class TwinLists:
         known, counts = np.unique(regions[regions >= 0], return_counts=True)
         home = str(self.vocabulary.region_codes[known[np.argmax(counts)]]) if len(known) else ""
         return About(len(rows), home)
+
+    def favors(self, user: str) -> dict[str, Any]:
+        """The user's ``USER_FAVOR`` row.
+
+        Raises:
+            UsageError: as ``about``.
+        """
+        self.usable_history(user)
+        rows: list[dict[str, Any]] = self.rows_of(self.features, "user_favor", USER_FAVOR, [user]).to_pylist()
+        return rows[0]
+
+    def in_lists(self, user: str) -> tuple[int, str]:
+        """In how many lists the user is, and why in none (``EXPOSURE``); "" where nothing keeps them out.
+
+        Raises:
+            UsageError: as ``about``.
+        """
+        self.usable_history(user)
+        found = read_files(self.store, self.analysis.paths("exposure"), EXPOSURE, filters=[(USER, "=", user)])
+        rows = found.to_pylist()
+        return (rows[0]["lists"], rows[0]["hidden"] or "") if rows else (0, "")
 
     def some_users(self, n: int) -> list[str]:
         """A few users with twins and neither a very short nor a very long history; always the same ones for a run."""
@@ -284,9 +364,22 @@ class TwinLists:
     def _refusal(self, code: str, user: str, value: str, fix: str) -> UsageError:
         return UsageError(code, place=f"user {user}", value=value, rule="", fix=fix)
 
+    def hold(self) -> Histories:
+        """Read everybody's histories and vectors: for a process that answers many questions, each then in milliseconds.
+
+        Returns:
+            The histories of the users with enough favors, opted out or not, user ids ascending.
+        """
+        self._held = read_histories(self.store, self.features, self.min_favors)[0]
+        if len(self.space[0]):
+            _ = self._near, self._far, self._hidden
+        return self._held
+
     def histories_of(self, users: list[str]) -> dict[str, npt.NDArray[np.int32]]:
         """Vocabulary rows by user, for those that exist."""
-        table = self.rows_of(self.features, "history", HISTORY, users)
+        if self._held is not None:
+            return _select(self._held, users)
+        table = self.rows_of(self.features, "history", _PLACES, users)
         lists = table.column("places").to_pylist()
         return {user: np.array(row, np.int32) for user, row in zip(table.column(USER).to_pylist(), lists, strict=True)}
 
@@ -315,6 +408,13 @@ class TwinLists:
         table = read_table(self.store, self.features, "place", named)
         table = table.filter(pc.is_valid(table.column(NAME)))
         return dict(zip(table.column(PLACE).to_pylist(), table.column(NAME).to_pylist(), strict=True))
+
+
+def _select(histories: Histories, users: list[str]) -> dict[str, npt.NDArray[np.int32]]:
+    at = np.searchsorted(histories.user_ids, np.array(users, object))
+    found = [(user, place) for user, place in zip(users, at.tolist(), strict=True) if place < histories.n_users]
+    ids, offsets, places = histories.user_ids, histories.offsets, histories.places
+    return {user: places[offsets[place] : offsets[place + 1]] for user, place in found if ids[place] == user}
 
 
 def as_json_row(twin: Twin) -> dict[str, Any]:

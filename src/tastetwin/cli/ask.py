@@ -1,4 +1,4 @@
-"""Verbs that ask the published run: ``similar``, ``embed``, ``export``, ``sql``."""
+"""Verbs that ask the published run: ``similar``, ``embed``, ``export``, ``sql``, ``page``."""
 
 from __future__ import annotations
 
@@ -206,3 +206,21 @@ def sql(
     rows = [[console.shortened(value, SQL_CELL) for value in row.values()] for row in shown]
     more = "" if found.num_rows <= SQL_ROWS else f", the first {SQL_ROWS} shown; --json prints all"
     console.print_table(f"{found.num_rows:,} rows{more}", found.column_names, rows)
+
+
+def page(
+    store: StoreOption,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any that is free.")] = 8000,
+    host: Annotated[str, typer.Option(help="The one name or address that it listens on and answers to.")] = "127.0.0.1",
+) -> None:
+    """A web page of the published run: search, twins, pairs, taste map, health, and what the next run changes.
+
+    It is for planners inside: whoever reaches it sees every user, as with `similar` and `sql`, and may publish the
+    run that awaits approval. Ctrl-C ends it.
+
+    Example: `tastetwin page --store store/`
+    """
+    from tastetwin.page.serve import serve
+    from tastetwin.store import Store
+
+    serve(Store.open(store), host, port, lambda at: console.err.print(f"{at}  (for planners inside)", markup=False))

@@ -37,7 +37,12 @@ def share_bar(share: float, colour: str) -> Markup:
     )
 
 
-def lorenz_chart(shares: Sequence[float]) -> Markup:
+def lorenz_chart(
+    shares: Sequence[float],
+    x_label: str = "users, least shown first",
+    title: str = "Lorenz curve of exposure",
+    guide: str = "everyone shown alike",
+) -> Markup:
     """The Lorenz curve of exposure: cumulative share of slots over users, the least shown first."""
     n = max(1, len(shares) - 1)
     points = [(_x(i / n), _y(share)) for i, share in enumerate(shares)]
@@ -47,9 +52,9 @@ def lorenz_chart(shares: Sequence[float]) -> Markup:
         f'<polygon points="{_x(0):.1f},{_y(0):.1f} {curve} {corner}" fill="var(--model)" opacity=".16"/>'
         f'<polyline points="{curve}" class="line" stroke="var(--model)"/>'
         f'<line x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}" class="guide"/>'
-        f'<text x="{_x(0.47):.0f}" y="{_y(0.56):.0f}" class="note" text-anchor="end">everyone shown alike</text>'
+        f'<text x="{_x(0.47):.0f}" y="{_y(0.56):.0f}" class="note" text-anchor="end">{guide}</text>'
     )
-    return _chart(body, _percent_ticks(), _percent_ticks(), "users, least shown first", "Lorenz curve of exposure")
+    return _chart(body, _percent_ticks(), _percent_ticks(), x_label, title)
 
 
 def score_chart(edges: Sequence[float], twins: Sequence[float], strangers: Sequence[float]) -> Markup:
@@ -61,7 +66,11 @@ def score_chart(edges: Sequence[float], twins: Sequence[float], strangers: Seque
     return _chart(body, ticks, [], "cosine of two taste vectors", "Scores of twins and strangers")
 
 
-def reliability_chart(levels: Sequence[Level]) -> Markup:
+def reliability_chart(
+    levels: Sequence[Level],
+    x_label: str = "told chance that the twin has the next place",
+    title: str = "Told and observed chances",
+) -> Markup:
     """Observed over told chance, a point a level; on the diagonal what is told is true."""
     most = max(max(level.told, level.high) for level in levels) * 1.05
     points = "".join(
@@ -72,7 +81,7 @@ def reliability_chart(levels: Sequence[Level]) -> Markup:
     )
     body = f'<line x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}" class="guide"/>{points}'
     ticks = [(i / 4, f"{25 * i * most:.1f} %") for i in range(5)]
-    return _chart(body, ticks, ticks, "told chance that the twin has the next place", "Told and observed chances")
+    return _chart(body, ticks, ticks, x_label, title)
 
 
 def _area(shares: Sequence[float], most: float, colour: str) -> str:
