@@ -72,7 +72,7 @@ spark-env: .venv-spark/.made
 .venv-spark/.made: | python-ok
 	@command -v java >/dev/null || { echo "Apache Spark needs Java 17 or newer; on Debian and Ubuntu: apt install openjdk-17-jre-headless" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv-spark
-	@.venv-spark/bin/python -m pip --disable-pip-version-check --quiet install "pyspark[connect]==$(SPARK)" numpy orjson fsspec pydantic pydantic-settings pyyaml -c constraints.txt
+	@.venv-spark/bin/python -m pip --disable-pip-version-check --quiet install "pyspark[connect]==$(SPARK)" numpy orjson fsspec pydantic pydantic-settings pyyaml faiss-cpu threadpoolctl scipy onnxruntime -c constraints.txt
 	@touch $@
 
 s3-env: .venv-s3/.made

@@ -115,6 +115,9 @@ class AnalyzeConfig(Section):
     csls_bank: int = Field(20_000, ge=100, description="users in the hubness reference bank, at most")
     home_weight: float = Field(1.0, ge=0, le=100, description="of home area in the lists; 1 = as trained, 0 = no part")
     vectors: Literal["float32", "float16", "int8"] = Field("float32", description="how taste vectors are stored")
+    shards: int = Field(
+        0, ge=0, description="of the vectors, when lists are made on the engine; 0 = as many as a million users need"
+    )
     batch_tokens: int = Field(2_048, ge=512, description="padded favors per encoder call")
     sensitive_categories: list[int] = Field([], description="categories never named as evidence, nor places with one")
     seed: int = Field(1, ge=0, description="of samples drawn in analysis")

@@ -171,6 +171,11 @@ class Store:
             handle: IO[bytes] = self.fs.open(self.path(relative), "rb")
         return handle
 
+    def read_range(self, relative: str, start: int, stop: int) -> bytes:
+        """Bytes of a file from ``start``, before ``stop``."""
+        with self._coded(relative, "STORE-UNREADABLE"):
+            return bytes(self.fs.cat_file(self.path(relative), start, stop))
+
     def read_json(self, relative: str) -> dict[str, Any]:
         """A JSON object.
 

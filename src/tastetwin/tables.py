@@ -135,7 +135,7 @@ def _write_buckets(batches: Iterator[pa.RecordBatch], *, root: str, folder: str,
     store = Store(root)
     for bucket in sorted(pc.unique(rows.column(_BUCKET)).to_pylist()):
         mine = rows.filter(pc.equal(rows.column(_BUCKET), bucket))
-        yield _told(put_table(store, f"{folder}/{bucket_name(bucket)}", make(mine)))
+        yield told(put_table(store, f"{folder}/{bucket_name(bucket)}", make(mine)))
 
 
 def _map_files(batches: Iterator[pa.RecordBatch], *, root: str, folder: str, work: Work) -> Iterator[str]:
@@ -145,10 +145,11 @@ def _map_files(batches: Iterator[pa.RecordBatch], *, root: str, folder: str, wor
         for path in batch.column("path").to_pylist():
             made = work(pq.read_table(store.path(path), filesystem=store.arrow))
             if made.num_rows:
-                yield _told(put_table(store, f"{folder}/{path.rsplit('/', 1)[-1]}", made))
+                yield told(put_table(store, f"{folder}/{path.rsplit('/', 1)[-1]}", made))
 
 
-def _told(entry: FileEntry) -> str:
+def told(entry: FileEntry) -> str:
+    """A file entry as a worker tells it."""
     return orjson.dumps(asdict(entry)).decode()
 
 

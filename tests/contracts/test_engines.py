@@ -16,16 +16,18 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tastetwin.config import Config, FeaturesConfig, MartConfig
+from tastetwin.analysis.stage import analyze_users
+from tastetwin.config import AnalyzeConfig, Config, FeaturesConfig, MartConfig
 from tastetwin.engine import Engine, connect
 from tastetwin.errors import InputError, StoreError
 from tastetwin.features.stage import build_features
-from tastetwin.generations import Manifest
+from tastetwin.generations import Manifest, read_manifest
 from tastetwin.mart.stage import build_mart
 from tastetwin.sources.collect import collect
 from tastetwin.sources.synthetic import TownReport, write_day
 from tastetwin.store import Store
 from tests.conftest import DIRTY
+from tests.world import QUICK, Journey
 
 ROOT = Path(__file__).parents[2]
 CONFIG = Config(mart=MartConfig(split_bytes=1 << 18), features=FeaturesConfig(relative_to_user_mean=True))
@@ -116,6 +118,24 @@ def test_both_engines_make_the_same_tables(
                 left, right = (pq.read_table(store.path(entry.path)) for store in stores)
                 assert repr(left.to_pylist()) == repr(right.to_pylist()), entry.path  # NaN is not NaN
         assert mine == other, "the cells are equal, but not the bytes"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", [1, 2, 7])
+def test_a_town_analyzed_in_shards_on_spark_has_the_files_of_one_process(
+    spark_address: str, journey: Journey, shards: int
+) -> None:
+    """Encoding, the search shard by shard, the cap in rounds and the rows: nobody's twins change with the engine."""
+    made = {
+        stage: read_manifest(journey.store, stage, journey.first.generation(stage))
+        for stage in ("features", "train", "analyze")
+    }
+    config = QUICK.model_copy(update={"analyze": AnalyzeConfig(shards=shards)})
+    spark = connect(spark_address, 8)
+    found = analyze_users(spark, journey.store, made["features"], made["train"], config, again=True)
+    assert found.facts == made["analyze"].facts
+    for table, entries in made["analyze"].tables.items():
+        assert [entry.sha256 for entry in found.tables[table]] == [entry.sha256 for entry in entries], table
 
 
 @pytest.mark.slow

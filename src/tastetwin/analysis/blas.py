@@ -61,3 +61,11 @@ def side_by_side() -> Iterator[ThreadPoolExecutor]:
     workers = ThreadPoolExecutor(faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,))
     with threadpool_limits(1, user_api="blas"), workers as pool:
         yield pool
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Linear algebra and faiss on the calling thread alone: an engine starts as many tasks as there are cores."""
+    load_faiss().omp_set_num_threads(1)
+    with threadpool_limits(1, user_api="blas"):
+        yield

@@ -23,7 +23,7 @@ MARGIN: Final = 2
 """Candidates per place in a list, where a rule or a cap may turn some of them away."""
 DEEPER: Final = 4
 """How much deeper the next search goes for lists that are still short."""
-_CANDIDATES: Final = 1 << 25
+CANDIDATES: Final = 1 << 25
 """Held at a time in searches after the first: bounds memory."""
 
 
@@ -41,45 +41,66 @@ class Filled:
     """How many there were, each deeper than the one before, for fewer users."""
 
 
+@dataclass(frozen=True)
 class Filling:
-    """Lists in the making."""
+    """Lists in the making, a row each."""
 
-    def __init__(self, k: int, room: Ints, rules: PairRules) -> None:
-        """Empty lists of ``k``; ``room`` [n]: in how many each user may be."""
-        n = len(room)
-        self.k, self.room, self.rules = k, room.copy(), rules
-        self.neighbours = np.full((n, k), -1, np.int32)
-        self.scores = np.full((n, k), -np.inf, np.float32)
-        self.have = np.zeros(n, np.int64)
+    users: Ints
+    """[m] positions of whose they are."""
+    neighbours: Positions
+    """[m, k] positions, -1 where nobody is yet; those who are come first."""
+    scores: Floats
+    """[m, k]"""
+    rules: PairRules
 
-    def add(self, users: Ints, candidates: Positions, scores: Floats, priority: Doubles) -> None:
-        """Put candidates into the lists of ``users``; arrays [m, c], the best by ``priority`` first."""
-        allowed = self.rules.allow(users, candidates) & ~self._listed(users, candidates)
-        chosen = accepted(np.where(allowed, candidates, -1), priority, self.k - self.have[users], self.room)
+    @classmethod
+    def empty(cls, users: Ints, k: int, rules: PairRules) -> Filling:
+        """Empty lists of ``k``."""
+        shape = (len(users), k)
+        return cls(users, np.full(shape, -1, np.int32), np.full(shape, -np.inf, np.float32), rules)
+
+    def missing(self, rows: Ints) -> Ints:
+        """How many are missing in each of the lists."""
+        return np.asarray((self.neighbours[rows] < 0).sum(axis=1))
+
+    def short(self, rows: Ints) -> Ints:
+        """Those of ``rows`` whose list is not full."""
+        return rows[self.missing(rows) > 0]
+
+    def possible(self, rows: Ints, candidates: Positions) -> Positions:
+        """The candidates [len(rows), c] with -1 in place of those against the rules or in the list already."""
+        users, known = self.users[rows], self.neighbours[rows]
+        allowed = self.rules.allow(users, candidates)
+        if (known >= 0).any():
+            n = len(self.rules.homes)
+            keys = (users[:, None] * n + known)[known >= 0]
+            allowed &= ~np.isin(users[:, None] * n + candidates, keys)
+        return np.where(allowed, candidates, np.int32(-1))
+
+    def put(self, rows: Ints, candidates: Positions, scores: Floats, chosen: npt.NDArray[np.bool_]) -> None:
+        """Put the chosen candidates, arrays [len(rows), c], at the end of the lists."""
         row, column = np.nonzero(chosen)
-        place = self.have[users[row]] + (np.cumsum(chosen, axis=1) - 1)[row, column]
-        self.neighbours[users[row], place] = candidates[row, column]
-        self.scores[users[row], place] = scores[row, column]
-        self.have[users] += chosen.sum(axis=1)
-        self.room -= np.bincount(candidates[row, column], minlength=len(self.room))
+        have = self.neighbours.shape[1] - self.missing(rows)
+        place = have[row] + (np.cumsum(chosen, axis=1) - 1)[row, column]
+        self.neighbours[rows[row], place] = candidates[row, column]
+        self.scores[rows[row], place] = scores[row, column]
 
-    def _listed(self, users: Ints, candidates: Positions) -> npt.NDArray[np.bool_]:
-        if not self.have[users].any():
-            return np.zeros(candidates.shape, bool)
-        n = len(self.room)
-        known = self.neighbours[users]
-        keys = (users[:, None] * n + known)[known >= 0]
-        return np.isin(users[:, None] * n + candidates, keys)
-
-    def short(self, users: Ints) -> Ints:
-        """Those of ``users`` whose list is not full."""
-        return users[self.have[users] < self.k]
-
-    def in_order(self, users: Ints) -> None:
-        """Order the lists of ``users`` by score, those found later among the others."""
-        order = np.lexsort((self.neighbours[users], -self.scores[users]), axis=1)
+    def in_order(self, rows: Ints) -> None:
+        """Order the lists by score, those found later among the others."""
+        order = np.lexsort((self.neighbours[rows], -self.scores[rows]), axis=1)
         for table in (self.neighbours, self.scores):
-            table[users] = np.take_along_axis(table[users], order, axis=1)
+            table[rows] = np.take_along_axis(table[rows], order, axis=1)
+
+
+def first_depth(k: int, room: Ints, rules: PairRules, mutual: bool = False) -> int:
+    """Candidates looked for first for a list of ``k``; ``room`` of those who may be shown."""
+    may_be_refused = rules.restrict or mutual or room.min(initial=len(rules.homes)) < len(rules.homes) - 1
+    return k * MARGIN if may_be_refused else k
+
+
+def next_depth(depth: int, takers: int) -> int:
+    """Of the next search, among so many ``takers``."""
+    return min(depth * DEEPER, max(takers, 1))
 
 
 def fill_lists(
@@ -107,27 +128,26 @@ def fill_lists(
         block: queries at a time.
         progress: told of queries done in the first search.
     """
-    filling = Filling(config.k, room, rules)
+    everybody, room = np.arange(len(densities)), room.copy()
+    filling = Filling.empty(everybody, config.k, rules)
     half = densities / np.float32(2)
-    may_be_refused = rules.restrict or mutual or room[members].min(initial=len(half)) < len(half) - 1
-    depth = config.k * MARGIN if may_be_refused else config.k
+    depth = first_depth(config.k, room[members], rules, mutual)
 
     def look(asked: Ints, takers: Ints, tell: Progress = silent) -> tuple[Lists, Floats]:
-        size = max(min(block, _CANDIDATES // depth), 1)
+        size = max(min(block, CANDIDATES // depth), 1)
         lists = search_all(users, takers, half[takers], depth, config, size, tell, asked)
         return lists, lists.scores - half[asked, None]
 
-    everybody = np.arange(len(half))
     first, scores = look(everybody, members, progress)
-    _add_first(filling, first.neighbours, scores, mutual)
+    _add_first(filling, first.neighbours, scores, room, mutual)
     searches, takers = 1, members
     left = short = filling.short(everybody)
     while len(short) and depth < len(takers):
-        takers = members[filling.room[members] > 0]
-        depth = min(depth * DEEPER, max(len(takers), 1))
-        for asked in np.array_split(short, -(-len(short) * depth // _CANDIDATES)):
+        takers = members[room[members] > 0]
+        depth = next_depth(depth, len(takers))
+        for asked in np.array_split(short, -(-len(short) * depth // CANDIDATES)):
             found, scores = look(asked, takers)
-            filling.add(asked, found.neighbours, scores, scores.astype(np.float64))
+            _add(filling, asked, found.neighbours, scores, scores.astype(np.float64), room)
         short = filling.short(short)
         searches += 1
     if not mutual:
@@ -135,19 +155,29 @@ def fill_lists(
     return Filled(filling.neighbours, filling.scores, first, searches)
 
 
-def _add_first(filling: Filling, candidates: Positions, scores: Floats, mutual: bool) -> None:
+def _add(filling: Filling, rows: Ints, candidates: Positions, scores: Floats, priority: Doubles, room: Ints) -> None:
+    """Fill lists from candidates [m, c], the best by ``priority`` first, and take from their ``room``."""
+    possible = filling.possible(rows, candidates)
+    chosen = accepted(possible, priority, filling.missing(rows), room)
+    filling.put(rows, candidates, scores, chosen)
+    room -= np.bincount(candidates[chosen], minlength=len(room))
+
+
+def _add_first(filling: Filling, candidates: Positions, scores: Floats, room: Ints, mutual: bool) -> None:
     everybody = np.arange(len(candidates))
     if not mutual:
-        filling.add(everybody, candidates, scores, scores.astype(np.float64))
+        _add(filling, everybody, candidates, scores, scores.astype(np.float64), room)
         return
     closeness = np.clip(scores.astype(np.float64), -4, 4) / 10  # within (-1/2, 1/2): decides among equal ranks only
     priority = closeness - worse_rank(candidates)
     order = np.argsort(-priority, axis=1, kind="stable")
-    filling.add(
+    _add(
+        filling,
         everybody,
         np.take_along_axis(candidates, order, axis=1),
         np.take_along_axis(scores, order, axis=1),
         np.take_along_axis(priority, order, axis=1),
+        room,
     )
 
 

@@ -33,7 +33,11 @@ def density(users: Users, bank: Ints, config: AnalyzeConfig) -> Floats:
     """
     if not config.csls_neighbours or not len(bank):
         return np.zeros(len(users.labels), np.float32)
-    cosines = search_all(users, bank, np.zeros(len(bank), np.float32), config.csls_neighbours, config).scores
+    return mean_found(search_all(users, bank, np.zeros(len(bank), np.float32), config.csls_neighbours, config).scores)
+
+
+def mean_found(cosines: Floats) -> Floats:
+    """[n] means of [n, k] cosines, -inf where nobody was left; 0 where there was nobody at all."""
     found = np.isfinite(cosines)
     means: Floats = np.where(found, cosines, 0).sum(axis=1) / np.maximum(found.sum(axis=1), 1).astype(np.float32)
     return means

@@ -8,7 +8,7 @@ The closeness of y to a query x is ``cos(x, y) - bias[y]``. The bias rides along
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,23 @@ SLACK: Final = 28
 """Candidates beyond k: pays for self, for rounding and for ties at the edge."""
 ROUNDING: Final = np.float32(1e-5)
 """Two float32 dot products of the same unit vectors, summed in different orders, differ by less than this."""
-_MISSING: Final = np.uint64(2**64 - 1)
+MISSING: Final = np.uint64(2**64 - 1)
+"""The key of nobody: after all others."""
+Keys = npt.NDArray[np.uint64]
+
+
+class Vectors(Protocol):
+    """[n, dim] unit vectors by position, wherever they lie."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, dim)."""
+
+    def __len__(self) -> int:
+        """n."""
+
+    def __getitem__(self, at: Any, /) -> Any:
+        """[m, dim] float32 in C order of a slice, or of [m] positions."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +99,28 @@ def empty_lists(queries: int, k: int) -> tuple[Floats, Ints]:
 def rank(shown: Shown, queries: Floats, labels: Ints, candidates: Ints, k: int) -> tuple[Floats, Ints]:
     """The k best of given candidates [m, c], -1 for none, by score, then position; returns as ``top_k``.
 
-    A score and a position share one 64-bit key, so that one sort gives a total order.
+    One sort of ``sort_keys`` gives a total order.
     """
     known = candidates >= 0
     safe = np.ascontiguousarray(np.where(known, candidates, 0))
     scores = pair_dots(queries, shown.vectors, safe) - shown.bias[safe]
     known &= shown.labels[safe] != labels[:, None]
-    keys = np.where(known, _descending(scores) << np.uint64(32) | safe.astype(np.uint64), _MISSING)
+    keys = np.where(known, sort_keys(scores, safe), MISSING)
     if keys.shape[1] > 4 * k:
         keys = np.partition(keys, k - 1, axis=1)[:, :k]
     keys = np.sort(keys, axis=1)[:, :k]
-    keys = np.pad(keys, ((0, 0), (0, k - keys.shape[1])), constant_values=_MISSING)
-    missing = keys == _MISSING
+    keys = np.pad(keys, ((0, 0), (0, k - keys.shape[1])), constant_values=MISSING)
+    return from_keys(keys)
+
+
+def sort_keys(scores: Floats, positions: Ints) -> Keys:
+    """Keys that ascend as the scores descend, and with the positions where scores are equal; arrays broadcast."""
+    return _descending(scores) << np.uint64(32) | positions.astype(np.uint64)
+
+
+def from_keys(keys: Keys) -> tuple[Floats, Ints]:
+    """The scores and positions of ``sort_keys``; -inf and -1 of ``MISSING``."""
+    missing = keys == MISSING
     found = np.where(missing, -1, (keys & np.uint64(0xFFFFFFFF)).astype(np.int64))
     return np.where(missing, np.float32(-np.inf), _from_descending(keys >> np.uint64(32))), found
 
@@ -111,6 +137,11 @@ def pair_dots(queries: Floats, vectors: Floats, positions: Ints) -> Floats:
     return out
 
 
+def row_dots(queries: Floats, others: Floats) -> Floats:
+    """[m] the dot product of each row of [m, dim] with the same row of the others, summed as ``pair_dots`` does."""
+    return pair_dots(queries, others, np.arange(len(others))[:, None])[:, 0]
+
+
 def with_component(vectors: Floats, component: Floats | float) -> Floats:
     """The vectors with one more component."""
     wide = np.empty((len(vectors), vectors.shape[1] + 1), np.float32)
@@ -119,14 +150,14 @@ def with_component(vectors: Floats, component: Floats | float) -> Floats:
     return wide
 
 
-def _descending(scores: Floats) -> npt.NDArray[np.uint64]:
+def _descending(scores: Floats) -> Keys:
     """Integers that ascend as the scores descend (IEEE 754 bits, sign folded in)."""
     bits = (scores + np.float32(0)).view(np.uint32)  # + 0 turns -0 into 0
     ordered = np.where(bits >> 31 == 1, ~bits, bits | np.uint32(1 << 31))
     return (~ordered).astype(np.uint64)
 
 
-def _from_descending(keys: npt.NDArray[np.uint64]) -> Floats:
+def _from_descending(keys: Keys) -> Floats:
     ordered = ~keys.astype(np.uint32)
     bits = np.where(ordered >> 31 == 1, ordered & np.uint32(2**31 - 1), ~ordered)
     return np.ascontiguousarray(bits).view(np.float32)

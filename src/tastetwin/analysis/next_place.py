@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tastetwin.analysis.chance import Pairs
-from tastetwin.analysis.index import Floats, Ints
+from tastetwin.analysis.index import Floats, Ints, Vectors
 from tastetwin.analysis.scale import ScoreScale
 from tastetwin.features.histories import Histories, Vocabulary
 
@@ -17,6 +17,8 @@ NEAREST: Final = 200
 STRANGERS: Final = 1_000
 """Others that each user is compared with: the nearest, and a sample of the rest."""
 _AT_A_TIME: Final = 64
+_TILE: Final = 1 << 17
+"""Vectors multiplied at a time: the same sums, to the bit, however the vectors are stored."""
 
 Encode = Callable[[Histories], Floats]
 
@@ -26,7 +28,7 @@ def next_place_pairs(
     vocabulary: Vocabulary,
     users: Ints,
     encode: Encode,
-    vectors: Floats,
+    vectors: Vectors,
     densities: Floats,
     scale: ScoreScale,
     neighbours: int,
@@ -67,10 +69,12 @@ def nobody() -> Pairs:
     return Pairs(none.astype(np.int64), none.astype(np.float32), none.astype(np.int64), none.astype(bool), none)
 
 
-def _cosines(users: Ints, asked: Floats, vectors: Floats) -> Iterator[tuple[int, Floats]]:
+def _cosines(users: Ints, asked: Floats, vectors: Vectors) -> Iterator[tuple[int, Floats]]:
     """Each user with the [n] cosines of everybody; infinite with themselves, whom nothing is asked about."""
     for start in range(0, len(users), _AT_A_TIME):
-        block = asked[start : start + _AT_A_TIME] @ vectors.T
+        queries = asked[start : start + _AT_A_TIME]
+        tiles = (vectors[at : at + _TILE] for at in range(0, len(vectors), _TILE))
+        block = np.concatenate([queries @ tile.T for tile in tiles], axis=1)
         for user, row in zip(users[start : start + _AT_A_TIME], block, strict=True):
             row[user] = np.inf
             yield int(user), row

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tastetwin.analysis.index import Floats, Ints, pair_dots
+from tastetwin.analysis.index import Floats, Ints, Vectors, pair_dots
 from tastetwin.generations import FileEntry, Manifest
 from tastetwin.store import Store
 from tastetwin.tables import put_table, read_files
@@ -32,6 +32,7 @@ MAX_USERS: Final = 100_000
 """Users read, drawn at random: enough for twenty in each of 5,000 regions."""
 FOLDS: Final = 5
 _TRIPLES: Final = 20_000
+_ROWS_AT_A_TIME: Final = 1 << 16
 _AXES: Final = pa.schema([pa.field("axis", pa.list_(pa.float32()))])
 _TABLE: Final = "home_axes"
 
@@ -55,7 +56,7 @@ class Parts:
         return {"axes": len(self.axes), "regions": self.regions, **told}
 
 
-def fit_parts(vectors: Floats, homes: Rows, seed: int) -> Parts:
+def fit_parts(vectors: Vectors, homes: Rows, seed: int) -> Parts:
     """The fewest axes without which the users' homes are no longer told (``LEVEL``), on users held out fold by fold.
 
     Args:
@@ -125,7 +126,23 @@ def reweighted(vectors: Floats, axes: Floats, weight: float) -> Floats:
     if weight == 1 or not len(axes):
         return vectors
     stretch = np.float32(np.sqrt(weight) - 1)
-    return unit(vectors + (stretch * (vectors @ axes.T)) @ axes)
+    whole = vectors.copy()
+    for along, axis in zip((stretch * projected(vectors, axes)).T, axes, strict=True):
+        whole += along[:, None] * axis
+    return unit(whole)
+
+
+def projected(vectors: Floats, axes: Floats) -> Floats:
+    """[n, rank] the lengths of [n, dim] vectors along [rank, dim] axes; no row depends on which others there are.
+
+    A matrix product sums in an order that depends on its shape, and a shard's rows must be those of the whole.
+    """
+    along = np.empty((len(vectors), len(axes)), np.float32)
+    for start in range(0, len(vectors), _ROWS_AT_A_TIME):
+        rows = np.ascontiguousarray(vectors[start : start + _ROWS_AT_A_TIME])
+        every = np.tile(np.arange(len(axes)), (len(rows), 1))
+        along[start : start + _ROWS_AT_A_TIME] = pair_dots(rows, axes, every)
+    return along
 
 
 def unit(rows: npt.NDArray[np.floating]) -> Floats:
@@ -146,7 +163,7 @@ class Split:
     @classmethod
     def of(cls, vectors: Floats, axes: Floats) -> Split:
         """[n, dim] vectors by [rank, dim] axes."""
-        return cls(vectors, np.ascontiguousarray(vectors @ axes.T))
+        return cls(vectors, projected(vectors, axes))
 
     def parts(self, users: Ints, others: Ints) -> tuple[Floats, Floats]:
         """The taste and the home part, [m, c] each, of the dot products of ``users`` [m] with ``others`` [m, c].

@@ -8,9 +8,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tastetwin.analysis.index import Floats, Ints, pair_dots
+from tastetwin.analysis.index import Floats, Ints, Vectors, row_dots
 
 SAMPLE_PAIRS: Final = 1_000_000
+_PAIRS_AT_A_TIME: Final = 1 << 18
 _LEVELS: Final = np.concatenate([np.arange(0, 99), np.arange(990, 999) / 10, 100 - np.logspace(-1, -4, 31), [100.0]])
 
 
@@ -44,7 +45,7 @@ class ScoreScale:
         return cls(distinct, _LEVELS[::-1][first_of_next])
 
 
-def random_pair_scores(vectors: Floats, densities: Floats, seed: int, pairs: int = SAMPLE_PAIRS) -> Floats:
+def random_pair_scores(vectors: Vectors, densities: Floats, seed: int, pairs: int = SAMPLE_PAIRS) -> Floats:
     """Scores of distinct users drawn at random; all pairs where there are fewer than ``pairs``.
 
     Args:
@@ -55,11 +56,9 @@ def random_pair_scores(vectors: Floats, densities: Floats, seed: int, pairs: int
     """
     first, second = sample_pairs(len(vectors), seed, pairs)
     dots = np.empty(len(first), np.float32)
-    step = 1 << 16
-    for start in range(0, len(first), step):
-        block = slice(start, start + step)
-        queries = np.ascontiguousarray(vectors[first[block]])
-        dots[block] = pair_dots(queries, vectors, np.ascontiguousarray(second[block, None]))[:, 0]
+    for start in range(0, len(first), _PAIRS_AT_A_TIME):
+        block = slice(start, start + _PAIRS_AT_A_TIME)
+        dots[block] = row_dots(vectors[first[block]], vectors[second[block]])
     return dots - (densities[first] + densities[second]) / np.float32(2)
 
 

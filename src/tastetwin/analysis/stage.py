@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +15,21 @@ import pyarrow.compute as pc
 from tastetwin.analysis.chance import MIN_USERS, Chance, fit_chance
 from tastetwin.analysis.encode import check_vectors, encode_table, open_encoder
 from tastetwin.analysis.evidence import count_visitors
-from tastetwin.analysis.index import Floats, Ints
+from tastetwin.analysis.index import Floats, Ints, Vectors
 from tastetwin.analysis.lookup import write_visitors
 from tastetwin.analysis.next_place import next_place_pairs
 from tastetwin.analysis.pairs import PairRules
-from tastetwin.analysis.parts import Split, fit_parts, read_axes, reweighted, write_axes
-from tastetwin.analysis.standing import exposure_table, mainstream, standing
+from tastetwin.analysis.parts import Parts, Split, fit_parts, read_axes, reweighted, write_axes
+from tastetwin.analysis.rows import parts_of, twin_rows
+from tastetwin.analysis.scale import ScoreScale
+from tastetwin.analysis.sharded import find_sharded
+from tastetwin.analysis.shards import lost_rows, shards_for, write_shards
+from tastetwin.analysis.standing import Standing, exposure_table, mainstream, standing
 from tastetwin.analysis.stored import read_vectors
-from tastetwin.analysis.twins import Twins, find_twins
+from tastetwin.analysis.twins import SearchFacts, Twins, find_twins
 from tastetwin.config import Config
 from tastetwin.engine import Engine
-from tastetwin.errors import StoreError
+from tastetwin.errors import StoreError, UsageError
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.holdout import choose_holdout, set_aside
 from tastetwin.features.home import home_regions
@@ -36,11 +40,9 @@ from tastetwin.model.files import model_file
 from tastetwin.model.past import full_training
 from tastetwin.privacy.opt_out import OptOuts, read_opt_outs
 from tastetwin.progress import Progress, silent
-from tastetwin.schema import OTHER, TWINS, USER
+from tastetwin.schema import OTHER, USER
 from tastetwin.store import Store
 from tastetwin.tables import bucket_name, bucket_of, map_files, put_table, read_table
-
-_USERS_AT_A_TIME: Final = 50_000
 
 
 def analyze_users(
@@ -67,7 +69,16 @@ def analyze_users(
     Raises:
         StoreError: DAMAGED when a file of the bundle is not what its manifest says; OTHER-VOCABULARY when the bundle
             reads other rows as other places than the histories do; BAD-VECTOR; OPT-OUTS-DAMAGED.
+        UsageError: CONFIG-VALUE when lists in mutual order are asked for in shards.
     """
+    if config.analyze.shards and config.lists.mutual:
+        raise UsageError(
+            "CONFIG-VALUE",
+            place="analyze.shards",
+            value=f"{config.analyze.shards}, with lists.mutual",
+            rule="mutual order compares everybody's list with everybody's: one process makes it",
+            fix="leave analyze.shards at 0, or lists.mutual off",
+        )
     opt_outs = read_opt_outs(store)
     settings = {
         "analyze": config.analyze.model_dump(mode="json"),
@@ -98,90 +109,136 @@ def _write(
     vectors_written = _encode(engine, store, features, bundle, opt_outs, config, f"{folder}/vectors")
     everybody, _ = read_histories(store, features, config.features.min_favors)
     histories = everybody.select(np.flatnonzero(~opt_outs.of(everybody.user_ids)))
-    ids, vectors = read_vectors(store, [entry.path for entry in vectors_written])
-    if not np.array_equal(ids, histories.user_ids):
-        raise StoreError("ENGINE-LOST-ROWS", place=folder, rule="every eligible user has a vector", fix="run it again")
-    check_vectors(vectors, ids, folder)  # as they were stored: a worker's own check says nothing of what became of them
-    buckets = int(features.facts["buckets"])  # those of the histories, so that one user's rows go together
+    ids = histories.user_ids
     homes = home_regions(histories, vocabulary)
-    parts = fit_parts(vectors, homes, config.analyze.seed)
-    looked_at = reweighted(vectors, parts.axes, config.analyze.home_weight)
-    found = standing(histories, vocabulary, config.lists, date.fromisoformat(features.logical_date))
-    rules = PairRules(_not_shown(store, features, ids), config.lists.region, homes)
-    twins = find_twins(
-        looked_at,
-        config.analyze,
-        found.labels,
-        found.may_be_shown,
-        progress,
-        rules=rules,
-        lists=config.lists,
+    day = _Day(
+        store=store,
+        bundle=bundle,
+        histories=histories,
+        vocabulary=vocabulary,
+        config=config,
+        found=standing(histories, vocabulary, config.lists, date.fromisoformat(features.logical_date)),
+        rules=PairRules(_not_shown(store, features, ids), config.lists.region, homes),
+        paths=[entry.path for entry in vectors_written],
+        buckets=int(features.facts["buckets"]),  # those of the histories, so that one user's rows go together
+        folder=folder,
     )
-    chance = _measure_chance(store, bundle, histories, vocabulary, looked_at, parts.axes, twins, config)
-    there = twins.neighbours[twins.neighbours >= 0]
-    chances = _chances(chance, twins, histories.lengths())
+    shards = shards_for(config.analyze.shards, len(ids), mutual=config.lists.mutual)
+    lists = _in_shards(engine, day, shards, progress) if shards else _in_one_process(day, progress)
+    parts, chance = lists.parts, lists.chance
     visitors = count_visitors(histories, vocabulary)
-    lists = np.bincount(there, minlength=len(ids))
-    exposure = exposure_table(ids, found, lists, twins.densities, mainstream(histories, visitors.places))
+    how = mainstream(histories, visitors.places)
+    exposure = exposure_table(ids, day.found, lists.shown, lists.densities, how)
     tables = {
         "vectors": vectors_written,
-        "twins": _write_twins(store, ids, twins, Split.of(vectors, parts.axes), chances, buckets, f"{folder}/twins"),
+        "twins": lists.rows,
         **write_axes(store, folder, parts.axes),
         "exposure": [put_table(store, f"{folder}/exposure.parquet", exposure)],
         "visitors": [write_visitors(store, f"{folder}/visitors.parquet", visitors)],
     }
     facts = {
         "counts": {
-            "users_served": int((twins.neighbours >= 0).any(axis=1).sum()),
+            "users_served": lists.served,
             "opted_out": everybody.n_users - histories.n_users,
             **{f"hidden.{reason}": count for reason, count in _counted(exposure.column("hidden").drop_null())},
-            "short_lists": twins.facts.short,
+            "short_lists": lists.facts.short,
         },
-        "buckets": buckets,
-        "search": twins.facts.to_json(),
-        "scale": twins.scale.to_json(),
+        "buckets": day.buckets,
+        "search": lists.facts.to_json(),
+        "scale": lists.scale.to_json(),
         "parts": parts.to_json(),
         "chance": None if chance is None else chance.to_json(),
     }
     return tables, facts
 
 
-def _measure_chance(
-    store: Store,
-    bundle: Manifest,
-    histories: Histories,
-    vocabulary: Vocabulary,
-    looked_at: Floats,
-    axes: Floats,
-    twins: Twins,
-    config: Config,
-) -> Chance | None:
+@dataclass(frozen=True)
+class _Day:
+    """What the lists are made of."""
+
+    store: Store
+    bundle: Manifest
+    histories: Histories
+    vocabulary: Vocabulary
+    config: Config
+    found: Standing
+    rules: PairRules
+    paths: list[str]
+    """Files of vectors."""
+    buckets: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """How they came out."""
+
+    parts: Parts
+    chance: Chance | None
+    shown: Ints
+    """[n] in how many each user is."""
+    densities: Floats
+    """[n] see ``hubness.density``."""
+    served: int
+    facts: SearchFacts
+    scale: ScoreScale
+    rows: list[FileEntry]
+
+
+def _in_one_process(day: _Day, progress: Progress) -> _Lists:
+    config, histories, found = day.config, day.histories, day.found
+    ids, vectors = read_vectors(day.store, day.paths)
+    if not np.array_equal(ids, histories.user_ids):
+        raise lost_rows(day.folder)
+    check_vectors(vectors, ids, day.folder)  # as stored: a worker's own check says nothing of what became of them
+    parts = fit_parts(vectors, day.rules.homes, config.analyze.seed)
+    looked_at = reweighted(vectors, parts.axes, config.analyze.home_weight)
+    twins = find_twins(
+        looked_at, config.analyze, found.labels, found.may_be_shown, progress, rules=day.rules, lists=config.lists
+    )
+    chance = _measure_chance(day, looked_at, parts.axes, twins.densities, twins.scale)
+    there = twins.neighbours >= 0
+    shown, served = np.bincount(twins.neighbours[there], minlength=len(ids)), int(there.any(axis=1).sum())
+    rows = _write_twins(day, twins, Split.of(vectors, parts.axes), chance)
+    return _Lists(parts, chance, shown, twins.densities, served, twins.facts, twins.scale, rows)
+
+
+def _in_shards(engine: Engine, day: _Day, shards: int, progress: Progress) -> _Lists:
+    config, ids, found, kept = day.config, day.histories.user_ids, day.found, f"{day.folder}/shards"
+    vectors = write_shards(engine, day.store, day.paths, ids, day.bundle.settings["train"]["dim"], shards, kept)
+    parts = fit_parts(vectors, day.rules.homes, config.analyze.seed)
+    looked_at = vectors.reweighted(parts.axes, config.analyze.home_weight)
+    twins = find_sharded(
+        engine, looked_at, day.paths, ids, config.analyze, found.labels, found.may_be_shown, day.rules, config.lists,
+        progress,
+    )  # fmt: skip
+    chance = _measure_chance(day, looked_at, parts.axes, twins.densities, twins.scale)
+    rows = twins.write_rows(engine, parts.axes, chance, day.histories.lengths(), f"{day.folder}/twins")
+    day.store.remove(kept)
+    return _Lists(parts, chance, twins.shown, twins.densities, twins.served, twins.facts, twins.scale, rows)
+
+
+def _measure_chance(day: _Day, looked_at: Vectors, axes: Floats, densities: Floats, scale: ScoreScale) -> Chance | None:
     """What a score is worth, by the users whom training did not see; None where they are too few."""
-    rules = config.evaluate.model_copy(update=bundle.settings["holdout"])
-    unseen = set_aside(histories, full_training(bundle).aside_limit, rules.seed)
+    config, histories = day.config, day.histories
+    rules = config.evaluate.model_copy(update=day.bundle.settings["holdout"])
+    unseen = set_aside(histories, full_training(day.bundle).aside_limit, rules.seed)
     users = np.flatnonzero(choose_holdout(histories, rules, rules.seed) & unseen)
     if len(users) < MIN_USERS:
         return None
-    encoder = open_encoder(store, bundle, config.analyze.batch_tokens)
+    encoder = open_encoder(day.store, day.bundle, config.analyze.batch_tokens)
     pairs = next_place_pairs(
         histories,
-        vocabulary,
+        day.vocabulary,
         users,
         lambda before: reweighted(encoder.encode(before), axes, config.analyze.home_weight),
         looked_at,
-        twins.densities,
-        twins.scale,
+        densities,
+        scale,
         config.analyze.csls_neighbours,
         config.analyze.seed,
     )
     return fit_chance(pairs, config.analyze.seed)
-
-
-def _chances(chance: Chance | None, twins: Twins, places: Ints) -> Floats | None:
-    """[n, k] of the twins in the lists, given everybody's number of places."""
-    if chance is None:
-        return None
-    return chance.of(twins.scale.percentile(twins.scores), places[twins.neighbours])
 
 
 def _counted(values: pa.ChunkedArray) -> Iterator[tuple[str, int]]:
@@ -240,42 +297,23 @@ def list_vectors(store: Store, analysis: Manifest, vectors: Floats) -> Floats:
     return reweighted(vectors, read_axes(store, analysis, vectors.shape[1]), weight)
 
 
-def _write_twins(
-    store: Store,
-    user_ids: npt.NDArray[np.object_],
-    twins: Twins,
-    split: Split,
-    chances: Floats | None,
-    buckets: int,
-    folder: str,
-) -> list[FileEntry]:
+def _write_twins(day: _Day, twins: Twins, split: Split, chance: Chance | None) -> list[FileEntry]:
     """One row per user and rank, in buckets by user."""
-    bucket = np.array([bucket_of(str(user), buckets) for user in user_ids])
-    ids = pa.array(user_ids, pa.string())
+    bucket = np.array([bucket_of(str(user), day.buckets) for user in day.histories.user_ids])
+    ids, places = pa.array(day.histories.user_ids, pa.string()), day.histories.lengths()
     written = []
-    for number in range(buckets):
+    for number in range(day.buckets):
         mine = np.flatnonzero(bucket == number)
-        blocks = [mine[at : at + _USERS_AT_A_TIME] for at in range(0, len(mine), _USERS_AT_A_TIME)]
-        if pieces := [_rows(ids, twins, split, chances, block) for block in blocks]:
-            written.append(put_table(store, f"{folder}/{bucket_name(number)}", pa.concat_tables(pieces)))
+        if pieces := [_rows(ids, twins, split, chance, places, users) for users in parts_of(mine)]:
+            written.append(put_table(day.store, f"{day.folder}/twins/{bucket_name(number)}", pa.concat_tables(pieces)))
     return written
 
 
-def _rows(ids: pa.Array, twins: Twins, split: Split, chances: Floats | None, users: Ints) -> pa.Table:
+def _rows(ids: pa.Array, twins: Twins, split: Split, chance: Chance | None, places: Ints, users: Ints) -> pa.Table:
     neighbours = twins.neighbours[users]
     there = neighbours >= 0
-    parts = split.parts(users, np.where(there, neighbours, 0).astype(np.int64))
-    at, rank = np.nonzero(there)
-    scores = twins.scores[users][there]
-    return pa.table(
-        [
-            ids.take(pa.array(users[at])),
-            pa.array((rank + 1).astype(np.int32)),
-            ids.take(pa.array(neighbours[there])),
-            pa.array(scores),
-            pa.array(twins.scale.percentile(scores)),
-            *(pa.array(part[there]) for part in parts),
-            pa.nulls(len(at), pa.float32()) if chances is None else pa.array(chances[users][there]),
-        ],
-        schema=TWINS,
-    )
+    taste, home = split.parts(users, np.where(there, neighbours, 0).astype(np.int64))
+    others, scores = neighbours[there], twins.scores[users][there]
+    chances = None if chance is None else chance.of(twins.scale.percentile(scores), places[others])
+    of_users, of_others = ids.take(pa.array(users)), ids.take(pa.array(others))
+    return twin_rows(of_users, of_others, there, scores, twins.scale, (taste[there], home[there]), chances)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tastetwin.analysis.cells import Cells
 from tastetwin.analysis.fill import fill_lists
 from tastetwin.analysis.hubness import density, draw_bank
-from tastetwin.analysis.index import Floats, Ints
+from tastetwin.analysis.index import Floats, Ints, Vectors
 from tastetwin.analysis.pairs import PairRules, no_rules
 from tastetwin.analysis.scale import ScoreScale, random_pair_scores
 from tastetwin.analysis.search import BLOCK, Users
@@ -94,7 +94,7 @@ def find_twins(
     n = len(vectors)
     labels = np.arange(n, dtype=np.int64) if labels is None else labels
     allowed = np.arange(n) if may_be_shown is None else np.flatnonzero(may_be_shown)
-    members = _first_of_each(labels, allowed)
+    members = first_of_each(labels, allowed)
     cells = None if n * len(members) <= config.exact_below**2 else Cells.fit(vectors, members, config.seed)
     users = Users(vectors, labels, cells)
     densities = density(users, draw_bank(members, config.csls_bank, config.seed), config)
@@ -114,7 +114,7 @@ def find_twins(
         short=int((filled.neighbours[:, -1] < 0).sum()),
         max_exposure=cap,
     )
-    return Twins(filled.neighbours, filled.scores, densities, _scale(vectors, densities, config.seed), facts)
+    return Twins(filled.neighbours, filled.scores, densities, scale_of(vectors, densities, config.seed), facts)
 
 
 def max_exposure(cap: float | None, k: int, users: int, shown: int) -> int | None:
@@ -122,11 +122,13 @@ def max_exposure(cap: float | None, k: int, users: int, shown: int) -> int | Non
     return None if cap is None else int(np.ceil(cap * k * users / max(shown, 1)))
 
 
-def _first_of_each(labels: Ints, allowed: Ints) -> Ints:
+def first_of_each(labels: Ints, allowed: Ints) -> Ints:
+    """Positions, ascending, of the first of each label among those ``allowed``."""
     _, first = np.unique(labels[allowed], return_index=True)
     return np.sort(allowed[first])
 
 
-def _scale(vectors: Floats, densities: Floats, seed: int) -> ScoreScale:
+def scale_of(vectors: Vectors, densities: Floats, seed: int) -> ScoreScale:
+    """What a score of these users is worth."""
     scores = random_pair_scores(vectors, densities, seed) if len(vectors) > 1 else np.zeros(1, np.float32)
     return ScoreScale.of(scores)

@@ -1,0 +1,217 @@
+"""Twin lists made on the engine: blocks of users look for their nearest in one shard after another.
+
+In the end the same lists as ``twins.find_twins`` makes in one process, bit for bit where that looks at everybody. A
+partial list never travels: the worker of a block goes through the shards and keeps the best so far. What the driver
+holds is a few numbers a user.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tastetwin.analysis import blocks as worker
+from tastetwin.analysis.blocks import Blocks
+from tastetwin.analysis.chance import Chance
+from tastetwin.analysis.fill import CANDIDATES, first_depth, next_depth
+from tastetwin.analysis.hubness import draw_bank
+from tastetwin.analysis.index import MISSING, Floats, Ints, empty_lists
+from tastetwin.analysis.pairs import PairRules
+from tastetwin.analysis.scale import ScoreScale
+from tastetwin.analysis.shards import IDS, Shards, for_each, lost_rows
+from tastetwin.analysis.twins import SearchFacts, first_of_each, max_exposure, scale_of
+from tastetwin.config import AnalyzeConfig, ListsConfig
+from tastetwin.engine import Engine
+from tastetwin.generations import FileEntry
+from tastetwin.progress import Progress, silent
+from tastetwin.tables import read_files
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ShardedTwins:
+    """As ``twins.Twins``, with the lists in files."""
+
+    blocks: Blocks
+    shown: Ints
+    """[n_users] in how many lists each is."""
+    served: int
+    """Users who have a list."""
+    densities: Floats
+    """[n_users] r of everybody."""
+    scale: ScoreScale
+    """What a score is worth among random pairs."""
+    facts: SearchFacts
+
+    def write_rows(
+        self, engine: Engine, axes: Floats, chance: Chance | None, places: Ints, folder: str
+    ) -> list[FileEntry]:
+        """The table ``twins``; ``places`` [n_users]: everybody's number of them."""
+        self.blocks.put("places", places)
+        job = functools.partial(
+            worker.write_rows, blocks=self.blocks, axes=axes, scale=self.scale, chance=chance, folder=folder
+        )
+        told = for_each(engine, job, range(len(self.blocks.paths)))
+        return sorted((FileEntry(**orjson.loads(text)) for text in told), key=lambda entry: entry.path)
+
+
+def find_sharded(
+    engine: Engine,
+    shards: Shards,
+    paths: Sequence[str],
+    user_ids: npt.NDArray[np.object_],
+    config: AnalyzeConfig,
+    labels: Ints,
+    may_be_shown: Mask,
+    rules: PairRules,
+    lists: ListsConfig,
+    progress: Progress = silent,
+) -> ShardedTwins:
+    """The twins of every user.
+
+    Args:
+        engine: where blocks and shards are worked on.
+        shards: vectors of everybody.
+        paths: files of the same vectors; each is a block.
+        user_ids: [n_users] ascending.
+        config: k, hubness correction, seed. Everybody is looked at.
+        labels: [n_users] see ``find_twins``.
+        may_be_shown: [n_users] see ``find_twins``.
+        rules: who may be shown to whom.
+        lists: ``exposure_cap`` is used; ``mutual`` must be off.
+        progress: told of blocks done in the first search.
+
+    Raises:
+        StoreError: ENGINE-LOST-ROWS when the files are not of these users.
+    """
+    n, allowed = len(user_ids), np.flatnonzero(may_be_shown)
+    members = first_of_each(labels, allowed)
+    cap = max_exposure(lists.exposure_cap, config.k, n, len(members))
+    filling = _Filling(engine, Blocks(shards, tuple(paths), rules.region, cap is not None), n if cap is None else cap)
+    users = filling.begin(user_ids, labels, rules, config.k)
+    densities = filling.measure(users, labels, draw_bank(members, config.csls_bank, config.seed), config)
+    searches = filling.fill(members, first_depth(config.k, np.full(len(members), filling.most), rules), progress)
+    shown, served = filling.count()
+    facts = SearchFacts(
+        cells=0,
+        probes=0,
+        recall=1.0,
+        shown=len(members),
+        hidden_duplicates=len(allowed) - len(members),
+        searches=searches,
+        short=sum(filling.short.values()),
+        max_exposure=cap,
+    )
+    return ShardedTwins(filling.blocks, shown, served, densities, scale_of(shards, densities, config.seed), facts)
+
+
+class _Filling:
+    """As ``fill.fill_lists``, on the engine."""
+
+    def __init__(self, engine: Engine, blocks: Blocks, most: int) -> None:
+        """``most``: lists that anybody may be in."""
+        self.engine, self.blocks, self.most = engine, blocks, most
+        self.short: dict[int, int] = {}
+        """Block -> lists that are not full."""
+
+    def begin(self, user_ids: npt.NDArray[np.object_], labels: Ints, rules: PairRules, k: int) -> list[Ints]:
+        """Empty lists, and the positions of each block's users."""
+        blocks, known = self.blocks, pa.array(user_ids, pa.string())
+        users, block_of = [], np.full(len(user_ids), -1)
+        for number, path in enumerate(blocks.paths):
+            ids = read_files(blocks.store, [path], IDS).column(0)
+            mine = np.sort(pc.index_in(ids, value_set=known).to_numpy())
+            users.append(mine.astype(np.int64))
+            block_of[users[-1]] = number
+        if sum(map(len, users)) != len(user_ids) or (block_of < 0).any():
+            raise lost_rows(blocks.shards.folder)
+        owner = block_of[rules.not_shown // len(user_ids)]
+        for number, mine in enumerate(users):
+            scores, neighbours = empty_lists(len(mine), k)
+            blocks.put(f"users/{number}", mine)
+            blocks.put(f"labels/{number}", labels[mine])
+            blocks.put(f"not_shown/{number}", rules.not_shown[owner == number])
+            blocks.put(f"neighbours/{number}", neighbours.astype(np.int32))
+            blocks.put(f"scores/{number}", scores)
+            self.short[number] = len(mine)
+        blocks.put("labels", labels)
+        blocks.put("homes", rules.homes)
+        return users
+
+    def measure(self, users: list[Ints], labels: Ints, bank: Ints, config: AnalyzeConfig) -> Floats:
+        """[n] ``hubness.density``."""
+        blocks, densities = self.blocks, np.zeros(len(labels), np.float32)
+        if config.csls_neighbours and len(bank):
+            blocks.put("bank", blocks.shards[bank])
+            blocks.put("bank_labels", labels[bank])
+            self._each(worker.measure_density, range(len(users)), neighbours=config.csls_neighbours)
+            for number, mine in enumerate(users):
+                densities[mine] = blocks.get(f"density/{number}")
+        else:
+            for number, mine in enumerate(users):
+                blocks.put(f"density/{number}", densities[mine])
+        blocks.put("half", densities / np.float32(2))
+        return densities
+
+    def fill(self, members: Ints, depth: int, progress: Progress) -> int:
+        """Search until lists are full or nobody is left; how many searches that took."""
+        self._search(members, np.full(len(self.blocks.shards), self.most), depth, progress)
+        searches, takers = 1, members
+        while any(self.short.values()) and depth < len(takers):
+            room = self.most - self.count()[0]
+            takers = members[room[members] > 0]
+            depth = next_depth(depth, len(takers))
+            self._search(takers, room, depth, silent)
+            searches += 1
+        return searches
+
+    def _search(self, takers: Ints, room: Ints, depth: int, progress: Progress) -> None:
+        n, limit = len(room), max(CANDIDATES // depth, 1)
+        taking = np.zeros(n, bool)
+        taking[takers] = True
+        self.blocks.put("takers", taking)
+        asking = {number: -(-short // limit) for number, short in self.short.items()}
+        for go in range(max(asking.values(), default=0)):
+            if go:
+                room = self.most - self.count()[0]
+            self.blocks.put("room", room.astype(np.int32))
+            numbers = [number for number, goes in asking.items() if go < goes]
+            self._each(worker.search, numbers, progress, depth=depth, go=go)
+            self._match(numbers)
+
+    def _match(self, numbers: Sequence[int]) -> None:
+        """Deferred acceptance, in rounds until nobody is refused."""
+        shards = self.blocks.shards
+        for shard in shards.numbers:
+            low, high = shards.bounds(shard)
+            self.blocks.put(f"worst/{shard}", np.full(high - low, MISSING))
+        settle = functools.partial(worker.settle, blocks=self.blocks, askers=tuple(numbers))
+        refused = 1
+        while refused:
+            self._each(worker.propose, numbers)
+            refused = sum(map(int, for_each(self.engine, settle, shards.numbers))) if self.blocks.capped else 0
+        for told in self._each(worker.keep, numbers):
+            number, short = map(int, told.split())
+            self.short[number] = short
+
+    def _each(
+        self, job: Callable[..., str], numbers: Sequence[int], progress: Progress = silent, **more: int
+    ) -> list[str]:
+        return for_each(self.engine, functools.partial(job, blocks=self.blocks, **more), numbers, progress)
+
+    def count(self) -> tuple[Ints, int]:
+        """[n] in how many lists each is, and how many lists are not empty; a block's lists in memory at a time."""
+        shown, served = np.zeros(len(self.blocks.shards), np.int64), 0
+        for number in range(len(self.blocks.paths)):
+            neighbours = self.blocks.get(f"neighbours/{number}")
+            np.add.at(shown, neighbours[neighbours >= 0], 1)
+            served += int((neighbours[:, 0] >= 0).sum())
+        return shown, served
