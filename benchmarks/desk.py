@@ -106,7 +106,8 @@ def _store(folder: str, users: int) -> Store:
         tables["user_favor"].append(put_table(store, f"features/features/user_favor/{bucket_name(number)}", favors))
     about = [{"place_id": f"p{n}", "place_category_code_list": [n % 50], "place_name": "x"} for n in range(places)]
     place = [put_table(store, "features/features/place/bucket-00000.parquet", pa.Table.from_pylist(about, PLACES))]
-    shown = pa.table([ids, pa.array(np.full(users, K, np.int32)), *(pa.nulls(users, pa.string()),) * 2], EXPOSURE)
+    unknown = (pa.nulls(users, field.type) for field in list(EXPOSURE)[2:])
+    shown = pa.table([ids, pa.array(np.full(users, K, np.int32)), *unknown], EXPOSURE)
     exposure = [put_table(store, "analysis/analyze/exposure.parquet", shown)]
     made: dict[Stage, Tables] = {
         "features": {"user_favor": tables["user_favor"], "place": place},

@@ -39,22 +39,24 @@ def _place(line: dict[str, Any]) -> str:
     return str(line.get("review_place_id", line.get("like_contentsid")))
 
 
-def _largest(lines: Lines, about: About, key: Callable[[dict[str, Any]], Any]) -> Any:
-    return Counter(key(about[_place(line)]) for line in lines if _place(line) in about).most_common(3)[-1][0]
+def _without(lines: Lines, about: About, key: Callable[[dict[str, Any]], list[Any]]) -> Lines:
+    """Without every event at a place of the third largest kind."""
+    kinds = {id(line): key(about.get(_place(line), {})) for line in lines}
+    gone = Counter(kind for found in kinds.values() for kind in found).most_common(3)[-1][0]
+    return [line for line in lines if gone not in kinds[id(line)]]
 
 
-def _without(lines: Lines, about: About, key: Callable[[dict[str, Any]], Any]) -> Lines:
-    gone = _largest(lines, about, key)
-    return [line for line in lines if key(about.get(_place(line), {})) != gone]
+def _categories(place: dict[str, Any]) -> list[Any]:
+    return place.get("place_category_code_list") or []
 
 
-def _category(place: dict[str, Any]) -> Any:
-    return (place.get("place_category_code_list") or [None])[0]
+def _region(place: dict[str, Any]) -> list[Any]:
+    return [place["place_dongcode"]] if place.get("place_dongcode") else []
 
 
 SPOILT: Final[dict[str, Callable[[Lines, About], Lines]]] = {
-    "third category lost": lambda lines, about: _without(lines, about, _category),
-    "third region lost": lambda lines, about: _without(lines, about, lambda place: place.get("place_dongcode")),
+    "third category lost": lambda lines, about: _without(lines, about, _categories),
+    "third region lost": lambda lines, about: _without(lines, about, _region),
     "every line twice": lambda lines, about: lines * 2,
     "a third is left": lambda lines, about: lines[::3],
     "unknown places": lambda lines, about: [
@@ -71,6 +73,19 @@ def _read(folder: Path, kind: str) -> Lines:
             with suppress(orjson.JSONDecodeError):
                 found.append(orjson.loads(line))
     return [line for line in found if isinstance(line, dict)]
+
+
+def _rewrite(folder: Path, events: Lines) -> None:
+    """Other reviews and likes in place of a day's."""
+    for kind, place in (("reviews", "review_place_id"), ("likes", "like_contentsid")):
+        for path in folder.glob(f"{kind}*"):
+            path.unlink()
+        lines = [orjson.dumps(each) + b"\n" for each in events if place in each]
+        (folder / f"{kind}.jsonl").write_bytes(b"".join(lines))
+
+
+def _about(folder: Path) -> About:
+    return {str(place["place_id"]): place for place in _read(folder, "places") if "place_id" in place}
 
 
 def _codes(store: Store, run: Run) -> str:
@@ -96,21 +111,18 @@ def _main() -> None:
     town = TownConfig(users=asked.users, seed=3)
     store = Store.create(asked.folder / "store")
     written = write_town(town, asked.folder / "town")
-    about = {str(p["place_id"]): p for p in _read(written.folder, "places") if "place_id" in p}
+    about = _about(written.folder)
     run_day(store, str(written.folder), town.until, CONFIG)
     for number in range(1, asked.days + 1):
         source = write_day(town, number, asked.folder / f"day-{number}").folder
         when = town.until + timedelta(days=number)
+        about |= _about(source)
         if number == asked.days:
             for name, spoil in SPOILT.items():
                 other, copy = asked.folder / name, asked.folder / f"store {name}"
                 shutil.copytree(source, other)
                 shutil.copytree(asked.folder / "store", copy)
-                for kind in ("reviews", "likes"):
-                    lines = spoil(_read(source, kind), about)
-                    for path in other.glob(f"{kind}*"):
-                        path.unlink()
-                    (other / f"{kind}.jsonl").write_bytes(b"".join(orjson.dumps(each) + b"\n" for each in lines))
+                _rewrite(other, spoil([*_read(source, "reviews"), *_read(source, "likes")], about))
                 print(f"{when}  {name}: {_judged(Store.open(copy), other, when)}", flush=True)
         n = sum(len(_read(source, kind)) for kind in ("reviews", "likes"))
         run = run_day(store, str(source), when, CONFIG)

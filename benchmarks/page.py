@@ -145,7 +145,7 @@ def write_analysis(store: Store, name: str, features: Manifest, world: World, ra
             put_table(store, f"{folder}/vectors/{file}", vectors_table(pa.array(world.ids[mine]), vectors[mine]))
         )
         tables["twins"].append(put_table(store, f"{folder}/twins/{file}", list_rows(world.ids, mine, twins)))
-    exposure = [list(world.ids), np.full(n, K, np.int32), pa.nulls(n, pa.string()), pa.nulls(n, pa.string())]
+    exposure = [list(world.ids), np.full(n, K, np.int32), *(pa.nulls(n, field.type) for field in list(EXPOSURE)[2:])]
     tables["exposure"] = [put_table(store, f"{folder}/exposure.parquet", pa.table(exposure, schema=EXPOSURE))]
     histories = [from_arrow(pa.parquet.read_table(store.path(path))) for path in features.paths("history")]
     everybody = histories[0]

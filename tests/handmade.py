@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from tastetwin.analysis.evidence import Visitors
 from tastetwin.analysis.lookup import write_visitors
+from tastetwin.analysis.standing import EXPOSURE
 from tastetwin.evaluation.stage import report_path
 from tastetwin.features.histories import Vocabulary
 from tastetwin.features.stage import PLACE_ROWS
@@ -185,6 +186,14 @@ def vectors() -> pa.Table:
     return pa.table([pa.array(eligible), pa.array(rows, VECTORS.field("vector").type)], schema=VECTORS)
 
 
+def exposure() -> pa.Table:
+    """``EXPOSURE`` of the eligible: nobody is hidden."""
+    eligible = sorted(user for user, places in USERS.items() if len(places) >= MIN_FAVORS)
+    shown = [sum(user == twin for found in LISTS.values() for twin, *_ in found) for user in eligible]
+    rows = [(user, lists, None, None, 0.0, 0.5, HOMES[user]) for user, lists in zip(eligible, shown, strict=True)]
+    return pa.Table.from_pylist([dict(zip(EXPOSURE.names, row, strict=True)) for row in rows], EXPOSURE)
+
+
 def places() -> pa.Table:
     """``PLACES`` that the source described; d and f it did not."""
     known = {"a": (100, "r1"), "b": (100, "r1"), "c": (200, "r2"), "e": (200, "r2")}
@@ -219,7 +228,7 @@ def analysis(store: Store, name: str = "a", **more: Any) -> Manifest:
     """``LISTS``; ten people of a thousand favor place a and the categories and regions, nine any other place."""
     visitors = Visitors(1_000, np.array([0, 0, 10, *[9] * 7]), np.array([10, 10]), np.array([10, 10]))
     keeps = {"visitors": [write_visitors(store, f"analysis/{name}/visitors.parquet", visitors)]}
-    tables = {"twins": bucketed(twins()), "vectors": bucketed(vectors())}
+    tables = {"twins": bucketed(twins()), "vectors": bucketed(vectors()), "exposure": [exposure()]}
     return generation(
         store,
         "analyze",

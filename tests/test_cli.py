@@ -402,7 +402,7 @@ def test_long_text_is_folded_beside_numbers_on_the_right(
 
 
 WHY: Final = Evidence((), (), (), "Both favor Café Kitchen 67, 골목 House 335 and X.")
-TWIN: Final = Twin(1, "10000648", -0.0461, 99.96, None, None, 0.1234, WHY)
+TWIN: Final = Twin(1, "10000648", -0.0461, 99.96, None, None, 0.125, WHY)
 
 
 def twins(capture: pytest.CaptureFixture[str]) -> list[str]:
@@ -418,7 +418,7 @@ def test_a_twin_list_says_which_number_to_read(
     monkeypatch.setenv("COLUMNS", "120")
     _, header, row, note = twins(capsys)
     assert header.split() == ["rank", "twin_idno", "chance", "percentile", "evidence"]
-    assert row.split()[:6] == ["1", "10000648", "12.3", "%", "99.96", "Both"]
+    assert row.split()[:6] == ["1", "10000648", "12.5", "%", "99.96", "Both"]
     assert "chance" in note and (Path(__file__).parents[1] / note.split()[-1]).exists()
 
 

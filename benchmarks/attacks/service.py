@@ -17,7 +17,8 @@ import pyarrow as pa
 from attacks.figures import Doubles, Ints, Mask
 from tastetwin.analysis.chance import Chance, fit_chance
 from tastetwin.analysis.evidence import Evidence, EvidenceRules, Explainer, count_visitors
-from tastetwin.analysis.next_place import Encode, next_place_pairs
+from tastetwin.analysis.hubness import draw_bank
+from tastetwin.analysis.next_place import Encode, Everybody, next_place_pairs
 from tastetwin.analysis.standing import standing
 from tastetwin.analysis.twins import Twins, find_twins
 from tastetwin.config import Config
@@ -119,10 +120,17 @@ def measure_chance(
     config: Config,
 ) -> Chance | None:
     """As the daily job measures it."""
-    neighbours, seed = config.analyze.csls_neighbours, config.analyze.seed
-    pairs = next_place_pairs(
-        histories, vocabulary, users, encode, vectors, twins.densities, twins.scale, neighbours, seed
+    seed, everybody = config.analyze.seed, np.arange(histories.n_users)
+    town = Everybody(
+        vectors,
+        everybody,
+        everybody,
+        draw_bank(everybody, config.analyze.csls_bank, seed),
+        config.analyze.csls_neighbours,
+        twins.densities,
+        twins.scale,
     )
+    pairs = next_place_pairs(histories, vocabulary, users, encode, town, seed)
     return fit_chance(pairs, seed)
 
 

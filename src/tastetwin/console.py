@@ -85,7 +85,7 @@ def print_twins(title: str, twins: Iterable[Twin]) -> None:
 
 def _per_cent(chance: float | None) -> str:
     """ "-" where there was not enough data to measure it."""
-    return "-" if chance is None else f"{100 * chance:.1f} %"
+    return "-" if chance is None else f"{100 * chance:.3g} %"
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -118,6 +118,13 @@ def test_a_farm_around_one_place_becomes_one_account() -> None:
     assert labels[:20].tolist() == list(range(20)) and set(labels[20:].tolist()) == {20}
 
 
+def test_a_group_of_rare_places_is_no_farm() -> None:
+    """People of a quarter with rare places only are people."""
+    made = farm(25, 0)
+    rural = dataclasses.replace(made, places=np.where(made.places == 10, FIRST_GROUP, made.places).astype(np.int32))
+    assert cluster_labels(rural, vocabulary(), ListsConfig(farm_accounts=20)).tolist() == list(range(25))
+
+
 @pytest.mark.parametrize(("accounts", "guests"), [(19, 0), (20, 21)])
 def test_faithful_guests_are_no_farm(accounts: int, guests: int) -> None:
     """Too few of them, or a place that most others go to as well."""

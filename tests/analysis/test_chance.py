@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tastetwin.analysis.chance import MIN_HITS, MIN_USERS, Chance, Pairs, fit_chance
-from tastetwin.analysis.index import Floats
-from tastetwin.analysis.next_place import NEAREST, STRANGERS, next_place_pairs, next_places, sample_others, without
+from tastetwin.analysis.chance import MIN_HITS, MIN_USERS, STEPS, Chance, Pairs, fit_chance
+from tastetwin.analysis.index import Floats, Ints
+from tastetwin.analysis.next_place import (
+    NEAREST,
+    STRANGERS,
+    Everybody,
+    next_place_pairs,
+    next_places,
+    sample_others,
+    without,
+)
 from tastetwin.analysis.scale import ScoreScale
 from tastetwin.features.histories import Histories
 
@@ -110,11 +119,7 @@ def test_the_next_place_is_not_in_the_history_that_is_encoded() -> None:
         seen.append(asked)
         return np.eye(4, dtype=np.float32)[: asked.n_users]
 
-    scale = ScoreScale.of(np.linspace(-1, 1, 100).astype(np.float32))
-    everybody = np.arange(4)
-    pairs = next_place_pairs(
-        made, vocabulary(), everybody, encode, np.eye(4, dtype=np.float32), np.zeros(4, np.float32), scale, 0, 1
-    )
+    pairs = next_place_pairs(made, vocabulary(), np.arange(4), encode, people(np.arange(4)), 1)
     asked = [part.tolist() for part in np.split(seen[0].places, seen[0].offsets[1:-1])]
     assert asked == [[2, 3, 5], [2, 36], [4]]
     wanted = {(0, 3), (1, 0)}  # dot has ann's 4, ann has bob's 3; nobody has dot's 7
@@ -131,15 +136,52 @@ def test_without_leaves_the_other_favors() -> None:
     assert without(made, np.array([1])).lengths().tolist() == [3, 3, 1, 2]
 
 
-@given(n=st.integers(2, 3000), seed=st.integers(0, 100))
+def people(labels: Ints, members: Sequence[int] = (0, 1, 2, 3), neighbours: int = 0) -> Everybody:
+    """Four people whose vectors are axes."""
+    scale = ScoreScale.of(np.linspace(-1, 1, 100).astype(np.float32))
+    shown = np.array(members)
+    return Everybody(np.eye(4, dtype=np.float32), labels, shown, shown, neighbours, np.zeros(4, np.float32), scale)
+
+
+def test_a_second_account_and_who_is_shown_to_nobody_are_no_others() -> None:
+    """The one has every place of the first; the lists show neither."""
+    made = town()
+
+    def encode(asked: Histories) -> Floats:
+        return np.eye(4, dtype=np.float32)[: asked.n_users]
+
+    # Dot is ann's second account, and cid is hidden: ann is compared with bob alone, bob with ann.
+    pairs = next_place_pairs(made, vocabulary(), np.array([0, 1]), encode, people(np.array([0, 1, 2, 0]), [0, 1]), 1)
+    assert pairs.places.tolist() == [3, 4] and pairs.user.tolist() == [0, 1]
+
+
+def test_the_density_is_measured_on_the_bank_as_that_of_the_lists_is() -> None:
+    """Else chances would be fitted on other scores than they are told for."""
+    made = town()
+    scale = ScoreScale.of(np.linspace(-1, 1, 2001).astype(np.float32))
+
+    def encode(asked: Histories) -> Floats:
+        return np.tile(np.array([[0.8, 0.6, 0, 0]], np.float32), (asked.n_users, 1))
+
+    for bank, density in (([0, 1, 2], 0.6), ([2], 0.0), ([0], 0.0)):
+        everybody = dataclasses.replace(people(np.arange(4), neighbours=1), bank=np.array(bank), scale=scale)
+        pairs = next_place_pairs(made, vocabulary(), np.array([0]), encode, everybody, 1)
+        wanted = scale.percentile(np.array([0.6, 0, 0], np.float32) - np.float32(density / 2))
+        assert sorted(pairs.percentile) == pytest.approx(sorted(wanted), abs=1e-3)
+
+
+@given(n=st.integers(1, 3000), seed=st.integers(0, 100))
 def test_a_sample_holds_the_nearest_and_stands_for_everybody(n: int, seed: int) -> None:
-    """Nobody twice, never the user, the weights add up to all others."""
+    """Nobody twice, and the weights add up to all others."""
     rng = np.random.default_rng(seed)
     scores = rng.random(n).astype(np.float32)
-    scores[n // 2] = np.inf
     others, weights = sample_others(scores, rng)
-    assert n // 2 not in others and len(set(others.tolist())) == len(others)
-    assert weights.sum() == pytest.approx(n - 1)
-    nearest = np.argsort(-scores)[1 : NEAREST + 1]
-    assert set(nearest.tolist()) <= set(others.tolist())
-    assert len(others) == min(n - 1, NEAREST + STRANGERS)
+    assert len(set(others.tolist())) == len(others) and weights.sum() == pytest.approx(n)
+    assert set(np.argsort(-scores)[:NEAREST].tolist()) <= set(others.tolist())
+    assert len(others) == min(n, NEAREST + STRANGERS)
+
+
+def test_chances_are_told_in_steps() -> None:
+    """With all digits, a chance and a percentile would give away how many places the twin has."""
+    told = Chance((-4.0, 0.3, 0.7), 100, ()).of(np.full(500, 99, np.float32), np.arange(500))
+    assert set(told.tolist()) <= set(STEPS.tolist()) and len(set(told.tolist())) < 25

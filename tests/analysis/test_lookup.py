@@ -155,14 +155,14 @@ def two_towns(store: Store, homes: dict[str, tuple[float, float]], tastes: dict[
     vectors = vectors_table(pa.array(list(homes)), rows)
     handmade.analysis(store)
     keeps = write_axes(store, "analysis/b", np.eye(4, dtype=np.float32)[:2])
-    kept = read_manifest(store, "analyze", "a").tables["visitors"]
+    made = read_manifest(store, "analyze", "a").tables
     facts, settings = {"buckets": handmade.BUCKETS}, {"min_favors": handmade.MIN_FAVORS, **handmade.SAYS_ALL}
     handmade.generation(
         store,
         "analyze",
         "b",
         {"vectors": handmade.bucketed(vectors)},
-        keeps={**keeps, "visitors": kept},
+        keeps={**keeps, "visitors": made["visitors"], "exposure": made["exposure"]},
         facts=facts,
         settings=settings,
     )
@@ -201,9 +201,9 @@ def test_one_person_s_second_account_is_in_no_fresh_list(store: Store) -> None:
     """As in everybody's lists: neither one's own, nor anybody's second."""
     handmade.features(store)
     made = handmade.analysis(store)
-    second = [(user, 0, "same_person", "ann", 0.0, 0.5) for user in ("bob", "gus", "hal")]
+    second = [(user, 0, "same_person", "ann", 0.0, 0.5, None) for user in ("bob", "gus", "hal")]
     exposure = pa.Table.from_pylist(
-        [dict(zip(EXPOSURE.names, row, strict=True)) for row in [("ann", 3, None, None, 0.0, 0.5), *second]],
+        [dict(zip(EXPOSURE.names, row, strict=True)) for row in [("ann", 3, None, None, 0.0, 0.5, None), *second]],
         schema=EXPOSURE,
     )
     tables = {**made.tables, "exposure": [put_table(store, "analysis/a/exposure.parquet", exposure)]}

@@ -12,7 +12,7 @@ import pytest
 from tastetwin.errors import GateRefused, StoreError
 from tastetwin.evaluation.evaluate import split_name
 from tastetwin.evaluation.gate import judge, older_than, ratio_to_published
-from tastetwin.evaluation.measures import measures, read_measures
+from tastetwin.evaluation.measures import Limit, Measure, measures, read_measures
 from tastetwin.evaluation.metrics import reciprocal
 from tastetwin.evaluation.records import PUBLISHED, Evaluation, from_json, to_json
 from tests.evaluation.planted import CONFIG, ModelRun, evaluated, model_run, nearest, noisy, unit, world
@@ -283,3 +283,11 @@ def test_the_findings_are_the_measures_that_do_not_pass() -> None:
     failed = {each.limit.code for each in verdict.measures if each.limit and not each.passed}
     assert failed and failed <= {f.code for f in verdict.findings}
     assert read_measures([asdict(each) for each in verdict.measures]) == verdict.measures
+
+
+def test_an_uncertain_figure_is_judged_by_its_upper_bound() -> None:
+    """An unlucky sample must not stop a run; one that is clearly too low must."""
+    limit = Limit("X-LOW", "refuse", 1.2, "least", "too low")
+    assert Measure("lists", "ratio", "number", 1.1, "", limit, high=1.3).passed
+    assert not Measure("lists", "ratio", "number", 1.1, "", limit, high=1.19).passed
+    assert not Measure("lists", "ratio", "number", float("nan"), "", limit).passed

@@ -85,8 +85,8 @@ def haunt(store: Store, names: dict[str, str]) -> None:
     handmade.analysis(store)
     _rename(store, read_manifest(store, "features", "f"), ["history"], names)
     _rename(store, read_manifest(store, "analyze", "a"), ["twins", "vectors"], names)
-    exposed = [(user, 1, None, None, 0.1, 0.5) for user in users] + [
-        ("bystander", 0, "same_person", user, 0.1, 0.5) for user in users
+    exposed = [(user, 1, None, None, 0.1, 0.5, None) for user in users] + [
+        ("bystander", 0, "same_person", user, 0.1, 0.5, None) for user in users
     ]
     exposure = pa.Table.from_pylist([dict(zip(EXPOSURE.names, row, strict=True)) for row in exposed], EXPOSURE)
     analysis = read_manifest(store, "analyze", "a")

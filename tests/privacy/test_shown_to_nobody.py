@@ -50,6 +50,10 @@ def answers(journey: Journey, folder: Path) -> dict[str, str]:
     said["some users"] = str(lists.some_users(1000))
     asked = tt.vectors().column("user_idno").to_pylist()[::20]
     said["similar"] = str([lists.twins(user, 100) for user in asked])
+    said["niche"] = str([lists.niche(user, 20) + lists.mainstream(user, 20) for user in asked[:5]])
+    pairs = list(zip(asked[::2], asked[1::2], strict=False))
+    said["compare"] = str([tt.compare(*pair) for pair in pairs[:10]])
+    said["why not"] = str([tt.why_not(*pair) for pair in pairs[:10]])
     said["far"] = str([lists.far(user, 30) for user in asked[:5]])
     return said
 

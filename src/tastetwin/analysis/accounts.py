@@ -91,11 +91,11 @@ def _mixed(x: Hashes) -> Hashes:
     return x ^ (x >> np.uint64(31))
 
 
-def farm_edges(histories: Histories, accounts: int) -> Edges:
+def farm_edges(histories: Histories, vocabulary: Vocabulary, accounts: int) -> Edges:
     """Pairs (the first of the farm, another of it) of accounts that live for one and the same place.
 
     A farm are at least ``accounts`` of them, and at least half of the place's visitors: a place that others go to as
-    well, however faithful some are, is none.
+    well, however faithful some are, is none. Nor is a fallback group, which stands for many places.
     """
     n, user_of = histories.n_users, np.repeat(np.arange(histories.n_users), histories.lengths())
     order = np.lexsort((histories.visits, user_of))  # the last one of a user is the most visited
@@ -103,7 +103,8 @@ def farm_edges(histories: Histories, accounts: int) -> Edges:
     favorite = order[histories.offsets[has + 1] - 1]
     total = np.bincount(user_of, histories.visits, minlength=n)[has]
     most = histories.visits[favorite]
-    devoted = (most >= FARM_VISITS) & (most > total / 2) & (histories.lengths()[has] <= FARM_PLACES)
+    single = ~vocabulary.is_group[histories.places[favorite]]
+    devoted = single & (most >= FARM_VISITS) & (most > total / 2) & (histories.lengths()[has] <= FARM_PLACES)
     users, places = has[devoted], histories.places[favorite[devoted]]
     visitors = np.bincount(histories.places)
     place, first, member, size = np.unique(places, return_index=True, return_inverse=True, return_counts=True)
@@ -128,7 +129,7 @@ def cluster_labels(histories: Histories, vocabulary: Vocabulary, rules: ListsCon
     """[n_users] the position of the first user (by id) of each one's cluster; most users' own position."""
     edges = [
         duplicate_edges(histories, vocabulary, rules.duplicate_overlap),
-        farm_edges(histories, rules.farm_accounts),
+        farm_edges(histories, vocabulary, rules.farm_accounts),
     ]
     first, second = (np.concatenate([edge[side] for edge in edges]) for side in (0, 1))
     n = histories.n_users

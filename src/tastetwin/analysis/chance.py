@@ -24,6 +24,11 @@ MIN_USERS: Final = 50
 MIN_HITS: Final = 100
 """With fewer users, or pairs that do share the next place, nothing is said: not enough data."""
 LEVELS: Final = 10
+STEPS: Final = np.array(
+    [0, .001, .002, .003, .005, .007, .01, .015, .02, .03, .04, .05, .06, .08, .1, .12, .15, .2, .25, .3, .35, .4, .45,
+     .5, .6, .7, .8, .9, 1], np.float32
+)  # fmt: skip
+"""Chances as they are told."""
 _FOLDS: Final = 5
 _RIDGE: Final = 1e-3
 _STEPS: Final = 50
@@ -67,8 +72,12 @@ class Chance:
     """From unlikely to likely, each level with as many hits."""
 
     def of(self, percentiles: Floats, places: Ints) -> Floats:
-        """Chance in [0, 1] for percentiles and the other's number of distinct places, both of the same shape."""
-        return _logistic(_features(percentiles, places) @ np.asarray(self.coefficients)).astype(np.float32)
+        """Chance in [0, 1] for percentiles and the other's number of distinct places, both of the same shape.
+
+        The nearest of ``STEPS``: more digits would say nothing more, and tell how many places the other has.
+        """
+        exact = _logistic(_features(percentiles, places) @ np.asarray(self.coefficients))
+        return STEPS[np.searchsorted((STEPS[1:] + STEPS[:-1]) / 2, exact)]
 
     def to_json(self) -> dict[str, Any]:
         """Small JSON."""

@@ -130,10 +130,12 @@ class TwinLists:
         return sorted(self._by_mainstream(user, k)[-k:], key=lambda twin: twin.rank)
 
     def _by_mainstream(self, user: str, k: int) -> list[Twin]:
+        if not self.exposure.num_rows:
+            raise self.old_run("exposure")
         found = self._first(user, AMONG * k)
         known = self.exposure.filter(pc.is_in(self.exposure.column(USER), pa.array([t.twin_idno for t in found])))
         how = dict(zip(known.column(USER).to_pylist(), known.column("mainstream").to_pylist(), strict=True))
-        return sorted(found, key=lambda twin: how.get(twin.twin_idno) or 0.0)
+        return sorted(found, key=lambda twin: how[twin.twin_idno])
 
     def _first(self, user: str, k: int, skip: int = 0) -> list[Twin]:
         mine = self.usable_history(user)
@@ -171,8 +173,8 @@ class TwinLists:
 
     def parts(self, user: str, other: str) -> tuple[float, float]:
         """The taste and the home part of the similarity of two users who have a vector; all vectors are read, once."""
-        ids, vectors, axes = self.space
-        at = np.searchsorted(ids, np.array([user, other], object))
+        _, vectors, axes = self.space
+        at = np.array([self.position(user), self.position(other)])
         taste, home = Split.of(vectors[at], axes).parts(np.array([0]), np.array([[1]]))
         return float(taste[0, 0]), float(home[0, 0])
 
@@ -205,6 +207,18 @@ class TwinLists:
         ids, vectors = read_vectors(self.store, self.analysis.paths("vectors"))
         return ids, vectors, read_axes(self.store, self.analysis, vectors.shape[1])
 
+    def position(self, user: str) -> int:
+        """Where a user with a usable history is among those who have a vector.
+
+        Raises:
+            UsageError: NO-TWINS where there is none: the user had opted out when the run was made.
+        """
+        ids = self.space[0]
+        at = int(np.searchsorted(ids, user))
+        if at == len(ids) or ids[at] != user:
+            raise self._no_twins(user)
+        return at
+
     @functools.cached_property
     def _near(self) -> tuple[Space, Bank]:
         return self._measured(near)
@@ -226,7 +240,7 @@ class TwinLists:
     def _search(self, user: str, k: int, skip: int, measured: tuple[Space, Bank]) -> list[Twin]:
         mine = self.usable_history(user)
         ids, vectors, axes = self.space
-        me = int(np.searchsorted(ids, user))
+        me = self.position(user)
         among = self.may_be_shown_to(user, ids)
         if not len(among):
             raise self._no_twins(user)
@@ -257,7 +271,7 @@ class TwinLists:
         ]
 
     def may_be_shown_to(self, user: str, ids: npt.NDArray[np.object_]) -> Ints:
-        """Positions in ``ids`` [n], ascending, of those whom the run's rules let into a user's list."""
+        """Positions in ``ids`` [n], ascending, of those whom the run lets into a user's list, in whatever region."""
         hidden, instead = self._hidden
         shown = np.ones(len(ids), bool)
         shown[hidden] = False
@@ -269,9 +283,12 @@ class TwinLists:
     @functools.cached_property
     def _hidden(self) -> tuple[Ints, dict[str, list[str]]]:
         """Positions among the users of ``space`` of those shown to nobody, and who is shown instead of whom."""
+        if not self.exposure.num_rows:  # without it, one person's second accounts would be shown
+            raise self.old_run("exposure")
         hidden = self.exposure.filter(pc.is_valid(self.exposure.column("hidden")))
         users, instead = hidden.column(USER).to_pylist(), hidden.column("instead_idno").to_pylist()
-        at = np.flatnonzero(np.isin(self.space[0], np.array(users, object))) if users else np.empty(0, np.int64)
+        known = pa.array(self.space[0], pa.string())
+        at = np.flatnonzero(pc.is_in(known, value_set=pa.array(users, pa.string())).to_numpy(zero_copy_only=False))
         return at, {user: [other] for user, other in zip(users, instead, strict=True) if other is not None}
 
     @functools.cached_property
@@ -357,6 +374,11 @@ class TwinLists:
                 "and region do not count (features.min_visitors)",
             )
         return places
+
+    def old_run(self, table: str) -> UsageError:
+        """What to say where a run was made before there was a table."""
+        fix = f"make it again: tastetwin analyze --date {self.run.logical_date}, evaluate, deliver"
+        return UsageError("OLD-RUN", place=f"run {self.run.run_id}", value=f"no table {table}", rule="", fix=fix)
 
     def _no_twins(self, user: str) -> UsageError:
         return self._refusal("NO-TWINS", user, "has enough favors, but nobody to be shown", "look at the run's report")

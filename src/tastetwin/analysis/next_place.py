@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -16,23 +17,36 @@ from tastetwin.features.histories import Histories, Vocabulary
 NEAREST: Final = 200
 STRANGERS: Final = 1_000
 """Others that each user is compared with: the nearest, and a sample of the rest."""
-_AT_A_TIME: Final = 64
+_COSINES: Final = 1 << 24
+"""Held at a time: bounds memory."""
 _TILE: Final = 1 << 17
 """Vectors multiplied at a time: the same sums, to the bit, however the vectors are stored."""
 
 Encode = Callable[[Histories], Floats]
 
 
+@dataclass(frozen=True)
+class Everybody:
+    """The n users whose lists are made, as the lists see them."""
+
+    vectors: Vectors
+    """[n, dim] of the whole histories."""
+    labels: Ints
+    """[n] users of one label never meet (``accounts.cluster_labels``)."""
+    members: Ints
+    """Positions of those who may be in lists."""
+    bank: Ints
+    """Positions that densities are measured against (``hubness.draw_bank``)."""
+    neighbours: int
+    """On how many of the bank a density is measured; 0 = densities are off."""
+    densities: Floats
+    """[n] see ``hubness.density``."""
+    scale: ScoreScale
+    """What a score is worth."""
+
+
 def next_place_pairs(
-    histories: Histories,
-    vocabulary: Vocabulary,
-    users: Ints,
-    encode: Encode,
-    vectors: Vectors,
-    densities: Floats,
-    scale: ScoreScale,
-    neighbours: int,
-    seed: int,
+    histories: Histories, vocabulary: Vocabulary, users: Ints, encode: Encode, town: Everybody, seed: int
 ) -> Pairs:
     """Each of ``users`` without their last place, and others who have it or have not.
 
@@ -40,11 +54,8 @@ def next_place_pairs(
         histories: of everybody, [n].
         vocabulary: what their places are.
         users: positions of those to ask about; training must not have seen them.
-        encode: histories -> unit vectors, in the space of ``vectors``.
-        vectors: [n, dim] everybody's, of the whole history.
-        densities: [n] see ``hubness.density``.
-        scale: what a score is worth.
-        neighbours: how many a user's own density is measured on; 0 = densities are off.
+        encode: histories -> unit vectors, in the space of the town's.
+        town: everybody.
         seed: of the others drawn.
     """
     last = next_places(histories, vocabulary)
@@ -54,13 +65,21 @@ def next_place_pairs(
     owners = _owners(histories)
     lengths, rng = histories.lengths(), np.random.default_rng(seed)
     parts: list[tuple[npt.NDArray[np.generic], ...]] = []
-    for number, (user, cosines) in enumerate(_cosines(users, encode(before), vectors)):
-        others, weights = sample_others(cosines - densities / np.float32(2), rng)
-        mine = np.sort(cosines)[-1 - neighbours : -1].mean() if neighbours else np.float32(0)
-        scores = (cosines[others] - (densities[others] + mine) / 2).astype(np.float32)
+    for number, (user, cosines) in enumerate(_cosines(users, encode(before), town.vectors)):
+        met = town.members[town.labels[town.members] != town.labels[user]]
+        chosen, weights = sample_others(cosines[met] - town.densities[met] / np.float32(2), rng)
+        others = met[chosen]
+        scores = (cosines[others] - (town.densities[others] + _density(town, user, cosines)) / 2).astype(np.float32)
         hit = np.isin(others, owners(histories.places[last[user]]))
-        parts.append((np.full(len(others), number), scale.percentile(scores), lengths[others], hit, weights))
+        parts.append((np.full(len(others), number), town.scale.percentile(scores), lengths[others], hit, weights))
     return Pairs(*(np.concatenate(part) for part in zip(*parts, strict=True))) if parts else nobody()
+
+
+def _density(town: Everybody, user: int, cosines: Floats) -> float:
+    """``hubness.density`` of the vector with these cosines, in whose list the ``user``'s label is not."""
+    bank = town.bank[town.labels[town.bank] != town.labels[user]]
+    near = min(town.neighbours, len(bank))
+    return float(np.partition(cosines[bank], -near)[-near:].mean()) if near else 0.0
 
 
 def nobody() -> Pairs:
@@ -70,13 +89,13 @@ def nobody() -> Pairs:
 
 
 def _cosines(users: Ints, asked: Floats, vectors: Vectors) -> Iterator[tuple[int, Floats]]:
-    """Each user with the [n] cosines of everybody; infinite with themselves, whom nothing is asked about."""
-    for start in range(0, len(users), _AT_A_TIME):
-        queries = asked[start : start + _AT_A_TIME]
+    """Each user with the [n] cosines of everybody."""
+    size = max(_COSINES // max(len(vectors), 1), 1)
+    for start in range(0, len(users), size):
+        queries = asked[start : start + size]
         tiles = (vectors[at : at + _TILE] for at in range(0, len(vectors), _TILE))
         block = np.concatenate([queries @ tile.T for tile in tiles], axis=1)
-        for user, row in zip(users[start : start + _AT_A_TIME], block, strict=True):
-            row[user] = np.inf
+        for user, row in zip(users[start : start + size], block, strict=True):
             yield int(user), row
 
 
@@ -91,7 +110,8 @@ def _owners(histories: Histories) -> Callable[[int], Ints]:
 def next_places(histories: Histories, vocabulary: Vocabulary) -> Ints:
     """[n_users] where in ``histories.places`` the last place is that was favored once; -1 where there is none.
 
-    Fallback groups stand for many places and are none.
+    Fallback groups stand for many places and are none: the chance is that of a place that enough people visit to have a
+    row of its own.
     """
     once = np.flatnonzero((histories.visits == 1) & ~vocabulary.is_group[histories.places])
     last = np.full(histories.n_users, -1, np.int64)
@@ -107,14 +127,12 @@ def without(histories: Histories, favors: Ints) -> Histories:
 
 
 def sample_others(scores: Floats, rng: np.random.Generator) -> tuple[Ints, npt.NDArray[np.float64]]:
-    """Others to compare a user with, by their [n] scores, and how many each stands for.
+    """Others to compare a user with, by their [n] scores: positions, and how many each stands for.
 
-    The ``NEAREST`` of them, and ``STRANGERS`` drawn from the rest. The user's own score is infinite, and is left out.
+    The ``NEAREST`` of them, and ``STRANGERS`` drawn from the rest.
     """
-    n = len(scores)
-    order = np.argpartition(-scores, min(NEAREST, n - 1))
-    near, far = order[: NEAREST + 1], order[NEAREST + 1 :]
-    near = near[np.isfinite(scores[near])]
+    order = np.argpartition(-scores, NEAREST) if len(scores) > NEAREST else np.arange(len(scores))
+    near, far = order[:NEAREST], order[NEAREST:]
     drawn = rng.choice(far, min(STRANGERS, len(far)), replace=False)
     share = len(far) / max(len(drawn), 1)
     return np.concatenate([near, drawn]), np.concatenate([np.ones(len(near)), np.full(len(drawn), share)])

@@ -11,22 +11,23 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from tastetwin.analysis.chance import Chance
 from tastetwin.analysis.encode import Encoder, open_encoder
 from tastetwin.analysis.evidence import Evidence, Shared
 from tastetwin.analysis.index import Floats
 from tastetwin.analysis.lookup import TwinLists
-from tastetwin.analysis.pairs import PairRules, Region
+from tastetwin.analysis.pairs import Region
 from tastetwin.analysis.parts import Split, read_axes, reweighted
 from tastetwin.analysis.scale import ScoreScale
 from tastetwin.analysis.stage import list_vectors
 from tastetwin.config import Config
 from tastetwin.errors import UsageError
 from tastetwin.features.histories import Histories, joined
-from tastetwin.features.home import home_regions
 from tastetwin.features.taste import HISTORY, from_arrow
 from tastetwin.generations import read_manifest
+from tastetwin.privacy.opt_out import is_opted_out, read_opt_outs
 
 FIRST: Final = 10
 """Who is among the first ten matches well; the counterfactual asks what it takes not to."""
@@ -83,7 +84,7 @@ class Comparison:
     less: tuple[Shared, ...]
     """Of which the other's does."""
     without: Counterfactual | None
-    """None where the other is in no list of the user to begin with."""
+    """None where the other is further down than a list is long."""
 
 
 class Pair:
@@ -102,11 +103,12 @@ class Pair:
         self._ids, raw, axes = lists.space
         self._split = Split.of(raw, axes)
         self._vectors = list_vectors(lists.store, lists.analysis, raw)
-        self._me, self._them = (int(np.searchsorted(self._ids, each)) for each in (user, other))
+        self._me, self._them = lists.position(user), lists.position(other)
         if lists.exposure.num_rows != len(self._ids):
-            fix = f"tastetwin run --date {lists.run.logical_date} again"
-            raise UsageError("OLD-RUN", place=lists.run.run_id, value="no table exposure", rule="", fix=fix)
+            raise lists.old_run("exposure")
         self._crowding = lists.exposure.column("crowding").to_numpy()
+        self._homes = lists.exposure.column("home_region").combine_chunks()
+        self._opt_outs = read_opt_outs(lists.store)
         self._settings: dict[str, Any] = lists.analysis.settings
         self._k = int(self._settings["analyze"]["k"])
 
@@ -115,22 +117,26 @@ class Pair:
     def why_not(self) -> list[Step]:
         """Every condition for the other to be in the user's list, in the order in which they are looked at."""
         row = self.lists.exposure.slice(self._them, 1).to_pylist()[0]
-        rank, listed = self._place(), self._listed()
+        listed = self._listed()
         steps = [
             Step("known", True, f"both are in the run of {self.lists.run.logical_date} and have a vector"),
             Step("may be shown", row["hidden"] is None, self._hidden(row)),
             self._followed(),
             self._of_region(),
-            Step("close enough", rank <= self._k, f"rank {rank:,} of those who may be shown; a list holds {self._k}"),
+            self._close(self.other in listed),
             self._has_room(row["lists"], self.other in listed),
         ]
         said = f"at rank {listed[self.other]}" if self.other in listed else f"not among the {len(listed)} in the list"
         return [*steps, Step("in the list", self.other in listed, said)]
 
-    def _place(self) -> int:
-        """What decides: the rank of the other, or the worse of both ranks (``lists.mutual``)."""
+    def _close(self, listed: bool) -> Step:
         rank = self._rank(self._me, self._them)
-        return max(rank, self._rank(self._them, self._me)) if self._settings["lists"]["mutual"] else rank
+        if self._settings["lists"]["mutual"]:
+            back = self._rank(self._them, self._me)
+            said = f"ranks {rank:,} and {back:,} for each other; lists are ordered by the worse of both"
+            return Step("close enough", listed, said)
+        said = f"rank {rank:,} of those who may be shown; a list holds {self._k}"
+        return Step("close enough", rank <= self._k, said)
 
     def _hidden(self, row: dict[str, Any]) -> str:
         if row["hidden"] != "same_person":
@@ -146,15 +152,23 @@ class Pair:
 
     def _of_region(self) -> Step:
         region: Region = self._settings["lists"]["region"]
-        homes = [self.lists.about(each).home_region for each in (self.user, self.other)]
-        named = f"home regions {homes[0] or 'unknown'} and {homes[1] or 'unknown'}, rule: {region}"
-        return Step("region", self._may_meet(region), named)
+        mine, theirs = (self._homes[at].as_py() for at in (self._me, self._them))
+        # Which region it is may be known to few people.
+        homes = "home region unknown" if None in (mine, theirs) else "same home region" if mine == theirs else "others"
+        said = f"{'another home region' if homes == 'others' else homes}, rule: {region}"
+        return Step("region", bool(self._of_the_region(self._me)[self._them]), said)
 
-    def _may_meet(self, region: Region) -> bool:
-        homes = np.full(len(self._ids), -1, np.int32)
-        homes[[self._me, self._them]] = home_regions(self._histories([self.user, self.other]), self.lists.vocabulary)
-        rules = PairRules(np.empty(0, np.int64), region, homes)
-        return bool(rules.allow(np.array([self._me]), np.array([[self._them]], np.int32))[0, 0])
+    def _of_the_region(self, user: int) -> npt.NDArray[np.bool_]:
+        """[n] whom ``lists.region`` lets into a user's list; as ``PairRules``."""
+        region: Region = self._settings["lists"]["region"]
+        mine = self._homes[user].as_py()
+        unknown = self._homes.is_null().to_numpy(zero_copy_only=False)
+        if region == "any":
+            return np.ones(len(unknown), bool)
+        if mine is None:
+            return unknown if region == "same" else np.ones(len(unknown), bool)
+        same = pc.fill_null(pc.equal(self._homes, mine), False).to_numpy(zero_copy_only=False)
+        return np.asarray(same if region == "same" else ~same)
 
     def _has_room(self, in_lists: int, listed: bool) -> Step:
         most = self.lists.analysis.facts["search"]["max_exposure"]
@@ -165,9 +179,10 @@ class Pair:
         return Step("has room", not full, said + (", all of them of closer users" if full else ""))
 
     def _listed(self) -> dict[str, int]:
-        """Rank of everybody in the user's list, as it is stored."""
-        rows = self.lists.stored_list(self.user)
-        return dict(zip(rows.column("twin_idno").to_pylist(), rows.column("rank").to_pylist(), strict=True))
+        """Rank of everybody in the user's list, those who opted out since left out as everywhere."""
+        names = self.lists.stored_list(self.user).column("twin_idno").to_pylist()
+        shown = [name for name in names if not is_opted_out(self.lists.store, name)]
+        return {name: rank for rank, name in enumerate(shown, start=1)}
 
     # -- compare ------------------------------------------------------------------------------------------------------
 
@@ -202,7 +217,9 @@ class Pair:
     def _rank(self, user: int, other: int, vector: Floats | None = None) -> int:
         scores = self._scores(user, vector)
         allowed = self.lists.may_be_shown_to(str(self._ids[user]), self._ids)
-        return 1 + int((scores[allowed[allowed != other]] > scores[other]).sum())
+        allowed = allowed[(allowed != other) & self._of_the_region(user)[allowed]]
+        ahead = allowed[scores[allowed] > scores[other]]
+        return 1 + int((~self._opt_outs.of(self._ids[ahead])).sum())
 
     def _without(self) -> Counterfactual | None:
         """Greedily: of the places that may be named, take away the one without which the two are least alike."""

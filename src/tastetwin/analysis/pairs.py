@@ -24,7 +24,7 @@ class PairRules:
     region: Region
     """Whether twins must share the user's home region, or must not."""
     homes: Positions
-    """[n] home region index, -1 where unknown. Two unknown ones count as the same and not as different."""
+    """[n] home region index, -1 where unknown. Two unknown ones may always meet."""
 
     def allow(self, users: npt.NDArray[np.int64], candidates: Positions) -> Mask:
         """[m, c] which candidates (-1 for none) may be in the lists of the ``users`` [m]."""

@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 from tastetwin.analysis.chance import MIN_USERS, Chance, fit_chance
 from tastetwin.analysis.encode import check_vectors, encode_table, open_encoder
 from tastetwin.analysis.evidence import count_visitors
+from tastetwin.analysis.hubness import draw_bank
 from tastetwin.analysis.index import Floats, Ints, Vectors
 from tastetwin.analysis.lookup import write_visitors
-from tastetwin.analysis.next_place import next_place_pairs
+from tastetwin.analysis.next_place import Everybody, next_place_pairs
 from tastetwin.analysis.pairs import PairRules
 from tastetwin.analysis.parts import Parts, Split, fit_parts, read_axes, reweighted, write_axes
 from tastetwin.analysis.rows import parts_of, twin_rows
@@ -26,7 +27,7 @@ from tastetwin.analysis.sharded import find_sharded
 from tastetwin.analysis.shards import lost_rows, shards_for, write_shards
 from tastetwin.analysis.standing import Standing, exposure_table, mainstream, standing
 from tastetwin.analysis.stored import read_vectors
-from tastetwin.analysis.twins import SearchFacts, Twins, find_twins
+from tastetwin.analysis.twins import SearchFacts, Twins, find_twins, first_of_each
 from tastetwin.config import Config
 from tastetwin.engine import Engine
 from tastetwin.errors import StoreError, UsageError
@@ -127,8 +128,10 @@ def _write(
     lists = _in_shards(engine, day, shards, progress) if shards else _in_one_process(day, progress)
     parts, chance = lists.parts, lists.chance
     visitors = count_visitors(histories, vocabulary)
-    how = mainstream(histories, visitors.places)
-    exposure = exposure_table(ids, day.found, lists.shown, lists.densities, how)
+    codes = pa.array([*vocabulary.region_codes, None], pa.string())
+    regions = codes.take(pa.array(np.where(homes < 0, len(codes) - 1, homes)))
+    how = mainstream(histories, vocabulary, visitors.places)
+    exposure = exposure_table(ids, day.found, lists.shown, lists.densities, how, regions)
     tables = {
         "vectors": vectors_written,
         "twins": lists.rows,
@@ -227,17 +230,22 @@ def _measure_chance(day: _Day, looked_at: Vectors, axes: Floats, densities: Floa
     if len(users) < MIN_USERS:
         return None
     encoder = open_encoder(day.store, day.bundle, config.analyze.batch_tokens)
-    pairs = next_place_pairs(
-        histories,
-        day.vocabulary,
-        users,
-        lambda before: reweighted(encoder.encode(before), axes, config.analyze.home_weight),
+    allowed = np.flatnonzero(day.found.may_be_shown)
+    members = first_of_each(day.found.labels, allowed)
+    town = Everybody(
         looked_at,
+        day.found.labels,
+        members,
+        draw_bank(members, config.analyze.csls_bank, config.analyze.seed),
+        config.analyze.csls_neighbours,
         densities,
         scale,
-        config.analyze.csls_neighbours,
-        config.analyze.seed,
     )
+
+    def encode(before: Histories) -> Floats:
+        return reweighted(encoder.encode(before), axes, config.analyze.home_weight)
+
+    pairs = next_place_pairs(histories, day.vocabulary, users, encode, town, config.analyze.seed)
     return fit_chance(pairs, config.analyze.seed)
 
 

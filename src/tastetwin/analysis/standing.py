@@ -26,6 +26,7 @@ EXPOSURE: Final = pa.schema(
         pa.field("instead_idno", pa.string()),
         pa.field("crowding", pa.float32()),
         pa.field("mainstream", pa.float32()),
+        pa.field("home_region", pa.string()),
     ]
 )
 """exposure: one row per analysed user, ascending: in how many lists they are, and why they may be in none:
@@ -71,13 +72,14 @@ def _days_since(histories: Histories, today: date) -> Ints:
     return np.where(known, (today - _EPOCH).days - last, 0)
 
 
-def mainstream(histories: Histories, visitors: Ints) -> Floats:
+def mainstream(histories: Histories, vocabulary: Vocabulary, visitors: Ints) -> Floats:
     """[n_users] from 0 (niche) to 1: the share of the others whose places have fewer ``visitors`` [n_rows] on average.
 
-    The mean is that of logarithms, so that one famous place does not make a mainstream taste; ties get their middle.
+    The mean is that of logarithms, so that one famous place does not make a mainstream taste. A fallback group counts
+    as one visitor: each of the places it stands for has next to none. Ties get their middle.
     """
     user_of = np.repeat(np.arange(histories.n_users), histories.lengths())
-    logs = np.log(np.maximum(visitors[histories.places], 1))
+    logs = np.log(np.maximum(np.where(vocabulary.is_group, 1, visitors)[histories.places], 1))
     means = np.bincount(user_of, logs, minlength=histories.n_users) / np.maximum(histories.lengths(), 1)
     ascending = np.sort(means)
     below, up_to = (np.searchsorted(ascending, means, side) for side in ("left", "right"))
@@ -85,9 +87,14 @@ def mainstream(histories: Histories, visitors: Ints) -> Floats:
 
 
 def exposure_table(
-    user_ids: npt.NDArray[np.object_], found: Standing, lists: Ints, densities: Floats, niche_or_not: Floats
+    user_ids: npt.NDArray[np.object_],
+    found: Standing,
+    lists: Ints,
+    densities: Floats,
+    niche_or_not: Floats,
+    home_regions: pa.Array,
 ) -> pa.Table:
-    """``EXPOSURE`` of users [n]: their standing, in how many ``lists`` each is, ``hubness.density``, ``mainstream``."""
+    """``EXPOSURE`` of users, each argument [n]: who they are, their standing, and the other columns in their order."""
     allowed = np.flatnonzero(found.may_be_shown)
     labels, at = np.unique(found.labels[allowed], return_index=True)
     shown = np.full(len(user_ids), -1, np.int64)
@@ -103,5 +110,6 @@ def exposure_table(
         others,
         densities,
         niche_or_not,
+        home_regions,
     ]
     return pa.table(columns, schema=EXPOSURE)

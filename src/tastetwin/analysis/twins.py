@@ -82,7 +82,7 @@ def find_twins(
     Args:
         vectors: [n_users, dim] unit vectors, in the ascending order of user ids.
         config: k, exact or approximate search, hubness correction, seed.
-        labels: [n_users] see ``duplicates.duplicate_labels``: users of one label are never shown to each other, and
+        labels: [n_users] see ``accounts.cluster_labels``: users of one label are never shown to each other, and
             only the first of them who may be shown is shown to others. None: everybody has their own.
         may_be_shown: [n_users] False for users who may be in nobody's list. None: all may.
         progress: told of users done.

@@ -28,8 +28,10 @@ Rows = npt.NDArray[np.int32]
 Mix = Mapping[str, int]
 """How many fall on each kind."""
 
-MIN_EXPECTED: Final = 20
+MIN_EXPECTED: Final = 15
 """Events that a kind must have been expected to bring before their absence says that it is lost."""
+LOST_SHARE: Final = 0.1
+"""Of the expected events, up to which a kind counts as lost: by chance 5 times in a million (Poisson)."""
 MAX_MEAN_SHIFT: Final = 0.1
 MIN_RANK_RATIO: Final = 0.7
 MIN_COMPARED: Final = 30
@@ -149,10 +151,11 @@ def _day_mix(day: Intake, before: Data, vocabulary: Vocabulary, config: Evaluate
 
 
 def _lost(what: str, before: Mix, today: Mix) -> Measure:
-    """Kinds without an event; the PSI hardly sees a small one go."""
+    """Kinds with hardly an event; the PSI does not see a small one go."""
     share = sum(today.values()) / max(1, sum(before.values()))
-    lost = [kind for kind, n in sorted(before.items()) if n * share >= MIN_EXPECTED and not today.get(kind, 0)]
-    said = f"{what} without an event today: {', '.join(lost[:5])}"
+    expected = {kind: n * share for kind, n in sorted(before.items()) if n * share >= MIN_EXPECTED}
+    lost = [kind for kind, n in expected.items() if today.get(kind, 0) <= LOST_SHARE * n]
+    said = f"{what} with hardly an event today: {', '.join(lost[:5])}"
     meaning = f"at least {MIN_EXPECTED} events were to be expected of each"
     return Measure("drift", f"{what} lost", "count", len(lost), meaning, Limit("DRIFT-LOST", "warn", 0, "most", said))
 
