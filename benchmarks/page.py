@@ -239,9 +239,7 @@ def measure(port: int, pid: int, ids: Sequence[str], requests: int) -> None:
         "/health": lambda at: "/health",
         "/diff": lambda at: "/diff",
     }
-    print(
-        f"{'':20} {'p50':>8} {'p95':>8} {'CPU':>8}   ms, {requests} requests one after the other (limit {LIMIT_MS} ms)"
-    )
+    print(f"{'':20} {'p50':>8} {'p95':>8} {'CPU':>8}   ms, {requests} requests, one by one (limit {LIMIT_MS} ms)")
     for name, path in kinds.items():
         ask(port, path(requests))
         before = cpu_ms(pid)
