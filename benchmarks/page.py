@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tastetwin.analysis.evidence import count_visitors
-from tastetwin.analysis.lookup import write_visitors
+from tastetwin.analysis.lookup import TwinLists, write_visitors
 from tastetwin.analysis.parts import unit, write_axes
 from tastetwin.analysis.standing import EXPOSURE
 from tastetwin.analysis.stored import vectors_table
@@ -38,6 +38,7 @@ from tastetwin.features.taste import from_arrow, taste_histories, to_arrow
 from tastetwin.features.user_favor import group_favors
 from tastetwin.features.vocabulary import PlaceRows, assign_rows, empty_vocabulary, grow, write_vocabulary
 from tastetwin.generations import FOLDERS, STAGES, FileEntry, Manifest, Stage, finish
+from tastetwin.page.atlas import draw as draw_map
 from tastetwin.page.view import View
 from tastetwin.runs import Run, StageRecord, new_run, publish, published_run, write_run
 from tastetwin.schema import PLACES, TIME, TWINS
@@ -239,9 +240,7 @@ def measure(port: int, pid: int, ids: Sequence[str], requests: int) -> None:
         "/health": lambda at: "/health",
         "/diff": lambda at: "/diff",
     }
-    print(
-        f"{'':20} {'p50':>8} {'p95':>8} {'CPU':>8}   ms, {requests} requests one after the other (limit {LIMIT_MS} ms)"
-    )
+    print(f"{'':20} {'p50':>8} {'p95':>8} {'CPU':>8}   ms, {requests} requests, one by one (limit {LIMIT_MS} ms)")
     for name, path in kinds.items():
         ask(port, path(requests))
         before = cpu_ms(pid)
@@ -250,13 +249,41 @@ def measure(port: int, pid: int, ids: Sequence[str], requests: int) -> None:
         print(f"{name:20} {statistics.median(took):8.1f} {took[int(0.95 * requests)]:8.1f} {used:8.1f}", flush=True)
 
 
+def kept(store: Store) -> None:
+    """Mean cosine in taste of the ten nearest on the map, beside what two principal components keep."""
+    lists = TwinLists(store, published_run(store))
+    ids, vectors, axes = lists.space
+    histories = lists.hold()
+    mine = histories.select(np.searchsorted(histories.user_ids, ids))
+    atlas = draw_map(vectors, axes, mine, lists.vocabulary, lists.explainer)
+    taste = unit(vectors - (vectors @ axes.T) @ axes)
+    directions = np.linalg.eigh(np.cov(taste.T))[1][:, -2:]
+    asked = np.random.default_rng(0).permutation(len(ids))[:500]
+    cosines = taste[asked] @ taste.T
+    cosines[np.arange(len(asked)), asked] = np.nan
+
+    def nearest(points: np.ndarray[Any, Any]) -> float:
+        apart = ((points[asked][:, None] - points[None]) ** 2).sum(axis=2)
+        apart[np.arange(len(asked)), asked] = np.inf
+        return float(np.take_along_axis(cosines, np.argpartition(apart, 10, axis=1)[:, :10], axis=1).mean())
+
+    best = np.sort(np.nan_to_num(cosines, nan=-1), axis=1)[:, -10:].mean()
+    said = {"map": nearest(atlas.points), "two principal components": nearest(taste @ directions)}
+    said |= {"true nearest": float(best), "at random": float(np.nanmean(cosines))}
+    print(f"{len(ids):,} users, mean cosine in taste of the ten nearest: {said}")
+
+
 def main() -> None:
     """Write the runs, or take what is there, start the server and ask every page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=200_000)
     parser.add_argument("--requests", type=int, default=100)
     parser.add_argument("--of", metavar="STORE", help="measure in a store that is there")
+    parser.add_argument("--map", metavar="STORE", help="only say what the taste map of a (small) run keeps")
     arguments = parser.parse_args()
+    if arguments.map:
+        kept(Store.open(arguments.map))
+        return
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(arguments.of) if arguments.of else Store.create(f"{folder}/store")
         if not arguments.of:

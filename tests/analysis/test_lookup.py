@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -366,3 +367,74 @@ def test_a_short_list_has_both_ends_at_once(lists: TwinLists) -> None:
     """Of two twins, the first two niche ones are both."""
     assert [twin.twin_idno for twin in lists.niche("ann", 2)] == ["bob", "dot"]
     assert [twin.twin_idno for twin in lists.mainstream("ann", 5)] == ["bob", "dot"]
+
+
+# -- for who asks often -----------------------------------------------------------------------------------------------
+
+
+def test_answers_from_memory_are_those_from_files(journey: Journey) -> None:
+    """A process that answers many questions reads everybody once; nothing else may change by that."""
+    read, held = (TwinLists(journey.store, journey.first) for _ in range(2))
+    histories = held.hold()
+    users = [*histories.user_ids[:40].tolist(), "", "nobody", "~"]
+    assert list(histories.user_ids) == sorted(histories.user_ids)
+
+    def answers(lists: TwinLists) -> list[object]:
+        return [_said(lists, user) for user in users]
+
+    assert answers(read) == answers(held)
+
+
+def _said(lists: TwinLists, user: str) -> object:
+    try:
+        return lists.twins(user, 5), lists.about(user), lists.far(user, 3)
+    except UsageError as error:
+        # Who has too few favors is not held: both are refused, and the page gives both the same answer.
+        return error.problem.code in ("UNKNOWN-USER", "TOO-FEW-FAVORS")
+
+
+def test_a_page_of_a_list_is_the_same_as_that_part_of_the_whole(journey: Journey) -> None:
+    lists = TwinLists(journey.store, journey.first)
+    user = lists.some_users(1)[0]
+    for ask in (lists.twins, lists.near, lists.far):
+        assert ask(user, 20, 15) == ask(user, 20)[15:]
+    assert lists.twins(user, 20, 20) == []
+
+
+def test_an_entry_is_the_row_of_the_list_and_a_stranger_has_none(journey: Journey) -> None:
+    lists = TwinLists(journey.store, journey.first)
+    user = lists.some_users(1)[0]
+    twins = lists.twins(user, 100)
+    assert [lists.entry(user, twin.twin_idno) for twin in twins[:5]] == twins[:5]
+    absent = next(each for each in lists.space[0] if each not in {user, *(twin.twin_idno for twin in twins)})
+    assert lists.entry(user, absent) is None
+
+
+def test_parts_and_evidence_of_any_two_are_those_of_the_list(journey: Journey) -> None:
+    lists = TwinLists(journey.store, journey.first)
+    user = lists.some_users(1)[0]
+    for twin in lists.twins(user, 5):
+        assert lists.evidence(user, twin.twin_idno) == twin.evidence
+        assert lists.parts(user, twin.twin_idno) == pytest.approx((twin.taste, twin.home), abs=1e-5)
+
+
+def test_exposure_is_counted_from_the_lists_and_favors_are_the_user_s_own(journey: Journey) -> None:
+    lists = TwinLists(journey.store, journey.first)
+    user = lists.twins(lists.some_users(1)[0], 1)[0].twin_idno
+    listed = journey.tt.twins()
+    assert lists.in_lists(user) == (pa.compute.sum(pa.compute.equal(listed["twin_idno"], user)).as_py(), "")
+    row = lists.favors(user)
+    assert row["user_idno"] == user and len(row["review_list"]) + len(row["like_list"]) > 0
+
+
+def test_nobody_is_told_of_somebody_unknown(lists: TwinLists) -> None:
+    asked: list[Callable[[str], object]] = [
+        lists.favors,
+        lists.in_lists,
+        lambda user: lists.entry("ann", user),
+        lambda user: lists.entry(user, "ann"),
+        lambda user: lists.evidence(user, "ann"),
+    ]
+    for ask in asked:
+        with pytest.raises(UsageError, match="UNKNOWN-USER"):
+            ask("nobody")

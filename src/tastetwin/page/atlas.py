@@ -3,8 +3,8 @@
 Neighbourhoods are k-means cells of the taste vectors on the sphere, without the home part. Their centres are laid out
 so that distances in the plane are as in the space (metric multidimensional scaling by majorization, SMACOF; de Leeuw
 1977), and each user lies at the mean of the centres, weighted by the softmax of the similarities to them. The first two
-principal components keep less: on a town of 1,500 the nearest ten on the map have a mean cosine of 0.40 by those and
-0.49 by this (random 0.25, the true nearest 0.73), and neighbourhoods overlap.
+principal components keep less: on a town of 1,500 the nearest ten on the map have a mean cosine of 0.41 by those and
+0.49 by this (random 0.26, the true nearest 0.73), and neighbourhoods overlap.
 """
 
 from __future__ import annotations
