@@ -42,7 +42,7 @@ def lists_of(found: ShardedTwins) -> tuple[np.ndarray, np.ndarray]:
     numbers = range(len(found.blocks.paths))
     users = np.concatenate([found.blocks.get(f"users/{number}") for number in numbers])
     neighbours, scores = (
-        np.concatenate([found.blocks.get(f"{name}/{number}") for number in numbers])[np.argsort(users)]
+        np.concatenate([found.blocks.get(f"lists/{name}/{number}") for number in numbers])[np.argsort(users)]
         for name in ("neighbours", "scores")
     )
     return neighbours, scores

@@ -1,6 +1,7 @@
 """What workers do about one block of users (those of one file of vectors), or one shard, when lists are made in shards.
 
-A worker holds one block and one shard at a time. What lives from one task to the next lies in files of the block.
+A worker holds one block and one shard at a time. What lives from one task to the next lies in files. No task writes
+what it reads, so that an engine may begin any of them anew.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from tastetwin.analysis.arrays import put_array, read_array
 from tastetwin.analysis.blas import one_thread
 from tastetwin.analysis.chance import Chance
 from tastetwin.analysis.exposure import accepted
-from tastetwin.analysis.fill import CANDIDATES, Filling
+from tastetwin.analysis.fill import CANDIDATES, MARGIN, Filling
 from tastetwin.analysis.hubness import mean_found
 from tastetwin.analysis.index import MISSING, ExactIndex, Floats, Ints, Keys, Shown, from_keys, row_dots, sort_keys
-from tastetwin.analysis.pairs import ANYWHERE, PairRules, Region
+from tastetwin.analysis.pairs import ANYWHERE, PairRules, Positions, Region
 from tastetwin.analysis.parts import projected
 from tastetwin.analysis.rows import parts_of, twin_rows
 from tastetwin.analysis.scale import ScoreScale
@@ -63,6 +64,11 @@ class Blocks:
         """The rows of a shard in an array of all n users."""
         return self.get(name, *self.shards.bounds(number))
 
+    def put_lists(self, number: int, neighbours: Positions, scores: Floats, table: str = "lists") -> None:
+        """What ``filling`` reads."""
+        self.put(f"{table}/neighbours/{number}", neighbours)
+        self.put(f"{table}/scores/{number}", scores)
+
     def vectors(self, number: int) -> tuple[pa.Array, Floats]:
         """User ids, ascending, and vectors of a block, as they are stored."""
         table = read_vectors_table(self.store, [self.paths[number]]).sort_by(USER)
@@ -72,12 +78,12 @@ class Blocks:
         """A block's vectors, whose nearest are looked for."""
         return self.shards.seen(self.vectors(number)[1])
 
-    def filling(self, number: int) -> Filling:
+    def filling(self, number: int, table: str = "lists") -> Filling:
         """A block's lists, in memory."""
         everywhere = np.broadcast_to(ANYWHERE, len(self.shards))
         homes = everywhere if self.region == "any" else self.get("homes")
         rules = PairRules(self.get(f"not_shown/{number}"), self.region, homes)
-        neighbours, scores = (self.get(f"{name}/{number}").copy() for name in ("neighbours", "scores"))
+        neighbours, scores = (self.get(f"{table}/{name}/{number}").copy() for name in ("neighbours", "scores"))
         return Filling(self.get(f"users/{number}"), neighbours, scores, rules)
 
 
@@ -107,77 +113,94 @@ def search(number: int, *, blocks: Blocks, depth: int, go: int) -> str:
     best = _nearest(blocks, blocks.queries(number)[rows], blocks.get(f"labels/{number}")[rows], depth)
     scores, found = from_keys(best)
     half = blocks.get(f"density/{number}")[rows] / np.float32(2)
+    candidates = filling.possible(rows, found.astype(np.int32))
+    names = np.unique(candidates[candidates >= 0])
+    blocks.put_lists(number, filling.neighbours, filling.scores, "before")
     blocks.put(f"rows/{number}", rows)
     blocks.put(f"closeness/{number}", scores - half[:, None])
-    blocks.put(f"candidates/{number}", filling.possible(rows, found.astype(np.int32)))
+    blocks.put(f"names/{number}", names)
+    blocks.put(f"at/{number}", np.where(candidates < 0, -1, np.searchsorted(names, candidates)).astype(np.int32))
     return ""
 
 
 def _nearest(blocks: Blocks, queries: Floats, labels: Ints, depth: int) -> Keys:
     """[m, depth] keys of the nearest takers, from shard to shard the best of what was found so far."""
     best = np.full((len(queries), depth), MISSING)
-    for shard in blocks.shards.numbers:
+    for seen, shard in enumerate(blocks.shards.numbers, start=1):
         at = np.flatnonzero(blocks.of_shard("takers", shard))
         names = np.append(blocks.shards.starts[shard] + at, -1)
         bias, own = blocks.of_shard("half", shard)[at], blocks.of_shard("labels", shard)[at]
         index = ExactIndex(Shown(blocks.shards.read(shard)[at], bias, own))
+        few = min(
+            depth, -(-MARGIN * depth // seen)
+        )  # a shard's share of the best is small, and goes on where it is not
         with one_thread():
             for start in range(0, len(queries), BLOCK):
-                part = slice(start, start + BLOCK)
-                scores, found = index.top_k(queries[part], labels[part], depth)
-                keys = np.where(found < 0, MISSING, sort_keys(scores, names[found]))
-                best[part] = np.sort(np.concatenate([best[part], keys], axis=1), axis=1)[:, :depth]
+                rows = np.arange(start, min(start + BLOCK, len(queries)))
+                keys = _keys(index, names, queries[rows], labels[rows], few)
+                best[rows] = _merged(best[rows], keys)
+                rows = rows[keys[:, -1] < best[rows, -1]]
+                if few < depth and len(rows):
+                    best[rows] = _merged(best[rows], _keys(index, names, queries[rows], labels[rows], depth)[:, few:])
     return best
 
 
-def propose(number: int, *, blocks: Blocks) -> str:
+def _keys(index: ExactIndex, names: Ints, queries: Floats, labels: Ints, k: int) -> Keys:
+    scores, found = index.top_k(queries, labels, k)
+    return np.where(found < 0, MISSING, sort_keys(scores, names[found]))
+
+
+def _merged(best: Keys, keys: Keys) -> Keys:
+    return np.sort(np.concatenate([best, keys], axis=1), axis=1)[:, : best.shape[1]]
+
+
+def propose(number: int, *, blocks: Blocks, turn: int) -> str:
     """Whom a block's lists ask for: deferred acceptance (see ``exposure``) within the block.
 
-    Of those who were full in earlier rounds only where they were not better asked, see ``settle``.
+    Whoever kept better ones in earlier turns (see ``settle``) is not asked. What is written for them is what is new.
     """
-    rows, closeness, candidates = (blocks.get(f"{name}/{number}") for name in ("rows", "closeness", "candidates"))
-    filling, shards = blocks.filling(number), blocks.shards
-    there = candidates >= 0
-    names = np.unique(candidates[there])
-    at = np.where(there, np.searchsorted(names, candidates), -1).astype(np.int32)
+    rows, closeness, names, at = (blocks.get(f"{name}/{number}") for name in ("rows", "closeness", "names", "at"))
+    filling, shards = blocks.filling(number, "before"), blocks.shards
     room = gather(names, shards, functools.partial(blocks.of_shard, "room"), np.zeros(len(names) + 1, np.int64))
-    worst = gather(names, shards, lambda shard: blocks.get(f"worst/{shard}"), np.full(len(names) + 1, MISSING))
+    worst = np.full(len(names) + 1, MISSING)  # one more, which position -1 reads
+    gather(names, shards, lambda shard: blocks.get(f"worst/{turn % 2}/{shard}"), worst)
     keys = sort_keys(closeness, filling.users[rows][:, None])
-    possible = np.where(there & (keys <= worst[at]), at, np.int32(-1))
+    possible = np.where(keys <= worst[at], at, np.int32(-1))
     chosen = accepted(possible, closeness.astype(np.float64), filling.missing(rows), room)
-    blocks.put(f"chosen/{number}", chosen)
+    blocks.put(f"chosen/{turn % 2}/{number}", chosen)
     if blocks.capped:
-        order = np.argsort(candidates[chosen], kind="stable")
-        whom = candidates[chosen][order]
+        new = chosen & ~blocks.get(f"chosen/{(turn - 1) % 2}/{number}") if turn else chosen
+        order = np.argsort(at[new], kind="stable")
+        whom = names[at[new][order]]
         blocks.put(f"whom/{number}", whom)
-        blocks.put(f"keys/{number}", keys[chosen][order])
+        blocks.put(f"keys/{number}", keys[new][order])
         blocks.put(f"ends/{number}", np.searchsorted(whom, shards.starts))
     return ""
 
 
-def settle(number: int, *, blocks: Blocks, askers: tuple[int, ...]) -> str:
+def settle(number: int, *, blocks: Blocks, turn: int, askers: tuple[int, ...]) -> str:
     """Whoever of a shard is asked by more lists than have room keeps the best; tells how many are refused.
 
-    ``worst`` [size] is the last key that somebody full keeps. No list that comes later in that order is ever taken, and
-    so need not ask again: the better ones that are kept go on asking, as nobody leaves whom they got.
+    ``worst`` [size] is the last key that somebody full keeps: no list that comes after it can ever be taken.
     """
     low, _ = blocks.shards.bounds(number)
-    room, worst = blocks.of_shard("room", number), blocks.get(f"worst/{number}").copy()
-    held = Asked(np.empty(0, np.int32), np.empty(0, np.uint64))
-    full, refused, new = np.zeros(len(room), bool), 0, [held]
+    room, worst = blocks.of_shard("room", number), blocks.get(f"worst/{turn % 2}/{number}").copy()
+    held = Asked(*(blocks.get(f"held_{name}/{turn % 2}/{number}") for name in ("whom", "keys")))
+    refused, new = 0, list[Asked]()
     for place, asker in enumerate(askers):
         start, stop = (int(end) for end in blocks.get(f"ends/{asker}", number, number + 2))
         whom = blocks.get(f"whom/{asker}", start, stop) - np.int32(low)
         new.append(Asked(whom, blocks.get(f"keys/{asker}", start, stop)))
-        if place == len(askers) - 1 or sum(len(each.whom) for each in new) > 2 * len(held.whom) + _ASKED_AT_A_TIME:
-            held, late = Asked.together(new).within(room)
-            full[late] = True
-            refused += len(late)
-            new = [held]
-    last = np.flatnonzero(np.diff(held.whom, append=-1))
-    last = last[full[held.whom[last]]]
-    worst[held.whom[last]] = held.keys[last]
-    blocks.put(f"worst/{number}", worst)
+        size = sum(len(each.whom) for each in new)
+        if place == len(askers) - 1 or size > len(held.whom) + _ASKED_AT_A_TIME:
+            others, concerned = held.parted(Asked.together(new), len(room))
+            kept, full = concerned.within(room)
+            worst[full.whom] = full.keys
+            refused += len(concerned.whom) - len(kept.whom)
+            held, new = Asked.together([others, kept]), []
+    blocks.put(f"worst/{(turn + 1) % 2}/{number}", worst)
+    blocks.put(f"held_whom/{(turn + 1) % 2}/{number}", held.whom)
+    blocks.put(f"held_keys/{(turn + 1) % 2}/{number}", held.keys)
     return str(refused)
 
 
@@ -195,25 +218,34 @@ class Asked:
         """All of them."""
         return cls(np.concatenate([part.whom for part in parts]), np.concatenate([part.keys for part in parts]))
 
-    def within(self, room: npt.NDArray[np.int32]) -> tuple[Asked, npt.NDArray[np.int32]]:
-        """The best of each as far as there is ``room``, in order; and whom the others asked."""
+    def parted(self, new: Asked, size: int) -> tuple[Asked, Asked]:
+        """Those who ask others than the ``new`` ones do; and the rest with the new ones."""
+        asked = np.zeros(size, bool)
+        asked[new.whom] = True
+        again = asked[self.whom]
+        rest = Asked(self.whom[again], self.keys[again])
+        return Asked(self.whom[~again], self.keys[~again]), Asked.together([rest, new])
+
+    def within(self, room: npt.NDArray[np.int32]) -> tuple[Asked, Asked]:
+        """The best of each as far as there is ``room``, in order; and the last of these where others were refused."""
         order = np.lexsort((self.keys, self.whom))
         whom, keys = self.whom[order], self.keys[order]
-        late = np.arange(len(whom)) - np.searchsorted(whom, whom) >= room[whom]
-        return Asked(whom[~late], keys[~late]), whom[late]
+        starts = np.flatnonzero(np.diff(whom, prepend=-1))
+        sizes = np.diff(np.append(starts, len(whom)))
+        kept = np.arange(len(whom)) - np.repeat(starts, sizes) < room[whom]
+        crowded = sizes > room[whom[starts]]
+        last = starts[crowded] + room[whom[starts[crowded]]] - 1
+        return Asked(whom[kept], keys[kept]), Asked(whom[last], keys[last])
 
 
-def keep(number: int, *, blocks: Blocks) -> str:
-    """Put whom a block's lists got into them; tells how many are still short."""
-    filling = blocks.filling(number)
-    rows, candidates, closeness, chosen = (
-        blocks.get(f"{name}/{number}") for name in ("rows", "candidates", "closeness", "chosen")
-    )
-    filling.put(rows, candidates, closeness, chosen)
+def keep(number: int, *, blocks: Blocks, turn: int) -> str:
+    """Put whom a block's lists got in the last turn into them; tells how many are still short."""
+    filling = blocks.filling(number, "before")
+    rows, closeness, names, at = (blocks.get(f"{name}/{number}") for name in ("rows", "closeness", "names", "at"))
+    filling.put(rows, np.append(names, -1)[at], closeness, blocks.get(f"chosen/{turn % 2}/{number}"))
     everybody = np.arange(len(filling.users))
     filling.in_order(everybody)
-    blocks.put(f"neighbours/{number}", filling.neighbours)
-    blocks.put(f"scores/{number}", filling.scores)
+    blocks.put_lists(number, filling.neighbours, filling.scores)
     return f"{number} {len(filling.short(everybody))}"
 
 
@@ -224,7 +256,7 @@ def write_rows(
     user_ids, vectors = blocks.vectors(number)
     tables = []
     for users in parts_of(np.arange(len(vectors))):
-        neighbours, scores = (blocks.get(f"{name}/{number}")[users] for name in ("neighbours", "scores"))
+        neighbours, scores = (blocks.get(f"lists/{name}/{number}")[users] for name in ("neighbours", "scores"))
         there = neighbours >= 0
         mine, twins, scores = users[np.nonzero(there)[0]], neighbours[there].astype(np.int64), scores[there]
         chances = None

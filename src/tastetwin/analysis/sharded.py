@@ -8,6 +8,7 @@ holds is a few numbers a user.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -139,8 +140,7 @@ class _Filling:
             blocks.put(f"users/{number}", mine)
             blocks.put(f"labels/{number}", labels[mine])
             blocks.put(f"not_shown/{number}", rules.not_shown[owner == number])
-            blocks.put(f"neighbours/{number}", neighbours.astype(np.int32))
-            blocks.put(f"scores/{number}", scores)
+            blocks.put_lists(number, neighbours.astype(np.int32), scores)
             self.short[number] = len(mine)
         blocks.put("labels", labels)
         blocks.put("homes", rules.homes)
@@ -188,19 +188,23 @@ class _Filling:
             self._match(numbers)
 
     def _match(self, numbers: Sequence[int]) -> None:
-        """Deferred acceptance, in rounds until nobody is refused."""
-        shards = self.blocks.shards
-        for shard in shards.numbers:
-            low, high = shards.bounds(shard)
-            self.blocks.put(f"worst/{shard}", np.full(high - low, MISSING))
-        settle = functools.partial(worker.settle, blocks=self.blocks, askers=tuple(numbers))
-        refused = 1
-        while refused:
-            self._each(worker.propose, numbers)
-            refused = sum(map(int, for_each(self.engine, settle, shards.numbers))) if self.blocks.capped else 0
-        for told in self._each(worker.keep, numbers):
+        """Deferred acceptance, in turns until nobody is refused."""
+        for shard in self.blocks.shards.numbers:
+            low, high = self.blocks.shards.bounds(shard)
+            self.blocks.put(f"worst/0/{shard}", np.full(high - low, MISSING))
+            self.blocks.put(f"held_whom/0/{shard}", np.empty(0, np.int32))
+            self.blocks.put(f"held_keys/0/{shard}", np.empty(0, np.uint64))
+        for turn in itertools.count():
+            self._each(worker.propose, numbers, turn=turn)
+            if not self.blocks.capped or not self._refused(numbers, turn):
+                break
+        for told in self._each(worker.keep, numbers, turn=turn):
             number, short = map(int, told.split())
             self.short[number] = short
+
+    def _refused(self, numbers: Sequence[int], turn: int) -> int:
+        settle = functools.partial(worker.settle, blocks=self.blocks, turn=turn, askers=tuple(numbers))
+        return sum(map(int, for_each(self.engine, settle, self.blocks.shards.numbers)))
 
     def _each(
         self, job: Callable[..., str], numbers: Sequence[int], progress: Progress = silent, **more: int
@@ -211,7 +215,7 @@ class _Filling:
         """[n] in how many lists each is, and how many lists are not empty; a block's lists in memory at a time."""
         shown, served = np.zeros(len(self.blocks.shards), np.int64), 0
         for number in range(len(self.blocks.paths)):
-            neighbours = self.blocks.get(f"neighbours/{number}")
+            neighbours = self.blocks.get(f"lists/neighbours/{number}")
             np.add.at(shown, neighbours[neighbours >= 0], 1)
             served += int((neighbours[:, 0] >= 0).sum())
         return shown, served
