@@ -183,7 +183,7 @@ _REMAINS: Final = {
     "collect": "the source's own copy; its lines of theirs are held back whenever it is collected again",
     "features": "counts per place that include theirs, until features are made again",
     "train": "no ids; what the weights learnt, until the next full training (train.refit_days), in: {generations}",
-    "analyze": "counts per place that include theirs, until the analysis is made again",
+    "analyze": "counts per place, of lists and fitted numbers that include theirs, until the analysis is made again",
     "evaluate": "a keyed hash of the id where they were held out, until the evaluation is pruned (deliver.keep_runs)",
 }
 
