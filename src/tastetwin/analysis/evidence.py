@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -143,9 +143,14 @@ class Explainer:
             self._categories(mine, theirs),
             self._regions(mine, theirs),
         )
-        named = [self._names.get(place.key, place.key) for place in places]
-        codes, areas = ([shared.key for shared in kind] for kind in (categories, regions))
-        return Evidence(places, categories, regions, sentence(self._language, named, codes, areas))
+        found = Evidence(places, categories, regions, "")
+        return replace(found, sentence=self.say(found, self._language))
+
+    def say(self, evidence: Evidence, language: Language) -> str:
+        """Evidence in words."""
+        named = [self._names.get(place.key, place.key) for place in evidence.places]
+        codes, areas = ([shared.key for shared in kind] for kind in (evidence.categories, evidence.regions))
+        return sentence(language, named, codes, areas)
 
     def may_be_named(self, rows: Rows) -> Rows:
         """Those of the places that so many favor that naming one tells nothing of anybody."""

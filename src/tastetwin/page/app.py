@@ -24,6 +24,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from tastetwin.analysis.pair import Pair
 from tastetwin.delivery.diff import ListDiff, diff_path, read_diff
 from tastetwin.delivery.publish import promote_run, roll_back
 from tastetwin.errors import TasteTwinError, UsageError
@@ -273,6 +274,7 @@ def _user(page: Page, request: Request, user: str, by: By, at: int) -> Response:
         by=by,
         at=at,
         twins=twins[:PER_PAGE],
+        explain=view.lists.explainer,
         more=len(twins) > PER_PAGE,
         visits=visits,
         where=history_map(visits),
@@ -293,6 +295,8 @@ def _pair(page: Page, request: Request, a: str, b: str) -> Response:
         other=other,
         entry=entry,
         evidence=entry.evidence if entry else view.lists.evidence(a, b),
+        explain=view.lists.explainer,
+        steps=Pair(view.lists, a, b).why_not() if a != b and view.lists.exposure.num_rows else [],
         parts=view.lists.parts(a, b),
         shared=[(visit, theirs[place]) for place, visit in mine.items() if place in theirs],
         only_one=[visit for place, visit in mine.items() if place not in theirs],
