@@ -1,6 +1,7 @@
 """Attacks on what clients get: how well an attacker tells a visit, or who was learned from. 0.5 = not at all.
 
-    OMP_NUM_THREADS=1 python benchmarks/attack.py [FOLDER] [--users 1000] [--pairs 300] [--models 6] [--only WORD]
+    OMP_NUM_THREADS=1 python benchmarks/attack.py [FOLDER] [--users 1000] [--pairs 300] [--models 6] [--noise 0]
+        [--only WORD]
     OMP_NUM_THREADS=1 python benchmarks/attack.py --quick
 
 FOLDER holds raw events; without it a synthetic town is made. Prints the AUC of each attack, with its 95 % bootstrap
