@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tastetwin.analysis.pairs import Region
+from tastetwin.analysis.pairs import PairRules, Region, no_rules
 from tastetwin.analysis.sharded import ShardedTwins, find_sharded
 from tastetwin.analysis.shards import shards_for, write_shards
 from tastetwin.analysis.stage import analyze_users
@@ -24,6 +27,9 @@ from tests.world import QUICK, Journey
 
 from .test_fill import rules_of
 from .test_twins import clustered, unit
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 
 def put_vectors(store: Store, ids: list[str], vectors: np.ndarray, buckets: int) -> list[str]:
@@ -60,7 +66,7 @@ def same(found: ShardedTwins, whole: Twins) -> None:
     assert found.served == (neighbours >= 0).any(axis=1).sum()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     n=st.integers(1, 80),
     k=st.integers(1, 12),
@@ -93,6 +99,49 @@ def test_lists_in_shards_are_those_of_one_process(
     )
     found = find_sharded(engine, made, paths, names, config, labels, shown, rules, lists)
     same(found, find_twins(vectors, config, labels, shown, rules=rules, lists=lists))
+
+
+class Anxious(Engine):
+    """An engine that does every task twice, as a cluster may that takes a slow worker for a dead one."""
+
+    def tasks(self, table: pa.Table) -> DataFrame:
+        return super().tasks(pa.concat_tables([table, table]))
+
+
+def test_a_task_done_twice_changes_nothing(engine: Engine, memory_store: Store) -> None:
+    """Lists that were put in twice would hold people twice; requests counted twice would turn others away."""
+    n, config, lists = 60, AnalyzeConfig(k=6), ListsConfig(exposure_cap=1.0)
+    vectors, ids = clustered(n, 3, 0.4)[0], [f"{number:02d}" for number in range(n)]
+    names, paths, rules = np.array(ids, object), put_vectors(memory_store, ids, vectors, 3), no_rules(n)
+    anxious = Anxious(engine.spark, engine.partitions, engine.is_embedded)
+    made = write_shards(anxious, memory_store, paths, names, vectors.shape[1], 4, "shards")
+    found = find_sharded(anxious, made, paths, names, config, np.arange(n), np.ones(n, bool), rules, lists)
+    assert found.facts.searches > 1
+    same(found, find_twins(vectors, config, rules=rules, lists=lists))
+
+
+@pytest.mark.parametrize("noise", [0.4, 1.0])
+def test_cells_of_shards_reach_the_required_recall(engine: Engine, tmp_path: Path, noise: float) -> None:
+    """On all users, a sample of whom the number of cells was chosen on; rules and cap hold as ever."""
+    store, n, k = Store.create(tmp_path / "store"), 8_000, 20
+    vectors, _ = clustered(n, 100, noise)
+    ids = [f"{number:05d}" for number in range(n)]
+    names, paths = np.array(ids, object), put_vectors(store, ids, vectors, 3)
+    rules = PairRules(np.arange(n) * n + (np.arange(n) + 1) % n, "any", np.full(n, -1, np.int32))
+    found, again, exact = (
+        find_sharded(
+            engine, write_shards(engine, store, paths, names, vectors.shape[1], 3, folder), paths, names,
+            AnalyzeConfig(k=k, exact_below=below), np.arange(n), np.arange(n) % 10 > 0, rules, ListsConfig(),
+        )
+        for folder, below in (("a", 1_000), ("b", 1_000), ("c", n))
+    )  # fmt: skip
+    assert 0 < found.facts.probes < found.facts.cells and exact.facts.cells == 0
+    assert found.facts.recall >= 0.99
+    (neighbours, scores), (wanted, _) = lists_of(found), lists_of(exact)
+    assert np.mean([np.isin(*pair).mean() for pair in zip(wanted, neighbours, strict=True)]) > 0.985
+    assert found.shown.max() <= found.facts.max_exposure == exact.facts.max_exposure
+    assert not found.shown[::10].any() and not (neighbours == (np.arange(n)[:, None] + 1) % n).any()
+    assert all(map(np.array_equal, (neighbours, scores), lists_of(again)))
 
 
 def analyzed(engine: Engine, journey: Journey, **settings: object) -> Manifest:

@@ -7,6 +7,7 @@ what it reads, so that an engine may begin any of them anew.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,11 +17,24 @@ import pyarrow as pa
 
 from tastetwin.analysis.arrays import put_array, read_array
 from tastetwin.analysis.blas import one_thread
+from tastetwin.analysis.cells import CellIndex, Cells, nearest_points
 from tastetwin.analysis.chance import Chance
 from tastetwin.analysis.exposure import accepted
 from tastetwin.analysis.fill import CANDIDATES, MARGIN, Filling
 from tastetwin.analysis.hubness import mean_found
-from tastetwin.analysis.index import MISSING, ExactIndex, Floats, Ints, Keys, Shown, from_keys, row_dots, sort_keys
+from tastetwin.analysis.index import (
+    MISSING,
+    SLACK,
+    ExactIndex,
+    Floats,
+    Ints,
+    Keys,
+    Shown,
+    from_keys,
+    rank,
+    row_dots,
+    sort_keys,
+)
 from tastetwin.analysis.pairs import ANYWHERE, PairRules, Positions, Region
 from tastetwin.analysis.parts import projected
 from tastetwin.analysis.rows import parts_of, twin_rows
@@ -31,6 +45,8 @@ from tastetwin.analysis.stored import as_matrix, read_vectors_table
 from tastetwin.schema import USER
 from tastetwin.store import Store
 from tastetwin.tables import put_table, told
+
+Look = Callable[[Floats, Ints, int], tuple[Floats, Ints]]
 
 _PAIRS_AT_A_TIME: Final = 1 << 16
 _ASKED_AT_A_TIME: Final = 1 << 22
@@ -78,6 +94,16 @@ class Blocks:
         """A block's vectors, whose nearest are looked for."""
         return self.shards.seen(self.vectors(number)[1])
 
+    def shown(self, shard: int) -> tuple[Shown, Ints]:
+        """A shard's takers, who may be found now, and where among its users they are."""
+        at = np.flatnonzero(self.of_shard("takers", shard))
+        bias, labels = self.of_shard("half", shard)[at], self.of_shard("labels", shard)[at]
+        return Shown(self.shards.read(shard)[at], bias, labels), at
+
+    def cells(self, shard: int) -> Cells:
+        """A shard's, where it has some."""
+        return Cells(self.get(f"centres/{shard}"), self.get(f"home/{shard}"))
+
     def filling(self, number: int, table: str = "lists") -> Filling:
         """A block's lists, in memory."""
         everywhere = np.broadcast_to(ANYWHERE, len(self.shards))
@@ -101,16 +127,69 @@ def measure_density(number: int, *, blocks: Blocks, neighbours: int) -> str:
     return ""
 
 
-def search(number: int, *, blocks: Blocks, depth: int, go: int) -> str:
+def fit_cells(number: int, *, blocks: Blocks, seed: int) -> str:
+    """The cells of a shard, of those who may be shown; tells how many."""
+    shown, at = blocks.shown(number)
+    if not shown.size:
+        return "0"
+    with one_thread():
+        cells = Cells.fit(blocks.shards.read(number), at, seed)
+    blocks.put(f"centres/{number}", cells.centres)
+    blocks.put(f"home/{number}", cells.home)
+    return str(cells.size)
+
+
+def search_sample(number: int, *, blocks: Blocks, depth: int) -> str:
+    """The nearest in a shard of each of the shared ``sample`` of users: what ``choose_probes`` goes by."""
+    shown, at = blocks.shown(number)
+    with one_thread():
+        keys = _keys(
+            ExactIndex(shown).top_k,
+            blocks.shards.starts[number] + at,
+            blocks.get("sample"),
+            depth,
+            blocks.get("sample_labels"),
+        )
+    blocks.put(f"sample_nearest/{number}", keys)
+    return ""
+
+
+def choose_probes(number: int, *, blocks: Blocks, recall: float) -> str:
+    """The fewest cells of a shard in which the share ``recall`` of the sample's lists is; and how much of them is."""
+    shown, at = blocks.shown(number)
+    low, high = blocks.shards.bounds(number)
+    truth = blocks.get("sample_lists")
+    mine = (truth >= low) & (truth < high)
+    asked = np.flatnonzero(mine.any(axis=1))
+    if not len(asked):
+        return f"{number} 1 0"
+    place = np.full(high - low, -1)
+    place[at] = np.arange(len(at))
+    theirs = np.where(mine[asked], place[np.where(mine[asked], truth[asked] - low, 0)], -1)
+    with one_thread():
+        index = CellIndex(shown, blocks.cells(number), at)
+        probes, found = index.probes_needed(blocks.get("sample")[asked], theirs, recall)
+    return f"{number} {probes} {round(found * mine.sum())}"
+
+
+def search(number: int, *, blocks: Blocks, depth: int, go: int, probes: tuple[int, ...]) -> str:
     """The ``depth`` nearest of users of a block whose lists are short, less those against the rules.
 
-    ``go``: which of them, where they are too many to hold their candidates at a time.
+    Args:
+        number: of the block.
+        blocks: see there.
+        depth: candidates per user.
+        go: which of the users, where they are too many to hold their candidates at a time.
+        probes: cells of each shard to look into; empty = look at everybody.
     """
     filling, limit = blocks.filling(number), max(CANDIDATES // depth, 1)
     if go == 0:
         blocks.put(f"short/{number}", filling.short(np.arange(len(filling.users))))
     rows = blocks.get(f"short/{number}", go * limit, (go + 1) * limit)
-    best = _nearest(blocks, blocks.queries(number)[rows], blocks.get(f"labels/{number}")[rows], depth)
+    queries, labels = blocks.queries(number)[rows], blocks.get(f"labels/{number}")[rows]
+    best = _nearest(blocks, queries, labels, depth, probes)
+    lost = np.flatnonzero(best[:, -1] == MISSING) if probes else rows[:0]
+    best[lost] = _nearest(blocks, queries[lost], labels[lost], depth, ())
     scores, found = from_keys(best)
     half = blocks.get(f"density/{number}")[rows] / np.float32(2)
     candidates = filling.possible(rows, found.astype(np.int32))
@@ -123,31 +202,42 @@ def search(number: int, *, blocks: Blocks, depth: int, go: int) -> str:
     return ""
 
 
-def _nearest(blocks: Blocks, queries: Floats, labels: Ints, depth: int) -> Keys:
+def _nearest(blocks: Blocks, queries: Floats, labels: Ints, depth: int, probes: tuple[int, ...]) -> Keys:
     """[m, depth] keys of the nearest takers, from shard to shard the best of what was found so far."""
-    best = np.full((len(queries), depth), MISSING)
+    best, order = np.full((len(queries), depth), MISSING), np.arange(len(queries))
     for seen, shard in enumerate(blocks.shards.numbers, start=1):
-        at = np.flatnonzero(blocks.of_shard("takers", shard))
-        names = np.append(blocks.shards.starts[shard] + at, -1)
-        bias, own = blocks.of_shard("half", shard)[at], blocks.of_shard("labels", shard)[at]
-        index = ExactIndex(Shown(blocks.shards.read(shard)[at], bias, own))
+        shown, at = blocks.shown(shard)
+        if not shown.size or not len(queries):
+            continue
+        names = blocks.shards.starts[shard] + at
         few = min(
             depth, -(-MARGIN * depth // seen)
         )  # a shard's share of the best is small, and goes on where it is not
         with one_thread():
+            look = ExactIndex(shown).top_k
+            if probes:
+                cells = blocks.cells(shard)
+                look = functools.partial(_look_into_cells, CellIndex(shown, cells, at), probes=probes[shard])
+                order = np.argsort(nearest_points(queries, cells.centres, 1)[:, 0], kind="stable")
             for start in range(0, len(queries), BLOCK):
-                rows = np.arange(start, min(start + BLOCK, len(queries)))
-                keys = _keys(index, names, queries[rows], labels[rows], few)
+                rows = order[start : start + BLOCK]
+                keys = _keys(look, names, queries[rows], few, labels[rows])
                 best[rows] = _merged(best[rows], keys)
                 rows = rows[keys[:, -1] < best[rows, -1]]
                 if few < depth and len(rows):
-                    best[rows] = _merged(best[rows], _keys(index, names, queries[rows], labels[rows], depth)[:, few:])
+                    keys = _keys(look, names, queries[rows], depth, labels[rows])
+                    best[rows] = _merged(best[rows], keys[:, few:])
     return best
 
 
-def _keys(index: ExactIndex, names: Ints, queries: Floats, labels: Ints, k: int) -> Keys:
-    scores, found = index.top_k(queries, labels, k)
-    return np.where(found < 0, MISSING, sort_keys(scores, names[found]))
+def _look_into_cells(index: CellIndex, queries: Floats, labels: Ints, k: int, probes: int) -> tuple[Floats, Ints]:
+    """As ``search.look_into_cells``, and fewer where the cells hold fewer: other shards have more."""
+    return rank(index.shown, queries, labels, index.candidates(queries, min(k + SLACK, index.shown.size), probes), k)
+
+
+def _keys(look: Look, names: Ints, queries: Floats, k: int, labels: Ints) -> Keys:
+    scores, found = look(queries, labels, k)
+    return np.where(found < 0, MISSING, sort_keys(scores, np.append(names, -1)[found]))
 
 
 def _merged(best: Keys, keys: Keys) -> Keys:

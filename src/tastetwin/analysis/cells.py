@@ -42,7 +42,7 @@ class Cells:
         )
         kmeans.train(vectors[np.sort(drawn)])
         centres = np.ascontiguousarray(kmeans.centroids, np.float32)
-        return cls(centres, _knn(vectors, centres, 1)[:, 0])
+        return cls(centres, nearest_points(vectors, centres, 1)[:, 0])
 
     @property
     def size(self) -> int:
@@ -75,7 +75,7 @@ class CellIndex:
         In no order. Queries that are near each other look into the same cells, which makes the products larger.
         """
         wide = with_component(queries, 1.0)
-        looked_into = _knn(wide, self._centres, probes)
+        looked_into = nearest_points(wide, self._centres, probes)
         best: Any = load_faiss().ResultHeap(len(queries), depth, keep_max=True)
         for part in (looked_into[:, :_NEAR], looked_into[:, _NEAR:]):
             for cell, rows in _by_cell(part):
@@ -95,7 +95,7 @@ class CellIndex:
             truth: [m, k] positions of their exact lists, -1 where there is nobody left.
             recall: to be reached, in (0, 1].
         """
-        order = _knn(with_component(queries, 1.0), self._centres, self.cells.size)
+        order = nearest_points(with_component(queries, 1.0), self._centres, self.cells.size)
         rank = np.empty_like(order)
         np.put_along_axis(rank, order, np.arange(self.cells.size)[None], axis=1)
         there = truth >= 0
@@ -119,7 +119,7 @@ def _by_cell(looked_into: Ints) -> Iterator[tuple[int, Ints]]:
         yield int(cells[start]), group
 
 
-def _knn(queries: Floats, points: Floats, k: int) -> Ints:
+def nearest_points(queries: Floats, points: Floats, k: int) -> Ints:
     """[m, k] positions of the points with the largest inner products, the largest first."""
     faiss = load_faiss()
     return np.asarray(faiss.knn(queries, points, k, metric=faiss.METRIC_INNER_PRODUCT)[1])

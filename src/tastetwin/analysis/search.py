@@ -19,7 +19,7 @@ from tastetwin.progress import Progress, silent
 BLOCK: Final = 8192
 """Queries searched at a time: bounds memory. Changes no result of the exact search; among cells, users at the very same
 score at the end of a list may change with it."""
-_TUNING_QUERIES: Final = 1000
+TUNING_QUERIES: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def search_all(
 def _choose_probes(
     index: CellIndex, exact: ExactIndex, users: Users, asked: Ints, k: int, config: AnalyzeConfig
 ) -> tuple[int, float]:
-    drawn = np.random.default_rng(config.seed).permutation(asked)[:_TUNING_QUERIES]
+    drawn = np.random.default_rng(config.seed).permutation(asked)[:TUNING_QUERIES]
     queries = np.ascontiguousarray(users.vectors[drawn])
     _, truth = exact.top_k(queries, users.labels[drawn], k)
     return index.probes_needed(queries, truth, config.recall)

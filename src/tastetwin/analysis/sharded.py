@@ -11,6 +11,7 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +24,10 @@ from tastetwin.analysis.blocks import Blocks
 from tastetwin.analysis.chance import Chance
 from tastetwin.analysis.fill import CANDIDATES, first_depth, next_depth
 from tastetwin.analysis.hubness import draw_bank
-from tastetwin.analysis.index import MISSING, Floats, Ints, empty_lists
+from tastetwin.analysis.index import MISSING, Floats, Ints, empty_lists, from_keys
 from tastetwin.analysis.pairs import PairRules
 from tastetwin.analysis.scale import ScoreScale
+from tastetwin.analysis.search import TUNING_QUERIES
 from tastetwin.analysis.shards import IDS, Shards, for_each, lost_rows
 from tastetwin.analysis.twins import SearchFacts, first_of_each, max_exposure, scale_of
 from tastetwin.config import AnalyzeConfig, ListsConfig
@@ -83,7 +85,8 @@ def find_sharded(
         shards: vectors of everybody.
         paths: files of the same vectors; each is a block.
         user_ids: [n_users] ascending.
-        config: k, hubness correction, seed. Everybody is looked at.
+        config: k, exact or approximate search, hubness correction, seed. The bank, and whoever is looked for again
+            because a list is short, is looked for among everybody.
         labels: [n_users] see ``find_twins``.
         may_be_shown: [n_users] see ``find_twins``.
         rules: who may be shown to whom.
@@ -99,12 +102,14 @@ def find_sharded(
     filling = _Filling(engine, Blocks(shards, tuple(paths), rules.region, cap is not None), n if cap is None else cap)
     users = filling.begin(user_ids, labels, rules, config.k)
     densities = filling.measure(users, labels, draw_bank(members, config.csls_bank, config.seed), config)
-    searches = filling.fill(members, first_depth(config.k, np.full(len(members), filling.most), rules), progress)
+    depth = first_depth(config.k, np.full(len(members), filling.most), rules)
+    cells = filling.cells(members, depth, labels, config) if n * len(members) > config.exact_below**2 else Looked()
+    searches = filling.fill(members, depth, cells.probes, progress)
     shown, served = filling.count()
     facts = SearchFacts(
-        cells=0,
-        probes=0,
-        recall=1.0,
+        cells=cells.cells,
+        probes=sum(cells.probes),
+        recall=cells.recall,
         shown=len(members),
         hidden_duplicates=len(allowed) - len(members),
         searches=searches,
@@ -112,6 +117,18 @@ def find_sharded(
         max_exposure=cap,
     )
     return ShardedTwins(filling.blocks, shown, served, densities, scale_of(shards, densities, config.seed), facts)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """How the approximate search looks for neighbours; by default at everybody."""
+
+    cells: int = 0
+    """Of all shards."""
+    probes: tuple[int, ...] = ()
+    """Cells looked into, of each shard."""
+    recall: float = 1.0
+    """Share of the exact lists of a sample that was found."""
 
 
 class _Filling:
@@ -161,31 +178,54 @@ class _Filling:
         blocks.put("half", densities / np.float32(2))
         return densities
 
-    def fill(self, members: Ints, depth: int, progress: Progress) -> int:
+    def cells(self, members: Ints, depth: int, labels: Ints, config: AnalyzeConfig) -> Looked:
+        """Cells of every shard, and how many to look into, so that ``config.recall`` of a sample's lists is found."""
+        blocks, numbers = self.blocks, self.blocks.shards.numbers
+        self._put_takers(members)
+        counts = self._each(worker.fit_cells, numbers, seed=config.seed)
+        drawn = np.random.default_rng(config.seed).permutation(len(labels))[:TUNING_QUERIES]
+        blocks.put("sample", blocks.shards[drawn])
+        blocks.put("sample_labels", labels[drawn])
+        self._each(worker.search_sample, numbers, depth=depth)
+        best = np.full((len(drawn), depth), MISSING)
+        for shard in numbers:
+            best = np.sort(np.concatenate([best, blocks.get(f"sample_nearest/{shard}")], axis=1), axis=1)[:, :depth]
+        lists = from_keys(best)[1]
+        blocks.put("sample_lists", lists)
+        chosen = sorted(
+            tuple(map(int, told.split())) for told in self._each(worker.choose_probes, numbers, recall=config.recall)
+        )
+        found = sum(each[2] for each in chosen) / max(int((lists >= 0).sum()), 1)
+        return Looked(sum(map(int, counts)), tuple(each[1] for each in chosen), found)
+
+    def fill(self, members: Ints, depth: int, probes: tuple[int, ...], progress: Progress) -> int:
         """Search until lists are full or nobody is left; how many searches that took."""
-        self._search(members, np.full(len(self.blocks.shards), self.most), depth, progress)
+        self._search(members, np.full(len(self.blocks.shards), self.most), depth, probes, progress)
         searches, takers = 1, members
         while any(self.short.values()) and depth < len(takers):
             room = self.most - self.count()[0]
             takers = members[room[members] > 0]
             depth = next_depth(depth, len(takers))
-            self._search(takers, room, depth, silent)
+            self._search(takers, room, depth, (), silent)
             searches += 1
         return searches
 
-    def _search(self, takers: Ints, room: Ints, depth: int, progress: Progress) -> None:
-        n, limit = len(room), max(CANDIDATES // depth, 1)
-        taking = np.zeros(n, bool)
-        taking[takers] = True
-        self.blocks.put("takers", taking)
+    def _search(self, takers: Ints, room: Ints, depth: int, probes: tuple[int, ...], progress: Progress) -> None:
+        self._put_takers(takers)
+        limit = max(CANDIDATES // depth, 1)
         asking = {number: -(-short // limit) for number, short in self.short.items()}
         for go in range(max(asking.values(), default=0)):
             if go:
                 room = self.most - self.count()[0]
             self.blocks.put("room", room.astype(np.int32))
             numbers = [number for number, goes in asking.items() if go < goes]
-            self._each(worker.search, numbers, progress, depth=depth, go=go)
+            self._each(worker.search, numbers, progress, depth=depth, go=go, probes=probes)
             self._match(numbers)
+
+    def _put_takers(self, takers: Ints) -> None:
+        taking = np.zeros(len(self.blocks.shards), bool)
+        taking[takers] = True
+        self.blocks.put("takers", taking)
 
     def _match(self, numbers: Sequence[int]) -> None:
         """Deferred acceptance, in turns until nobody is refused."""
@@ -207,7 +247,7 @@ class _Filling:
         return sum(map(int, for_each(self.engine, settle, self.blocks.shards.numbers)))
 
     def _each(
-        self, job: Callable[..., str], numbers: Sequence[int], progress: Progress = silent, **more: int
+        self, job: Callable[..., str], numbers: Sequence[int], progress: Progress = silent, **more: Any
     ) -> list[str]:
         return for_each(self.engine, functools.partial(job, blocks=self.blocks, **more), numbers, progress)
 
