@@ -33,3 +33,18 @@ def test_loading_leaves_the_environment_as_it_was(wanted: str | None) -> None:
     environment |= {CORETYPE: wanted} if wanted else {}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(wanted)
+
+
+def test_threads_may_load_it_at_the_same_time() -> None:
+    """Workers of the embedded engine are threads and begin together; each gets the module, and no trace is left."""
+    program = (
+        "import os, threading; from tastetwin.analysis import blas\n"
+        "begin, found = threading.Barrier(8), []\n"
+        "work = lambda: (begin.wait(), found.append(blas.load_faiss()))\n"
+        "threads = [threading.Thread(target=work) for _ in range(8)]\n"
+        "[each.start() for each in threads]; [each.join() for each in threads]\n"
+        "print(len(found), len(set(found)), blas.CORETYPE in os.environ)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != CORETYPE}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["8", "1", "False"]

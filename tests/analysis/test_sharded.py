@@ -101,6 +101,19 @@ def test_lists_in_shards_are_those_of_one_process(
     same(found, find_twins(vectors, config, labels, shown, rules=rules, lists=lists))
 
 
+def test_a_whole_list_may_lie_in_one_shard(engine: Engine, memory_store: Store) -> None:
+    """Later shards are asked for few at first, as most lists are spread over all; these are not."""
+    n, config = 200, AnalyzeConfig(k=30)
+    vectors, member = clustered(n, 5, 0.2)
+    vectors = vectors[np.argsort(member, kind="stable")]
+    ids = [f"{number:03d}" for number in range(n)]
+    names, paths, rules = np.array(ids, object), put_vectors(memory_store, ids, vectors, 2), no_rules(n)
+    made = write_shards(engine, memory_store, paths, names, vectors.shape[1], 5, "shards")
+    free = ListsConfig(exposure_cap=None)
+    found = find_sharded(engine, made, paths, names, config, np.arange(n), np.ones(n, bool), rules, free)
+    same(found, find_twins(vectors, config))
+
+
 class Anxious(Engine):
     """An engine that does every task twice, as a cluster may that takes a slow worker for a dead one."""
 

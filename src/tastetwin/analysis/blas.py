@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from typing import Any, Final
 from threadpoolctl import threadpool_limits
 
 CORETYPE: Final = "OPENBLAS_CORETYPE"
+_LOADING: Final = threading.Lock()
+"""The embedded engine's workers are threads of one process, and all load it when they begin."""
 _AVX512: Final = frozenset({"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"})
 _AVX2: Final = frozenset({"avx2", "fma"})
 
@@ -40,14 +43,15 @@ def cpu_flags() -> frozenset[str]:
 @functools.cache
 def load_faiss() -> Any:
     """The faiss module. The variable is put back afterwards: child processes choose for themselves."""
-    kernel = None if CORETYPE in os.environ else coretype(cpu_flags())
-    if kernel is not None:
-        os.environ[CORETYPE] = kernel
-    try:
-        import faiss
-    finally:
+    with _LOADING:
+        kernel = None if CORETYPE in os.environ else coretype(cpu_flags())
         if kernel is not None:
-            del os.environ[CORETYPE]
+            os.environ[CORETYPE] = kernel
+        try:
+            import faiss
+        finally:
+            if kernel is not None:
+                del os.environ[CORETYPE]
     return faiss
 
 
