@@ -201,7 +201,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def twin(name: str, score: float = 0.5) -> dict[str, Any]:
-    return {"twin_idno": name, "score": score, "percentile": 99.0, "taste": score, "home": 0.0}
+    return {"twin_idno": name, "score": score, "percentile": 99.0, "taste": score, "home": 0.0, "chance": 0.25}
 
 
 def payload(*twins: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def test_readers_get_every_row_as_the_result_table_has_it(database: Served, stor
     twins = list(map(twin, HOSTILE, scores))
     lists = {user: payload(*twins) for user in HOSTILE}
     lists["nobody"] = payload(favors=None, home_region=None)
-    lists["old"] = payload({**twin("42"), "taste": None, "home": None})
+    lists["old"] = payload({**twin("42"), "taste": None, "home": None, "chance": None})
     run = publish_lists(store, lists, "d1")
     assert load_published(store, database.address).rows == len(lists)
     with open_target(database.address) as target:

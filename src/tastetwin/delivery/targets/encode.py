@@ -7,7 +7,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_NUMBERS: Final = ("score", "percentile", "taste", "home")
+_NUMBERS: Final = ("score", "percentile", "taste", "home", "chance")
 
 
 def json_lists(lists: pa.ListArray) -> pa.StringArray:
