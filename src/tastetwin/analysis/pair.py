@@ -101,9 +101,9 @@ class Pair:
         self.lists, self.user, self.other = lists, user, other
         self._mine, self._theirs = lists.usable_history(user), lists.usable_history(other)
         self._ids, raw, axes = lists.space
-        self._split = Split.of(raw, axes)
         self._vectors = list_vectors(lists.store, lists.analysis, raw)
         self._me, self._them = lists.position(user), lists.position(other)
+        self._split = Split.of(raw[[self._me, self._them]], axes)
         if lists.exposure.num_rows != len(self._ids):
             raise lists.old_run("exposure")
         self._crowding = lists.exposure.column("crowding").to_numpy()
@@ -193,7 +193,7 @@ class Pair:
         score = float(self._scores(self._me)[self._them] - self._crowding[self._me] / 2)
         percentile = scale.percentile(np.array([score], np.float32))
         chance = None if found is None else Chance.from_json(found).of(percentile, np.array([len(self._theirs)]))
-        taste, home = self._split.parts(np.array([self._me]), np.array([[self._them]]))
+        taste, home = self._split.parts(np.array([0]), np.array([[1]]))
         explain = self.lists.explainer
         return Comparison(
             score,
