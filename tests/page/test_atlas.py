@@ -33,11 +33,13 @@ def vocabulary() -> Vocabulary:
 
 
 def people(second: int) -> tuple[Floats, Histories, Ints]:
-    """Everybody of a group has its first place, and the first ``second`` of them its second."""
+    """Everybody of a group has its first place, and the first ``second`` of them its second; one of each the next's."""
     random = np.random.default_rng(0)
     groups = np.repeat(np.arange(GROUPS), EACH)
     vectors = unit(np.eye(DIM, dtype=np.float32)[groups] + 0.05 * random.standard_normal((len(groups), DIM)))
-    lists = [[2 + 2 * g, 3 + 2 * g] if at % EACH < second else [2 + 2 * g] for at, g in enumerate(groups)]
+    lists = [[2 + 2 * g, 3 + 2 * g] if at % EACH < second else [2 + 2 * g] for at, g in enumerate(groups.tolist())]
+    for group in range(GROUPS):
+        lists[group * EACH + EACH - 1].append(3 + 2 * ((group + 1) % GROUPS))
     places = np.array([place for each in lists for place in each], np.int32)
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in lists])])
     nothing = np.zeros(len(places), np.float32)
@@ -73,7 +75,8 @@ def test_a_neighbourhood_is_named_by_what_its_people_favor_more_than_others() ->
 
 
 @pytest.mark.parametrize(("second", "named"), [(9, 1), (10, 2)])
-def test_what_fewer_than_ten_favor_is_never_named(second: int, named: int) -> None:
+def test_what_fewer_than_ten_of_them_favor_is_never_named(second: int, named: int) -> None:
+    """Though with the one elsewhere ten do."""
     assert {len(each.places) for each in drawn(second).neighbourhoods} == {named}
 
 

@@ -144,10 +144,10 @@ class View:
         """A user at a glance.
 
         Raises:
-            UsageError: UNKNOWN-USER for whoever cannot be shown, whatever the reason.
+            UsageError: UNKNOWN-USER, for who has opted out as well.
         """
         at = bisect.bisect_left(self.ids, user)
-        if self.ids[at : at + 1] != [user] or is_opted_out(self.store, user):
+        if self.ids[at : at + 1] != [user]:
             raise UsageError(
                 "UNKNOWN-USER",
                 place=f"user {user}",
