@@ -116,7 +116,9 @@ class AnalyzeConfig(Section):
     home_weight: float = Field(1.0, ge=0, le=100, description="of home area in the lists; 1 = as trained, 0 = no part")
     vectors: Literal["float32", "float16", "int8"] = Field("float32", description="how taste vectors are stored")
     shards: int = Field(
-        0, ge=0, description="of the vectors, when lists are made on the engine; 0 = as many as a million users need"
+        0,
+        ge=0,
+        description="of the vectors, for lists made on the engine; 0 = none up to 500,000 users, then one for 250,000",
     )
     batch_tokens: int = Field(2_048, ge=512, description="padded favors per encoder call")
     sensitive_categories: list[int] = Field([], description="categories never named as evidence, nor places with one")

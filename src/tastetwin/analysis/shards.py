@@ -27,8 +27,8 @@ from tastetwin.schema import USER
 from tastetwin.store import Store
 from tastetwin.tables import put_table, read_files
 
-IN_ONE_PROCESS: Final = 1_000_000
-"""Up to this many users the lists are made in one process, unless the configuration says how many shards."""
+IN_ONE_PROCESS: Final = 500_000
+"""Up to this many users, 15 kB each, the lists are made in one process, unless the configuration says otherwise."""
 SHARD_USERS: Final = 250_000
 """Users per shard where the configuration leaves it open."""
 IDS: Final = pa.schema([pa.field(USER, pa.string(), nullable=False)])

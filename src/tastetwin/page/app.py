@@ -296,7 +296,7 @@ def _pair(page: Page, request: Request, a: str, b: str) -> Response:
         entry=entry,
         evidence=entry.evidence if entry else view.lists.evidence(a, b),
         explain=view.lists.explainer,
-        steps=Pair(view.lists, a, b).why_not() if a != b and view.lists.exposure.num_rows else [],
+        steps=Pair(view.lists, a, b).why_not() if "why" in request.query_params and a != b else [],
         parts=view.lists.parts(a, b),
         shared=[(visit, theirs[place]) for place, visit in mine.items() if place in theirs],
         only_one=[visit for place, visit in mine.items() if place not in theirs],
