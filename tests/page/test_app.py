@@ -281,3 +281,11 @@ def test_a_store_that_another_process_writes_is_left_alone(own: Store) -> None:
             answer = site.post("/diff/approve", form)
         assert answer.status == 503 and "STORE-BUSY" in answer.text
         assert published_run(own).run_id == RUNS[0]
+
+
+@pytest.mark.parametrize(("lang", "condition"), [("en", "close enough"), ("ko", "충분히 가까움")])
+def test_why_and_why_not_when_asked(site: Site, lang: str, condition: str) -> None:
+    """Every condition in the reader's language; without the question only the way to it."""
+    plain, asked = (site.ask(f"/pairs/u001/u005?lang={lang}{more}").text for more in ("", "&why=1"))
+    assert "why=1" in plain and condition not in plain
+    assert asked.count('<th scope="row">') >= 7 and condition in asked

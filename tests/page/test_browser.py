@@ -18,7 +18,16 @@ from tests.page.web import CANARY, HOSTILE, Site, serving
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
-PATHS: Final = ["/", "/users/u001", "/pairs/u001/u005", "/map?user=u001", "/health", "/diff", "/users/nobody"]
+PATHS: Final = [
+    "/",
+    "/users/u001",
+    "/pairs/u001/u005",
+    "/pairs/u001/u005?why=1",
+    "/map?user=u001",
+    "/health",
+    "/diff",
+    "/users/nobody",
+]
 RULES: Final = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 
 

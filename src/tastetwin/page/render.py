@@ -48,6 +48,7 @@ class Renderer:
             link=link,
             user_link=lambda user, **query: link(*_of_user(user), **query),
             pair_link=lambda a, b: link(*_of_pair(a, b)),
+            why_link=lambda a, b: link(*_of_pair(a, b), why=1),
             in_language=lambda other: f"{path}?{urlencode({**here, 'lang': other})}",
             path=request.url.path,
             **values,
