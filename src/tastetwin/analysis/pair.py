@@ -22,7 +22,7 @@ from tastetwin.analysis.pairs import Region
 from tastetwin.analysis.parts import Split, read_axes, reweighted
 from tastetwin.analysis.scale import ScoreScale
 from tastetwin.analysis.stage import list_vectors
-from tastetwin.config import Config
+from tastetwin.config import Config, ListsConfig
 from tastetwin.errors import UsageError
 from tastetwin.features.histories import Histories, joined
 from tastetwin.features.taste import HISTORY, from_arrow
@@ -110,6 +110,7 @@ class Pair:
         self._homes = lists.exposure.column("home_region").combine_chunks()
         self._opt_outs = read_opt_outs(lists.store)
         self._settings: dict[str, Any] = lists.analysis.settings
+        self._rules = ListsConfig(**self._settings.get("lists", {}))
         self._k = int(self._settings["analyze"]["k"])
 
     # -- why not ------------------------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ class Pair:
 
     def _close(self, listed: bool) -> Step:
         rank = self._rank(self._me, self._them)
-        if self._settings["lists"]["mutual"]:
+        if self._rules.mutual:
             back = self._rank(self._them, self._me)
             said = f"ranks {rank:,} and {back:,} for each other; lists are ordered by the worse of both"
             return Step("close enough", listed, said)
@@ -151,7 +152,7 @@ class Pair:
         return Step("not followed, not blocked", not found, said)
 
     def _of_region(self) -> Step:
-        region: Region = self._settings["lists"]["region"]
+        region: Region = self._rules.region
         mine, theirs = (self._homes[at].as_py() for at in (self._me, self._them))
         # Which region it is may be known to few people.
         homes = "home region unknown" if None in (mine, theirs) else "same home region" if mine == theirs else "others"
@@ -160,7 +161,7 @@ class Pair:
 
     def _of_the_region(self, user: int) -> npt.NDArray[np.bool_]:
         """[n] whom ``lists.region`` lets into a user's list; as ``PairRules``."""
-        region: Region = self._settings["lists"]["region"]
+        region: Region = self._rules.region
         mine = self._homes[user].as_py()
         unknown = self._homes.is_null().to_numpy(zero_copy_only=False)
         if region == "any":
@@ -171,7 +172,7 @@ class Pair:
         return np.asarray(same if region == "same" else ~same)
 
     def _has_room(self, in_lists: int, listed: bool) -> Step:
-        most = self.lists.analysis.facts["search"]["max_exposure"]
+        most = self.lists.analysis.facts["search"].get("max_exposure")
         if most is None:
             return Step("has room", True, f"in {in_lists:,} lists; there is no cap")
         said = f"in {in_lists:,} lists of at most {most:,}"
