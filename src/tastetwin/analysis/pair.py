@@ -18,8 +18,8 @@ from tastetwin.analysis.encode import Encoder, open_encoder
 from tastetwin.analysis.evidence import Evidence, Shared
 from tastetwin.analysis.index import Floats
 from tastetwin.analysis.lookup import TwinLists
-from tastetwin.analysis.pairs import Region
-from tastetwin.analysis.parts import Split, read_axes, reweighted
+from tastetwin.analysis.pairs import PairRules
+from tastetwin.analysis.parts import Split
 from tastetwin.analysis.scale import ScoreScale
 from tastetwin.analysis.stage import list_vectors
 from tastetwin.config import Config, ListsConfig
@@ -107,7 +107,8 @@ class Pair:
         if lists.exposure.num_rows != len(self._ids):
             raise lists.old_run("exposure")
         self._crowding = lists.exposure.column("crowding").to_numpy()
-        self._homes = lists.exposure.column("home_region").combine_chunks()
+        homes = lists.exposure.column("home_region").combine_chunks().dictionary_encode().indices
+        self._homes = pc.fill_null(homes, -1).to_numpy().astype(np.int32)
         self._opt_outs = read_opt_outs(lists.store)
         self._settings: dict[str, Any] = lists.analysis.settings
         self._rules = ListsConfig(**self._settings.get("lists", {}))
@@ -152,24 +153,17 @@ class Pair:
         return Step("not followed, not blocked", not found, said)
 
     def _of_region(self) -> Step:
-        region: Region = self._rules.region
-        mine, theirs = (self._homes[at].as_py() for at in (self._me, self._them))
+        mine, theirs = self._homes[self._me], self._homes[self._them]
         # Which region it is may be known to few people.
-        homes = "home region unknown" if None in (mine, theirs) else "same home region" if mine == theirs else "others"
-        said = f"{'another home region' if homes == 'others' else homes}, rule: {region}"
+        homes = "unknown home region" if min(mine, theirs) < 0 else "same" if mine == theirs else "another"
+        said = f"{homes}{'' if min(mine, theirs) < 0 else ' home region'}, rule: {self._rules.region}"
         return Step("region", bool(self._of_the_region(self._me)[self._them]), said)
 
     def _of_the_region(self, user: int) -> npt.NDArray[np.bool_]:
-        """[n] whom ``lists.region`` lets into a user's list; as ``PairRules``."""
-        region: Region = self._rules.region
-        mine = self._homes[user].as_py()
-        unknown = self._homes.is_null().to_numpy(zero_copy_only=False)
-        if region == "any":
-            return np.ones(len(unknown), bool)
-        if mine is None:
-            return unknown if region == "same" else np.ones(len(unknown), bool)
-        same = pc.fill_null(pc.equal(self._homes, mine), False).to_numpy(zero_copy_only=False)
-        return np.asarray(same if region == "same" else ~same)
+        """[n] whom ``lists.region`` lets into a user's list."""
+        everybody = np.arange(len(self._ids), dtype=np.int32)[None]
+        rules = PairRules(np.empty(0, np.int64), self._rules.region, self._homes)
+        return np.asarray(rules.allow(np.array([user]), everybody)[0])
 
     def _has_room(self, in_lists: int, listed: bool) -> Step:
         most = self.lists.analysis.facts["search"].get("max_exposure")
@@ -249,8 +243,7 @@ class Pair:
         return np.concatenate([mine[shared], mine[~shared]])[:TRIED]
 
     def _encode(self, encoder: Encoder, histories: list[Histories]) -> Floats:
-        axes = read_axes(self.lists.store, self.lists.analysis, self._vectors.shape[1])
-        return reweighted(encoder.encode(joined(*histories)), axes, float(self._settings["analyze"]["home_weight"]))
+        return list_vectors(self.lists.store, self.lists.analysis, encoder.encode(joined(*histories)))
 
     def _open_encoder(self) -> Encoder:
         bundle = read_manifest(self.lists.store, "train", self.lists.run.generation("train"))

@@ -6,11 +6,12 @@ A twin table is int32 [n_users, k]: row u holds the positions of u's twins, the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from tastetwin.analysis.pairs import PairRules, Region
 from tastetwin.evaluation.metrics import activity_buckets, region_buckets
 from tastetwin.evaluation.records import Coverage, Health, Histogram, VectorHealth
 from tastetwin.features.histories import Histories
@@ -40,7 +41,7 @@ class ServedUsers:
     """[n_regions] the source's code of each region index."""
     vectors: FloatMatrix
     """[n_users, d] unit rows."""
-    among: Literal["any", "same", "other"] = "any"
+    among: Region = "any"
     """Whose lists the rules let whom into, by home region (``lists.region``)."""
 
 
@@ -237,10 +238,9 @@ def _agreement(users: ServedUsers, twins: TwinTable, sample: npt.NDArray[np.int6
 
 def _may_meet(users: ServedUsers, user: np.integer) -> npt.NDArray[np.bool_]:
     """[n_users] whom the region rule lets into a user's list."""
-    mine = users.regions[user]
-    alike = users.regions == mine
-    found = alike if users.among == "same" else ~alike if users.among == "other" and mine >= 0 else np.ones_like(alike)
-    return np.asarray(found & (np.arange(len(found)) != user))
+    rules = PairRules(np.empty(0, np.int64), users.among, users.regions)
+    others = np.arange(len(users.regions), dtype=np.int32)
+    return np.asarray(rules.allow(np.array([user]), others[None])[0] & (others != user))
 
 
 def _sample_few(users: npt.NDArray[np.int64], seed: int, size: int = 200) -> npt.NDArray[np.int64]:

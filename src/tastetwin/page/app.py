@@ -28,7 +28,8 @@ from tastetwin.analysis.pair import Pair
 from tastetwin.delivery.diff import ListDiff, diff_path, read_diff
 from tastetwin.delivery.publish import promote_run, roll_back
 from tastetwin.errors import TasteTwinError, UsageError
-from tastetwin.page.card import measures
+from tastetwin.evaluation.measures import measures
+from tastetwin.page.card import text_of
 from tastetwin.page.render import Renderer, history_map, pair_map
 from tastetwin.page.view import View
 from tastetwin.runs import Run, published, published_run, read_run
@@ -307,10 +308,10 @@ def _pair(page: Page, request: Request, a: str, b: str) -> Response:
 
 def _runs(app: FastAPI, page: Page) -> None:
     @app.get("/health")
-    def health(request: Request) -> Response:
+    def health_card(request: Request) -> Response:
         view = page.view()
-        card = list(measures(view.evaluation.health, view.rules))
-        return page.render(request, "health.html", view=view, health=view.evaluation.health, card=card)
+        health, card = view.evaluation.health, view.verdict.measures or measures(view.evaluation, view.rules)
+        return page.render(request, "health.html", view=view, health=health, card=card, text_of=text_of)
 
     @app.get("/diff")
     def diff(request: Request, done: Action | None = None) -> Response:
