@@ -80,7 +80,7 @@ def reliability_chart(
         for x in [_x(level.told / most)]
     )
     body = f'<line x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}" class="guide"/>{points}'
-    ticks = [(i / 4, f"{25 * i * most:.1f} %") for i in range(5)]
+    ticks = [(i / 4, f"{25 * i * most:.2g} %") for i in range(5)]
     return _chart(body, ticks, ticks, x_label, title)
 
 

@@ -29,7 +29,7 @@ from tastetwin.delivery.diff import ListDiff, diff_path, read_diff
 from tastetwin.delivery.publish import promote_run, roll_back
 from tastetwin.errors import TasteTwinError, UsageError
 from tastetwin.evaluation.measures import measures
-from tastetwin.page.card import text_of
+from tastetwin.page.card import AREAS, text_of
 from tastetwin.page.render import Renderer, history_map, pair_map
 from tastetwin.page.view import View
 from tastetwin.runs import Run, published, published_run, read_run
@@ -311,7 +311,7 @@ def _runs(app: FastAPI, page: Page) -> None:
     def health_card(request: Request) -> Response:
         view = page.view()
         health, card = view.evaluation.health, view.verdict.measures or measures(view.evaluation, view.rules)
-        return page.render(request, "health.html", view=view, health=health, card=card, text_of=text_of)
+        return page.render(request, "health.html", view=view, health=health, card=card, areas=AREAS, text_of=text_of)
 
     @app.get("/diff")
     def diff(request: Request, done: Action | None = None) -> Response:

@@ -16,8 +16,19 @@ _KEYS: Final = {
     "nearness to the exact nearest": "agreement",
     "Jaccard@10 with the published lists": "stability",
     "places shared with twins, over strangers": "overlap",
+    "entries that point at nobody": "out_of_range",
+    "users listed as their own twin": "self",
+    "lists with a repeated twin": "repeat",
+    "vectors that are no numbers": "not_finite",
+    "largest distance of a length from 1": "norm",
+    "mean cosine of two users": "mean_cosine",
+    "effective rank of the vectors": "rank",
 }
 _TOP_SHARE: Final = re.compile(r"slots of the \d+ most shown users")
+
+
+AREAS: Final = ("lists", "drift", "vectors", "halves")
+"""In the order of the page."""
 
 
 def text_of(measure: Measure) -> str | None:
