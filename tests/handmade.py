@@ -13,7 +13,7 @@ import pyarrow as pa
 from tastetwin.analysis.evidence import Visitors
 from tastetwin.analysis.lookup import write_visitors
 from tastetwin.analysis.standing import EXPOSURE
-from tastetwin.evaluation.stage import report_path
+from tastetwin.evaluation.reports import report_path
 from tastetwin.features.histories import Vocabulary
 from tastetwin.features.stage import PLACE_ROWS
 from tastetwin.features.taste import HISTORY

@@ -15,7 +15,7 @@ import pytest
 from tastetwin import pipeline
 from tastetwin.config import Config, DeliverConfig
 from tastetwin.errors import GateRefused, InputError, StoreError, UsageError
-from tastetwin.evaluation.stage import report_path
+from tastetwin.evaluation.reports import report_path
 from tastetwin.generations import STAGES, Made, Manifest, Plan, Stage, entry_of, make
 from tastetwin.pipeline import INTERRUPTED, Job, Quiet, past_bundle, run_day, run_stage
 from tastetwin.progress import Progress, silent
@@ -69,7 +69,7 @@ class Town:
         self.reports: list[str] = []
         self.sessions: list[str] = []
         patch.setattr(pipeline, "connect", lambda *_: Session(self.sessions))
-        patch.setattr("tastetwin.evaluation.stage.write_report", self._report)
+        patch.setattr("tastetwin.evaluation.reports.write_report", self._report)
         for stage, name in NAMES.items():
             patch.setattr(name, getattr(self, f"_{stage}"))
 

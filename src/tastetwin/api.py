@@ -172,7 +172,7 @@ class TasteTwin:
 
     def opt_out(self, *users: str) -> None:
         """Show these users to nobody from now on, as neither a twin nor a user with twins."""
-        from tastetwin.evaluation.stage import clean_reports
+        from tastetwin.evaluation.reports import clean_reports
         from tastetwin.privacy.opt_out import opt_out
 
         opt_out(self.store, map(str, users))

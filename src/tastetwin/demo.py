@@ -9,7 +9,8 @@ from tastetwin import console
 from tastetwin.analysis.lookup import TwinLists
 from tastetwin.config import load
 from tastetwin.evaluation.records import Evaluation, MethodScore
-from tastetwin.evaluation.stage import read_evaluation, report_path
+from tastetwin.evaluation.reports import report_path
+from tastetwin.evaluation.stage import read_evaluation
 from tastetwin.generations import read_manifest
 from tastetwin.pipeline import run_day
 from tastetwin.runs import Run

@@ -196,7 +196,8 @@ def analyze(job: Job) -> None:
 
 def evaluate(job: Job) -> None:
     """Measure the run, ask the gate, write the report."""
-    from tastetwin.evaluation.stage import evaluate_run, write_report
+    from tastetwin.evaluation.reports import write_report
+    from tastetwin.evaluation.stage import evaluate_run
 
     job.do("evaluate", lambda tell: evaluate_run(job.store, job.run, job.config, again=job.again, progress=tell))
     write_report(job.store, job.run, job.config)
@@ -211,7 +212,7 @@ def deliver(job: Job) -> None:
     from tastetwin.delivery.diff import diff_runs, require_no_leak, write_diff
     from tastetwin.delivery.publish import publish_run
     from tastetwin.delivery.stage import deliver_run
-    from tastetwin.evaluation.stage import report_path, write_report
+    from tastetwin.evaluation.reports import report_path, write_report
 
     # Whoever opts out while this works is left out by readers, and is no leak.
     opt_outs, shown = read_opt_outs(job.store), published_or_none(job.store)

@@ -25,7 +25,7 @@ import pytest
 from tastetwin import generations, runs
 from tastetwin.config import AnalyzeConfig, Config, DeliverConfig, EngineConfig, EvaluateConfig, MartConfig, TrainConfig
 from tastetwin.errors import StoreError, UsageError
-from tastetwin.evaluation.stage import report_path
+from tastetwin.evaluation.reports import report_path
 from tastetwin.generations import FOLDERS, STAGES
 from tastetwin.sources.synthetic import TownConfig, write_day, write_town
 from tastetwin.store import Store

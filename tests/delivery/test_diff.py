@@ -30,7 +30,8 @@ from tastetwin.delivery.diff import (
 from tastetwin.delivery.publish import promote_run, roll_back
 from tastetwin.errors import GateRefused, StoreError, TasteTwinError, UsageError
 from tastetwin.evaluation.gate import Verdict
-from tastetwin.evaluation.stage import RIVAL, report_path
+from tastetwin.evaluation.reports import report_path
+from tastetwin.evaluation.stage import RIVAL
 from tastetwin.generations import read_manifest
 from tastetwin.pipeline import run_stage
 from tastetwin.privacy.opt_out import OptOuts, name_of, opt_out, read_opt_outs

@@ -14,7 +14,7 @@ import zstandard
 
 from tastetwin.analysis.standing import EXPOSURE
 from tastetwin.delivery.diff import ChangedList, Exposure, diff_runs, write_diff
-from tastetwin.evaluation.stage import report_path
+from tastetwin.evaluation.reports import report_path
 from tastetwin.features.stage import NOT_SHOWN
 from tastetwin.generations import FOLDERS, STAGES, Manifest, entry_of, finish, is_finished, read_manifest, verify
 from tastetwin.mart.merge import LAYOUTS

@@ -17,7 +17,7 @@ from tastetwin.cli import app
 from tastetwin.delivery.export import export_published
 from tastetwin.delivery.views import READY
 from tastetwin.errors import UsageError
-from tastetwin.evaluation.stage import report_path
+from tastetwin.evaluation.reports import report_path
 from tastetwin.generations import read_manifest
 from tastetwin.pipeline import run_day
 from tastetwin.privacy.opt_out import read_opt_outs

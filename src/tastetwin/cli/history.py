@@ -174,7 +174,7 @@ def say_run(store: str, run: Run, as_json: bool) -> None:
         return
     console.out.print(f"run {run.run_id}: {_status(run, shown)}", markup=False)
     if "evaluate" in run.stages:
-        from tastetwin.evaluation.stage import report_path
+        from tastetwin.evaluation.reports import report_path
 
         console.out.print(f"report: {opened.path(report_path(run.run_id))}", markup=False)
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tastetwin.analysis.stored import read_vectors_table
 from tastetwin.errors import InputError, UsageError
 from tastetwin.evaluation.report import without_users
-from tastetwin.evaluation.stage import report_path
+from tastetwin.evaluation.reports import report_path
 from tastetwin.generations import read_manifest
 from tastetwin.privacy.opt_out import read_opt_outs
 from tastetwin.runs import published_run

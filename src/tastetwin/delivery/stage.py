@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 
 from tastetwin.config import Config
 from tastetwin.errors import UsageError
-from tastetwin.evaluation.stage import RIVAL, report_path, verdict_of
+from tastetwin.evaluation.reports import report_path
+from tastetwin.evaluation.stage import RIVAL, verdict_of
 from tastetwin.features.histories import Vocabulary
 from tastetwin.features.home import home_regions
 from tastetwin.features.taste import HISTORY, from_arrow
