@@ -28,10 +28,11 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tastetwin.analysis.evidence import count_visitors
-from tastetwin.analysis.lookup import TwinLists, write_visitors
+from tastetwin.analysis.lookup import TwinLists
 from tastetwin.analysis.parts import unit, write_axes
 from tastetwin.analysis.standing import EXPOSURE
 from tastetwin.analysis.stored import vectors_table
+from tastetwin.analysis.visitors import write_visitors
 from tastetwin.evaluation.records import Coverage, Evaluation, Health, Histogram, VectorHealth, to_json
 from tastetwin.features.histories import Vocabulary, joined
 from tastetwin.features.taste import from_arrow, taste_histories, to_arrow

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from tastetwin.analysis.evidence import Visitors
-from tastetwin.analysis.lookup import write_visitors
 from tastetwin.analysis.standing import EXPOSURE
+from tastetwin.analysis.visitors import write_visitors
 from tastetwin.evaluation.reports import report_path
 from tastetwin.features.histories import Vocabulary
 from tastetwin.features.stage import PLACE_ROWS

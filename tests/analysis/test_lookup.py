@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tastetwin.analysis.evidence import K_ANONYMITY, Visitors
-from tastetwin.analysis.lookup import AMONG, About, TwinLists, as_json_row, read_visitors, write_visitors
+from tastetwin.analysis.lookup import AMONG, About, TwinLists, as_json_row
 from tastetwin.analysis.parts import write_axes
 from tastetwin.analysis.standing import EXPOSURE
 from tastetwin.analysis.stored import vectors_table
+from tastetwin.analysis.visitors import read_visitors, write_visitors
 from tastetwin.errors import UsageError
 from tastetwin.features.stage import read_place_rows
 from tastetwin.features.taste import HISTORY

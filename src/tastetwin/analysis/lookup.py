@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tastetwin.analysis.dials import Bank, Space, closest, draw_bank, far, near
-from tastetwin.analysis.evidence import Evidence, EvidenceRules, Explainer, Visitors
+from tastetwin.analysis.evidence import Evidence, EvidenceRules, Explainer
 from tastetwin.analysis.index import SLACK, Floats, Ints
 from tastetwin.analysis.parts import Split, read_axes
 from tastetwin.analysis.sentences import Language
 from tastetwin.analysis.standing import EXPOSURE
 from tastetwin.analysis.stored import read_vectors
+from tastetwin.analysis.visitors import read_visitors
 from tastetwin.config import AnalyzeConfig
 from tastetwin.errors import UsageError
 from tastetwin.features.histories import Histories, Vocabulary
@@ -27,42 +28,16 @@ from tastetwin.features.stage import NOT_SHOWN, read_histories
 from tastetwin.features.taste import HISTORY
 from tastetwin.features.user_favor import USER_FAVOR
 from tastetwin.features.vocabulary import read_vocabulary
-from tastetwin.generations import FileEntry, Manifest, read_manifest
+from tastetwin.generations import Manifest, read_manifest
 from tastetwin.privacy.opt_out import is_opted_out
 from tastetwin.runs import Run
 from tastetwin.schema import NAME, OTHER, PLACE, PLACES, TWINS, USER
 from tastetwin.store import Store
-from tastetwin.tables import bucket_name, bucket_of, put_table, read_files, read_table
+from tastetwin.tables import bucket_name, bucket_of, read_files, read_table
 
 AMONG: Final = 5
 """Niche and mainstream twins are chosen among this many times as many of the list."""
 _PLACES: Final = pa.schema([HISTORY.field(USER), HISTORY.field("places")])
-_VISITORS: Final = pa.schema([pa.field("of", pa.string()), pa.field("visitors", pa.int64())])
-
-
-def write_visitors(store: Store, relative: str, visitors: Visitors) -> FileEntry:
-    """One row per place row, category index and region index, in this order; the number of users leads."""
-    parts = {
-        "users": np.array([visitors.n_users]),
-        "place": visitors.places,
-        "category": visitors.categories,
-        "region": visitors.regions,
-    }
-    names = np.repeat(list(parts), [len(part) for part in parts.values()])
-    return put_table(
-        store, relative, pa.table([pa.array(names), np.concatenate(list(parts.values()))], schema=_VISITORS)
-    )
-
-
-def read_visitors(store: Store, relative: str) -> Visitors:
-    """What ``write_visitors`` wrote."""
-    table = read_files(store, [relative], _VISITORS)
-
-    def part(name: str) -> npt.NDArray[np.int64]:
-        values: npt.NDArray[np.int64] = table.filter(pc.equal(table.column("of"), name)).column("visitors").to_numpy()
-        return values
-
-    return Visitors(int(part("users")[0]), part("place"), part("category"), part("region"))
 
 
 @dataclass(frozen=True)
@@ -393,7 +368,7 @@ class TwinLists:
             The histories of the users with enough favors, opted out or not, user ids ascending.
         """
         self._held = read_histories(self.store, self.features, self.min_favors)[0]
-        if len(self.space[0]):
+        if len(self.space[0]) and self.exposure.num_rows:  # runs made before there was the table answer no dial
             _ = self._near, self._far, self._hidden
         return self._held
 

@@ -19,7 +19,6 @@ from tastetwin.analysis.evidence import Evidence, Shared
 from tastetwin.analysis.index import Floats
 from tastetwin.analysis.lookup import TwinLists
 from tastetwin.analysis.pairs import PairRules
-from tastetwin.analysis.parts import Split
 from tastetwin.analysis.scale import ScoreScale
 from tastetwin.analysis.stage import list_vectors
 from tastetwin.config import Config, ListsConfig
@@ -100,10 +99,9 @@ class Pair:
             raise UsageError("SAME-USER", place=f"user {user}", value=other, rule="two users", fix="name another one")
         self.lists, self.user, self.other = lists, user, other
         self._mine, self._theirs = lists.usable_history(user), lists.usable_history(other)
-        self._ids, raw, axes = lists.space
+        self._ids, raw, _ = lists.space
         self._vectors = list_vectors(lists.store, lists.analysis, raw)
         self._me, self._them = lists.position(user), lists.position(other)
-        self._split = Split.of(raw[[self._me, self._them]], axes)
         if lists.exposure.num_rows != len(self._ids):
             raise lists.old_run("exposure")
         self._crowding = lists.exposure.column("crowding").to_numpy()
@@ -188,14 +186,14 @@ class Pair:
         score = float(self._scores(self._me)[self._them] - self._crowding[self._me] / 2)
         percentile = scale.percentile(np.array([score], np.float32))
         chance = None if found is None else Chance.from_json(found).of(percentile, np.array([len(self._theirs)]))
-        taste, home = self._split.parts(np.array([0]), np.array([[1]]))
+        taste, home = self.lists.parts(self.user, self.other)
         explain = self.lists.explainer
         return Comparison(
             score,
             float(percentile[0]),
             None if chance is None else float(chance[0]),
-            float(taste[0, 0]),
-            float(home[0, 0]),
+            taste,
+            home,
             self._rank(self._me, self._them),
             self._rank(self._them, self._me),
             explain.explain(self._mine, self._theirs),

@@ -17,7 +17,6 @@ from tastetwin.analysis.encode import check_vectors, encode_table, open_encoder
 from tastetwin.analysis.evidence import count_visitors
 from tastetwin.analysis.hubness import draw_bank
 from tastetwin.analysis.index import Floats, Ints, Vectors
-from tastetwin.analysis.lookup import write_visitors
 from tastetwin.analysis.next_place import Everybody, next_place_pairs
 from tastetwin.analysis.pairs import PairRules
 from tastetwin.analysis.parts import Parts, Split, fit_parts, read_axes, reweighted, write_axes
@@ -28,6 +27,7 @@ from tastetwin.analysis.shards import lost_rows, shards_for, write_shards
 from tastetwin.analysis.standing import Standing, exposure_table, mainstream, standing
 from tastetwin.analysis.stored import read_vectors
 from tastetwin.analysis.twins import SearchFacts, Twins, find_twins, first_of_each
+from tastetwin.analysis.visitors import write_visitors
 from tastetwin.config import Config
 from tastetwin.engine import Engine
 from tastetwin.errors import StoreError, UsageError
