@@ -29,7 +29,19 @@ CORE: Final = {
     "engine",
     "progress",
 }
-STREAM: Final = ("privacy", "sources", "mart", "features", "model", "analysis", "evaluation", "delivery", "page")
+STREAM: Final = (
+    "privacy",
+    "sources",
+    "mart",
+    "features",
+    "model",
+    "analysis",
+    "evaluation",
+    "delivery",
+    "page",
+    "client",
+    "serving",
+)
 """Upstream first: a stage may import from itself and from those before it."""
 TOP: Final = {"pipeline", "api", "cli", "console", "demo", "__main__"}
 """What orders, shows and answers; no stage knows of it."""

@@ -184,8 +184,61 @@ class DeliverConfig(Section):
     )
 
 
+class BackendConfig(Section):
+    """Model backend: tensors in, tensors out."""
+
+    threads: int = Field(0, ge=0, le=256, description="calls of the model side by side; 0 = one a CPU")
+    provider: Literal["cpu", "cuda"] = Field("cpu", description="where ONNX Runtime computes")
+    batch_tokens: int = Field(2_048, ge=64, le=1 << 20, description="padded favors per call of the model")
+    batch_wait_ms: float = Field(0.0, ge=0, le=1_000, description="that a call waits for more requests; 0 = for none")
+    queue_rows: int = Field(1_024, ge=1, le=1 << 20, description="histories waiting, at most; more are refused")
+    max_rows: int = Field(256, ge=1, le=1 << 16, description="histories of one request, at most")
+    max_length: int = Field(1_024, ge=1, le=1 << 16, description="favors of one history, at most")
+    deadline_ms: float = Field(1_000, gt=0, le=600_000, description="for a request that names no deadline of its own")
+
+
+class GatewayConfig(Section):
+    """Model gateway: favors in, twins out."""
+
+    backends: list[str] = Field(["http://127.0.0.1:8101"], description="addresses of model backends")
+    outputs: str | None = Field(
+        None, description="prediction-output store: a folder (LMDB) or redis://...; empty = kept in memory only"
+    )
+    outputs_mb: int = Field(256, ge=1, le=1 << 20, description="size of an LMDB store, at most")
+    fresh: str | None = Field(None, description="fresh favors: a folder (LMDB) or redis://...; empty = memory only")
+    deadline_ms: float = Field(500, gt=0, le=600_000, description="of a request to a backend, with all its retries")
+    retry_share: float = Field(0.1, ge=0, le=1, description="retries relative to requests, at most, over ten seconds")
+    weights: dict[str, float] = Field({}, description="run id -> share of users; empty = the published run alone")
+    shadow: dict[str, float] = Field({}, description="run id -> share of requests that it answers too, unseen")
+    max_k: int = Field(100, ge=1, le=1_000, description="twins of one answer, at most")
+    max_batch: int = Field(64, ge=1, le=1_000, description="items of a batch request, at most")
+    max_favors: int = Field(512, ge=1, le=10_000, description="favors of a history sent with a request, at most")
+    max_body: int = Field(1 << 20, ge=1 << 10, le=1 << 26, description="bytes of a request, at most")
+    in_flight: int = Field(64, ge=1, le=10_000, description="requests worked on at once; more are refused with 503")
+    refresh_seconds: float = Field(1.0, gt=0, le=3_600, description="between looks at the pointer and the opt-outs")
+    stale_opt_outs_seconds: float = Field(
+        5.0, gt=0, le=3_600, description="opt-outs that could not be read for so long: nobody is shown any more"
+    )
+
+
+class AppConfig(Section):
+    """App: the product's Web API, and the consumer of events."""
+
+    gateway: str = Field("http://127.0.0.1:8102", description="address of the model gateway")
+    model: str = Field("taste", description="name of the model at the gateway")
+    state: str | None = Field(
+        None, description="dismissals, follows: a folder (LMDB) or redis://...; empty = memory"
+    )
+    page_size: int = Field(20, ge=1, le=100, description="twins on a page")
+    brokers: str | None = Field(None, description="Kafka brokers HOST:PORT[,HOST:PORT]; empty = no events are read")
+    events_topic: str = Field("tastetwin.events", description="topic of reviews and likes, one JSON object a message")
+    twins_topic: str = Field("tastetwin.twins", description="compacted topic of changed twin lists")
+    dead_letter_topic: str = Field("tastetwin.events.dead", description="topic of messages that cannot be used")
+    group: str = Field("tastetwin-app", description="consumer group")
+
+
 class Config(BaseSettings):
-    """All settings of the daily job."""
+    """All settings of the daily job and of serving."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -204,6 +257,9 @@ class Config(BaseSettings):
     lists: ListsConfig = ListsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     deliver: DeliverConfig = DeliverConfig()
+    backend: BackendConfig = BackendConfig()
+    gateway: GatewayConfig = GatewayConfig()
+    app: AppConfig = AppConfig()
 
     @classmethod
     def settings_customise_sources(

@@ -1,0 +1,1 @@
+"""Model backend: tensors in, tensors out, by the Open Inference Protocol."""

@@ -1,0 +1,1 @@
+"""Model gateway: favors in, twins out; no torch, no ONNX Runtime."""
