@@ -195,6 +195,9 @@ class BackendConfig(Section):
     max_rows: int = Field(256, ge=1, le=1 << 16, description="histories of one request, at most")
     max_length: int = Field(1_024, ge=1, le=1 << 16, description="favors of one history, at most")
     deadline_ms: float = Field(1_000, gt=0, le=600_000, description="for a request that names no deadline of its own")
+    drain_seconds: float = Field(
+        1.0, ge=0, le=600, description="between SIGTERM, when it says that it is not ready, and closing the door"
+    )
 
 
 class GatewayConfig(Section):
@@ -226,9 +229,7 @@ class AppConfig(Section):
 
     gateway: str = Field("http://127.0.0.1:8102", description="address of the model gateway")
     model: str = Field("taste", description="name of the model at the gateway")
-    state: str | None = Field(
-        None, description="dismissals, follows: a folder (LMDB) or redis://...; empty = memory"
-    )
+    state: str | None = Field(None, description="dismissals, follows: a folder (LMDB) or redis://...; empty = memory")
     page_size: int = Field(20, ge=1, le=100, description="twins on a page")
     brokers: str | None = Field(None, description="Kafka brokers HOST:PORT[,HOST:PORT]; empty = no events are read")
     events_topic: str = Field("tastetwin.events", description="topic of reviews and likes, one JSON object a message")

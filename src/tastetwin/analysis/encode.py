@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import functools
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from fsspec.implementations.local import LocalFileSystem
 
 from tastetwin.analysis.stored import Form, packed
 from tastetwin.errors import StoreError
 from tastetwin.features.histories import Histories
 from tastetwin.features.taste import from_arrow
-from tastetwin.filesystems import file_system
 from tastetwin.generations import Manifest
 from tastetwin.model.batches import length_buckets, pad
 from tastetwin.model.files import model_file
+from tastetwin.model.session import open_session
 from tastetwin.privacy.opt_out import OptOuts
 from tastetwin.schema import USER
 from tastetwin.store import Store
@@ -50,7 +49,7 @@ class Encoder:
             StoreError: BAD-MODEL when ONNX Runtime cannot open it.
         """
         self.model, self.max_length, self.tokens, self.threads = model, max_length, tokens, threads
-        self._session = _open_session(model)
+        self._session = open_session(model)
         self.dim = int(self._session.get_outputs()[0].shape[1])
 
     def encode(self, histories: Histories) -> Floats:
@@ -97,28 +96,6 @@ def check_vectors(vectors: Floats, user_ids: npt.NDArray[np.object_], place: str
 def open_encoder(store: Store, bundle: Manifest, tokens: int) -> Encoder:
     """The encoder of a bundle, on this machine."""
     return Encoder(model_file(store, bundle), bundle.settings["train"]["max_length"], tokens)
-
-
-def _open_session(model: str) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        fs, path = file_system(model)
-        with fs.open(path, "rb") as handle:
-            source = path if isinstance(fs, LocalFileSystem) else handle.read()
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors share no base class with a file system's
-        raise StoreError(
-            "BAD-MODEL",
-            place=model,
-            value=f"{type(error).__name__}: {error}",
-            rule="a readable encoder.onnx of a bundle",
-            fix="train again, or roll back to an earlier run",
-        ) from error
 
 
 @functools.lru_cache(maxsize=2)

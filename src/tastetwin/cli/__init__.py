@@ -20,6 +20,7 @@ import typer
 from tastetwin import __version__, console
 from tastetwin.cli import ask, databases, evaluation, history, job, privacy, settings
 from tastetwin.cli import push as pushing
+from tastetwin.cli.serve import serve_app
 from tastetwin.errors import EXIT_INTERRUPTED, StoreError, TasteTwinError
 
 app = typer.Typer(
@@ -79,6 +80,7 @@ app.command()(history.promote)
 app.command()(history.rollback)
 config_app.command("show")(settings.show)
 app.add_typer(config_app, name="config")
+app.add_typer(serve_app, name="serve")
 
 
 def main() -> NoReturn:

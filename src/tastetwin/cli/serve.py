@@ -1,0 +1,43 @@
+"""``serve``: the model online, a command a tier."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tastetwin import console
+from tastetwin.cli.options import ConfigOption, StoreOption, settings_of
+
+serve_app = typer.Typer(no_args_is_help=True, help="The model online: model backend, model gateway, app.")
+
+
+@serve_app.command()
+def backend(
+    store: StoreOption,
+    version: Annotated[
+        list[str] | None,
+        typer.Option("--version", help="Bundle to load; several may be given.", show_default="the published run's"),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="HTTP; 0 takes any that is free.")] = 8101,
+    grpc_port: Annotated[int | None, typer.Option(min=0, max=65_535, help="gRPC; without it there is none.")] = None,
+    admin_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="Load and unload versions, on 127.0.0.1; without it nobody can."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; nobody is asked for a key.")] = "127.0.0.1",
+    config: ConfigOption = None,
+) -> None:
+    """Model backend: tensors in, taste vectors out, by the Open Inference Protocol v2.
+
+    Example: `tastetwin serve backend --store store/ --grpc-port 8201`
+    """
+    from tastetwin.serving.backend.serve import Listen, serve_backend
+    from tastetwin.store import Store
+
+    listen = Listen(host, port, grpc_port, admin_port)
+    serve_backend(Store.open(store), version or [], settings_of(config).backend, listen, _tell)
+
+
+def _tell(what: str) -> None:
+    console.err.print(what, markup=False, soft_wrap=True)
