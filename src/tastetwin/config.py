@@ -226,9 +226,7 @@ class AppConfig(Section):
 
     gateway: str = Field("http://127.0.0.1:8102", description="address of the model gateway")
     model: str = Field("taste", description="name of the model at the gateway")
-    state: str | None = Field(
-        None, description="dismissals, follows: a folder (LMDB) or redis://...; empty = memory"
-    )
+    state: str | None = Field(None, description="dismissals, follows: a folder (LMDB) or redis://...; empty = memory")
     page_size: int = Field(20, ge=1, le=100, description="twins on a page")
     brokers: str | None = Field(None, description="Kafka brokers HOST:PORT[,HOST:PORT]; empty = no events are read")
     events_topic: str = Field("tastetwin.events", description="topic of reviews and likes, one JSON object a message")

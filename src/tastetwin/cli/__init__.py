@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tastetwin import __version__, console
-from tastetwin.cli import ask, databases, evaluation, history, job, privacy, settings
+from tastetwin.cli import ask, databases, evaluation, history, job, keys, privacy, settings
 from tastetwin.cli import push as pushing
 from tastetwin.errors import EXIT_INTERRUPTED, StoreError, TasteTwinError
 
@@ -79,6 +79,7 @@ app.command()(history.promote)
 app.command()(history.rollback)
 config_app.command("show")(settings.show)
 app.add_typer(config_app, name="config")
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> NoReturn:
