@@ -1,0 +1,128 @@
+"""One request and its answer on their way through the door."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, Final
+
+from tastetwin.serving.readiness import Readiness
+from tastetwin.serving.refusals import INTERNAL, SECURITY, TOO_LARGE, Headers, Refusal, Refused
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+_LINGER_BYTES: Final = 8 << 20
+_LINGER_SECONDS: Final = 1.0
+_CLOSE: Final = (b"connection", b"close")
+
+
+class Exchange:
+    """What was answered, and the headers that every answer has."""
+
+    __slots__ = ("_cut", "_held", "_readiness", "_send", "code", "receive", "request_id", "span", "started", "status")
+
+    def __init__(self, receive: Receive, send: Send, request_id: bytes, readiness: Readiness) -> None:
+        self.receive, self._send = receive, send
+        self.request_id, self._readiness = request_id, readiness
+        self.started = False
+        self.status = 0
+        self.code = ""
+        self.span: Span | None = None
+        self._cut: Refusal | None = None
+        self._held: list[Message] | None = None
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """For the inner app. No coroutine of its own: there are two messages to every answer.
+
+        An answer of 500 is held back: frameworks send one of their own and then raise what it was about, and the
+        error is answered better by the door. So is any answer of an app that was cut off while it read the body.
+        """
+        if self.started:
+            return self._send(message)
+        if self._held is None and message["type"] == "http.response.start":
+            self.status = message["status"]
+            if self.status != 500 and self._cut is None:
+                return self._start(message)
+            self._held = []
+        if self._held is not None:
+            self._held.append(message)
+        return _nothing()
+
+    def _start(self, message: Message) -> Awaitable[None]:
+        self.started = True
+        headers: Headers = [*message.get("headers", ()), *SECURITY, (b"x-request-id", self.request_id)]
+        if self._readiness.draining:
+            headers.append(_CLOSE)
+        message["headers"] = headers
+        return self._send(message)
+
+    async def release(self) -> None:
+        """The inner app returned: send what was held back after all, unless the app had been cut off."""
+        if self._cut is not None and not self.started:
+            await self.refuse(self._cut)
+        elif self._held is not None:
+            first, *rest = self._held
+            await self._start(first)
+            for message in rest:
+                await self._send(message)
+        elif not self.started:
+            await self.refuse(INTERNAL)
+
+    def counted(self, most: int) -> Receive:
+        """Where the inner app reads a body of unknown length; raises Refused above so many bytes."""
+        read = 0
+
+        async def receive() -> Message:
+            nonlocal read
+            message = await self.receive()
+            read += len(message.get("body", b""))
+            if read > most:
+                self._cut = TOO_LARGE
+                raise Refused(TOO_LARGE)
+            return message
+
+        return receive
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Answer without the inner app, or in its stead; an answer that has begun is left unfinished."""
+        self.code = refusal.code
+        if self.started:
+            return
+        self.status = refusal.status
+        headers, body = refusal.response(self.request_id)
+        await self._start({"type": "http.response.start", "status": refusal.status, "headers": headers})
+        if refusal is TOO_LARGE:
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+            await self._linger()
+            body = b""
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def _linger(self) -> None:
+        """Read on for a moment before the connection is closed: closed at once, the caller who still writes would see
+        it reset, and never the answer."""
+        left = _LINGER_BYTES
+        try:
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while left > 0:
+                    message = await self.receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
+        except TimeoutError:
+            return
+
+    async def healthy(self, yes: bool) -> None:
+        """The answer to a probe."""
+        self.status = 200 if yes else 503
+        body = b"ok\n" if yes else b"not ready\n"
+        headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
+        await self._start({"type": "http.response.start", "status": self.status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+
+async def _nothing() -> None:
+    """A message was kept, not sent."""

@@ -1,0 +1,112 @@
+"""Which routes there are, and which scope each needs. What is not in the table does not exist for anybody."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from typing import Final, NamedTuple
+
+LIVE: Final = "/healthz"
+READY: Final = "/readyz"
+_TEMPLATE: Final = re.compile(r"/|(/([A-Za-z0-9._~:-]+|\{[a-z_]+\}))+")
+
+
+class Route(NamedTuple):
+    """One line of the table."""
+
+    method: str
+    template: str
+    """Such as ``/v1/models/{model}/twins``: the only name of a path in metrics, logs and traces."""
+    scope: str | None
+    """That a caller's key must have; None = open to everybody."""
+    names: tuple[tuple[int, str], ...]
+    """Segment and name of each part in braces."""
+
+
+class Policy:
+    """Scope needed per (method, route template); everything else is denied.
+
+    Health and readiness are always there and open. A path is matched as Starlette sees it: percent-decoded, so that
+    both speak of the same route; a slash that came escaped is a slash. A literal segment goes before one in braces.
+
+    Raises:
+        ValueError: a template that is none, or two that one path could match but that need different scopes: which
+            of them the inner app takes would then decide who may do what.
+    """
+
+    def __init__(self, routes: Mapping[tuple[str, str], str | None]) -> None:
+        table: dict[tuple[str, str], str | None] = {("GET", LIVE): None, ("GET", READY): None, **routes}
+        self.routes = tuple(_route(method, template, scope) for (method, template), scope in table.items())
+        _refuse_conflicts(self.routes)
+        self._literal = {(route.method, route.template): route for route in self.routes if not route.names}
+        self._trees: dict[str, _Node] = {}
+        for route in self.routes:
+            self._trees.setdefault(route.method, _Node()).add(_segments(route.template), route)
+        self._deepest = max(len(_segments(route.template)) for route in self.routes)
+
+    def match(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
+        """The route of a request and the values of its named segments; None = there is no such route."""
+        route = self._literal.get((method, path))
+        if route is not None:
+            return route, {}
+        tree = self._trees.get(method)
+        if tree is None:
+            return None
+        segments = path.split("/", self._deepest + 1)  # a path of thousands of slashes costs no more than a long one
+        found = tree.find(segments, 0)
+        return None if found is None else (found, {name: segments[at] for at, name in found.names})
+
+
+class _Node:
+    """What may follow after some segments."""
+
+    __slots__ = ("any", "literal", "route")
+
+    def __init__(self) -> None:
+        self.literal: dict[str, _Node] = {}
+        self.any: _Node | None = None
+        self.route: Route | None = None
+
+    def add(self, segments: list[str], route: Route) -> None:
+        node = self
+        for segment in segments:
+            if segment.startswith("{"):
+                node.any = node.any or _Node()
+                node = node.any
+            else:
+                node = node.literal.setdefault(segment, _Node())
+        node.route = route
+
+    def find(self, segments: list[str], at: int) -> Route | None:
+        if at == len(segments):
+            return self.route
+        segment = segments[at]
+        literal = self.literal.get(segment)
+        found = None if literal is None else literal.find(segments, at + 1)
+        if found is None and self.any is not None and segment:
+            found = self.any.find(segments, at + 1)
+        return found
+
+
+def _segments(template: str) -> list[str]:
+    return template.split("/")
+
+
+def _route(method: str, template: str, scope: str | None) -> Route:
+    if not _TEMPLATE.fullmatch(template) or not method.isupper():
+        raise ValueError(f"{method} {template}: no METHOD and /route/{{template}}")
+    named = ((at, segment[1:-1]) for at, segment in enumerate(_segments(template)) if segment.startswith("{"))
+    return Route(method, template, scope, tuple(named))
+
+
+def _refuse_conflicts(routes: Iterable[Route]) -> None:
+    for one, other in combinations(routes, 2):
+        if one.method == other.method and one.scope != other.scope and _overlap(one.template, other.template):
+            raise ValueError(f"{one.method} {one.template} and {other.template} overlap but need different scopes")
+
+
+def _overlap(one: str, other: str) -> bool:
+    pairs = list(zip(_segments(one), _segments(other), strict=False))
+    same_length = one.count("/") == other.count("/")
+    return same_length and all(a == b or a.startswith("{") or b.startswith("{") for a, b in pairs)

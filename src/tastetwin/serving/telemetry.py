@@ -1,0 +1,123 @@
+"""What a server tells of itself: metrics, traces, and a log of one JSON object a line.
+
+Routes are named by their template. No path, query, body or id of a user or place is in any of the three; a caller who
+puts one into their own request id has it in the log.
+"""
+
+from __future__ import annotations
+
+import traceback
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import orjson
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from tastetwin.errors import TasteTwinError
+from tastetwin.serving.tracing import Tracing
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_FRAMES: Final = 12
+
+
+class Telemetry:
+    """Metrics, log and traces of one service.
+
+    Args:
+        service: backend, gateway or app; in every line and span.
+        log: where lines go, such as ``sys.stderr.buffer``.
+        log_share: of answered requests that have a line; failures always have one. Which ones is decided by the
+            request id, so all tiers log the same.
+        tracing: None = no traces, at no cost.
+    """
+
+    def __init__(self, service: str, log: BinaryIO, log_share: float = 1.0, tracing: Tracing | None = None) -> None:
+        self.registry = CollectorRegistry()
+        self.tracing = tracing
+        names = ["route", "method", "status"]
+        self._requests = Counter("tastetwin_requests", "Answers.", names, registry=self.registry)
+        self._seconds = Histogram(
+            "tastetwin_request_seconds", "From the headers to the answer.", ["route"], registry=self.registry,
+            buckets=SECONDS,
+        )  # fmt: skip
+        self._refused = Counter("tastetwin_refused", "Answers without the app.", ["reason"], registry=self.registry)
+        self.in_flight = Gauge("tastetwin_requests_in_flight", "Being worked on.", registry=self.registry)
+        # labels() is slow: a lock, checks and tuples for what is the same few children all the time.
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._sampled = int(log_share * 2**32)
+        self._log: Any = _logger(log, service)
+
+    def answered(
+        self, request_id: bytes, method: str, route: str, status: int, seconds: float, caller: str, code: str
+    ) -> None:
+        """Count an answer, and perhaps log it. ``code`` is that of a refusal or error, else empty."""
+        children = self._children.get((route, method, status)) or self._child(route, method, status)
+        children[0].inc()
+        children[1].observe(seconds)
+        if code:
+            self._refused.labels(code).inc()
+        if zlib.crc32(request_id) < self._sampled or (status >= 500 and code != "HTTP-BUSY"):
+            self._log.info(
+                "request", request_id=request_id.decode(), method=method, route=route, status=status,
+                ms=round(seconds * 1e3, 3), caller=caller, code=code,
+            )  # fmt: skip
+
+    def failed(self, request_id: bytes, route: str, error: BaseException) -> None:
+        """Log where an error came from; its message stays out, for it may quote a user's data."""
+        said = {"code": error.problem.code, "rule": error.problem.rule} if isinstance(error, TasteTwinError) else {}
+        self._log.error(
+            "failed", request_id=request_id.decode(), route=route, errors=list(_kinds(error)),
+            trace=[f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in _frames(error)], **said,
+        )  # fmt: skip
+
+    def render(self) -> bytes:
+        """All metrics, in the text format of Prometheus."""
+        return generate_latest(self.registry)
+
+    async def metrics(self, scope: Any, receive: Any, send: Any) -> None:
+        """An ASGI app for a listener of its own: ``/metrics``, nothing else."""
+        if scope["type"] != "http":
+            return
+        found = scope["path"] == "/metrics" and scope["method"] == "GET"
+        body = self.render() if found else b""
+        headers = [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200 if found else 404, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def close(self) -> None:
+        """Send what traces are still here."""
+        if self.tracing is not None:
+            self.tracing.close()
+
+    def _child(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+        child = self._requests.labels(route, method, str(status)), self._seconds.labels(route)
+        return self._children.setdefault((route, method, status), child)
+
+
+def _logger(log: BinaryIO, service: str) -> Any:
+    processors: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.JSONRenderer(serializer=orjson.dumps),
+    ]
+    logger = structlog.wrap_logger(
+        structlog.BytesLogger(log),
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        cache_logger_on_first_use=True,
+    )
+    return logger.bind(service=service)
+
+
+def _kinds(error: BaseException | None) -> Iterator[str]:
+    while error is not None:
+        yield f"{type(error).__module__}.{type(error).__qualname__}"
+        error = error.__cause__
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    return traceback.extract_tb(error.__traceback__)[-_FRAMES:]
