@@ -67,7 +67,7 @@ class CellIndex:
         self._starts = np.searchsorted(self.home[self._order], np.arange(cells.size + 1))
         sizes = np.maximum(np.diff(self._starts), 1)
         crowding = np.bincount(self.home, shown.bias, minlength=cells.size) / sizes
-        self._centres = with_component(cells.centres, -crowding.astype(np.float32))
+        self.centres: Floats = with_component(cells.centres, -crowding.astype(np.float32))
 
     def candidates(self, queries: Floats, depth: int, probes: int) -> Ints:
         """[m, depth] positions into ``shown`` of the best in each query's ``probes`` nearest cells, -1 where none.
@@ -75,7 +75,7 @@ class CellIndex:
         In no order. Queries that are near each other look into the same cells, which makes the products larger.
         """
         wide = with_component(queries, 1.0)
-        looked_into = nearest_points(wide, self._centres, probes)
+        looked_into = nearest_points(wide, self.centres, probes)
         best: Any = load_faiss().ResultHeap(len(queries), depth, keep_max=True)
         for part in (looked_into[:, :_NEAR], looked_into[:, _NEAR:]):
             for cell, rows in _by_cell(part):
@@ -95,7 +95,7 @@ class CellIndex:
             truth: [m, k] positions of their exact lists, -1 where there is nobody left.
             recall: to be reached, in (0, 1].
         """
-        order = nearest_points(with_component(queries, 1.0), self._centres, self.cells.size)
+        order = nearest_points(with_component(queries, 1.0), self.centres, self.cells.size)
         rank = np.empty_like(order)
         np.put_along_axis(rank, order, np.arange(self.cells.size)[None], axis=1)
         there = truth >= 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,6 +38,31 @@ def backend(
 
     listen = Listen(host, port, grpc_port, admin_port)
     serve_backend(Store.open(store), version or [], settings_of(config).backend, listen, _tell)
+
+
+@serve_app.command()
+def gateway(
+    store: StoreOption,
+    keys: Annotated[Path, typer.Option("--keys", help="API keys; see: tastetwin keys add", metavar="FILE")],
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any that is free.")] = 8102,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="/metrics for Prometheus; without it there are none.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, max=600, help="Between the signal to end and the end of accepting.")
+    ] = 2.0,
+    config: ConfigOption = None,
+) -> None:
+    """Model gateway: favors and user ids in, twins out; one API with documentation at /docs.
+
+    Example: `tastetwin serve gateway --store store/ --keys keys.json`
+    """
+    from tastetwin.serving.gateway.serve import Listen, serve_gateway
+    from tastetwin.store import Store
+
+    listen = Listen(host, port, metrics_port, drain_seconds)
+    serve_gateway(Store.open(store), settings_of(config), keys, listen, _tell)
 
 
 def _tell(what: str) -> None:

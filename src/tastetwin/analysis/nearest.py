@@ -1,0 +1,95 @@
+"""The nearest shown users of one vector: an inverted file (Sivic & Zisserman 2003), mapped into memory.
+
+``cells`` answers everybody at once and needs everybody for it; here one query comes at a time, from a file that several
+processes share. A search only proposes candidates: ``index.rank`` orders them by exact dot products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tastetwin.analysis.blas import load_faiss
+from tastetwin.analysis.cells import CellIndex, Cells
+from tastetwin.analysis.index import ExactIndex, Floats, Ints, Shown, with_component
+from tastetwin.config import AnalyzeConfig
+
+FLAT_BELOW: Final = 4_000
+"""Up to this many shown users all are looked at."""
+_QUERIES: Final = 500
+"""Of the sample that the number of cells looked into is chosen by."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """An index to be kept."""
+
+    data: npt.NDArray[np.uint8]
+    """Bytes of the file."""
+    probes: int
+    """Cells to look into; 0 = there are none, all users are looked at."""
+    recall: float
+    """Share of the exact lists of a sample of users that is found so."""
+
+
+def build(shown: Shown, k: int, config: AnalyzeConfig) -> Built:
+    """The index of ``shown``, for lists of about ``k``; ``recall`` and ``seed`` of the configuration are used."""
+    faiss = load_faiss()
+    if shown.size <= FLAT_BELOW:
+        flat = faiss.IndexFlatIP(shown.vectors.shape[1] + 1)
+        flat.add(with_component(shown.vectors, -shown.bias))
+        return Built(faiss.serialize_index(flat), 0, 1.0)
+    everybody = np.arange(shown.size)
+    cells = CellIndex(shown, Cells.fit(shown.vectors, everybody, config.seed), everybody)
+    drawn = np.sort(np.random.default_rng(config.seed).permutation(everybody)[:_QUERIES])
+    queries = np.ascontiguousarray(shown.vectors[drawn])
+    _, truth = ExactIndex(shown).top_k(queries, shown.labels[drawn], min(k, shown.size))
+    probes, recall = cells.probes_needed(queries, truth, config.recall)
+    return Built(faiss.serialize_index(_inverted(shown, cells)), probes, recall)
+
+
+def _inverted(shown: Shown, cells: CellIndex) -> Any:
+    """Half floats, since candidates are ranked anew; every user in the cell that ``cells`` put them in."""
+    faiss = load_faiss()
+    wide = with_component(shown.vectors, -shown.bias)
+    quantizer = faiss.IndexFlatIP(wide.shape[1])
+    quantizer.add(cells.centres)
+    kind = faiss.ScalarQuantizer.QT_fp16
+    made = faiss.IndexIVFScalarQuantizer(
+        quantizer, wide.shape[1], cells.cells.size, kind, faiss.METRIC_INNER_PRODUCT, False
+    )
+    made.is_trained = True  # half floats have nothing to learn
+    positions, homes = np.arange(shown.size), np.ascontiguousarray(cells.home)
+    made.add_core(shown.size, *(faiss.swig_ptr(each) for each in (wide, positions, homes)))
+    return made
+
+
+class NearestIndex:
+    """An opened index."""
+
+    def __init__(self, path: Path, probes: int) -> None:
+        """Map the file ``path`` of a ``Built`` into memory; its bytes were checked before."""
+        faiss = load_faiss()
+        self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        self._probes = probes
+        self.size = int(self._index.ntotal)
+
+    def candidates(self, query: Floats, depth: int) -> Ints:
+        """[<= depth] positions into the shown users, the likeliest first; all of them where ``depth`` asks for it.
+
+        Args:
+            query: [dim] unit vector.
+            depth: how many.
+        """
+        return np.arange(self.size) if depth >= self.size else self.nearest(query, depth)[1]
+
+    def nearest(self, query: Floats, depth: int) -> tuple[Floats, Ints]:
+        """[<= depth] similarities less the bias, and positions, closest first; half floats where there are cells."""
+        faiss = load_faiss()
+        settings = faiss.SearchParametersIVF(nprobe=self._probes) if self._probes else None
+        found, at = self._index.search(with_component(query[None], 1.0), min(depth, self.size), params=settings)
+        return found[0][at[0] >= 0], at[0][at[0] >= 0]

@@ -1,0 +1,62 @@
+"""Histories to taste vectors: from the prediction-output store, else by a model backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tastetwin.analysis.index import Floats
+from tastetwin.features.histories import Histories
+from tastetwin.model.batches import Batch, pad
+from tastetwin.serving.gateway.outputs import CachedVectors, key_of
+from tastetwin.serving.gateway.pack import Pack
+from tastetwin.serving.protocol import Tensors
+
+
+class Infer(Protocol):
+    """A pool of model backends; see ``backends.Backends.infer``."""
+
+    async def infer(self, version: str, inputs: Tensors, deadline: float, request_id: str) -> Floats:
+        """[n, dim] vectors."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a request brings to everything that is done for it."""
+
+    deadline: float
+    """In the event loop's time, seconds."""
+    request_id: str
+
+
+class VectorSource:
+    """Encodes histories."""
+
+    def __init__(self, backends: Infer, cached: CachedVectors) -> None:
+        self._backends, self._cached = backends, cached
+
+    async def encode(self, pack: Pack, histories: Histories, call: Call) -> Floats:
+        """[n_users, dim] unit vectors by the pack's bundle, as the model gives them.
+
+        Raises:
+            StoreError: BACKEND-UNAVAILABLE; DEADLINE.
+        """
+        bundle, longest = pack.manifest.bundle, pack.manifest.max_length
+        whole = pad(histories, np.arange(histories.n_users), longest)
+        lengths = np.minimum(histories.lengths(), longest)
+        keys = [key_of(bundle, content) for content in _contents(whole, lengths)]
+
+        async def compute(missing: list[int]) -> Floats:
+            inputs = pad(histories, np.array(missing, np.int64), longest).inputs()
+            return await self._backends.infer(bundle, inputs, call.deadline, call.request_id)
+
+        return await self._cached.get(keys, pack.dim, compute)
+
+
+def _contents(batch: Batch, lengths: npt.NDArray[np.int64]) -> list[bytes]:
+    """All that the model reads of each history, without the padding."""
+    rows = zip(batch.places, batch.visits, batch.ratings, batch.ages, lengths.tolist(), strict=True)
+    return [b"".join(part[:length].tobytes() for part in parts) for *parts, length in rows]

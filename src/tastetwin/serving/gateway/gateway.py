@@ -1,0 +1,126 @@
+"""A running gateway: its service, and what keeps it up to date while it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from types import TracebackType
+from typing import Final, Self
+
+from tastetwin.config import Config
+from tastetwin.errors import TasteTwinError
+from tastetwin.serving.gateway.answers import Json
+from tastetwin.serving.gateway.backends import Backends
+from tastetwin.serving.gateway.encode import VectorSource
+from tastetwin.serving.gateway.fresh import FreshLog
+from tastetwin.serving.gateway.outputs import CachedVectors
+from tastetwin.serving.gateway.routes import Routes
+from tastetwin.serving.gateway.service import Service
+from tastetwin.serving.gateway.versions import DenySet, Version, open_version, wanted_runs
+from tastetwin.store import Store
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Gateway:
+    """Opens what it answers from, and looks every ``refresh_seconds`` whether that has changed."""
+
+    def __init__(self, store: Store, config: Config, backends: Backends, cached: CachedVectors, log: FreshLog) -> None:
+        self.store, self.config = store, config
+        self.backends = backends
+        self._denied = DenySet(store, config.gateway.stale_opt_outs_seconds)
+        self.service = Service(store, config, VectorSource(backends, cached), log, self._denied)
+        self._log = log
+        self._routes: Routes | None = None
+        self._waiting: dict[str, Version] = {}
+        """Opened, and perhaps not yet answered from."""
+        self._keeping: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open the versions that are routed to; from then on look after them.
+
+        Raises:
+            TasteTwinError: what is wrong with the store, a run or a pack.
+        """
+        await asyncio.to_thread(self._denied.refresh)
+        await self._follow_pointer()
+        self._keeping = asyncio.create_task(self._keep_up())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeping
+        self._log.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether every version that answers can be encoded for."""
+        versions = self.service.versions.values()
+        return bool(versions) and all(self.backends.ready(version.bundle) for version in versions)
+
+    def choose(self, sticky: bytes, named: str | None) -> Version:
+        """The version that answers a request.
+
+        Raises:
+            UsageError: UNKNOWN-VERSION.
+        """
+        assert self._routes is not None, "entered"
+        return self.service.versions[self._routes.choose(sticky, named)]
+
+    def described(self) -> Json:
+        """``schemas.ModelsAnswer``."""
+        weights = self.config.gateway.weights
+        versions = self.service.versions.values()
+        return {
+            "models": [
+                self.service.origin(each)
+                | {
+                    "people": len(each.people),
+                    "dim": each.people.pack.dim,
+                    "weight": weights.get(each.name, 0.0) if weights else 1.0,
+                }
+                for each in versions
+            ]
+        }
+
+    async def _keep_up(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.gateway.refresh_seconds)
+            for step in (self._follow_opt_outs, self._follow_pointer, self.service.intake.follow):
+                try:
+                    await step()
+                except TasteTwinError as error:
+                    # What was there before goes on answering, within the limits that ``DenySet.check`` sets.
+                    _LOG.warning("%s", error.problem.code)
+
+    async def _follow_opt_outs(self) -> None:
+        if await asyncio.to_thread(self._denied.refresh):
+            self.service.apply_opt_outs()
+
+    async def _follow_pointer(self) -> None:
+        """Hold the versions that are routed to now; another one answers only once a backend is ready for it."""
+        settings = self.config.gateway
+        names = await asyncio.to_thread(wanted_runs, self.store, settings.weights, settings.shadow)
+        held = self.service.versions
+        if set(names) == set(held):
+            return
+        opened = [await self._opened(name) for name in names]
+        before = [version.bundle for version in held.values()]
+        await self.backends.want({*before, *(version.bundle for version in opened)})
+        if held and not all(self.backends.ready(version.bundle) for version in opened):
+            return
+        await self.service.hold(opened)
+        self._routes = Routes(settings.weights or {names[0]: 1.0}, settings.shadow)
+        self._waiting = dict(self.service.versions)
+
+    async def _opened(self, name: str) -> Version:
+        version = self._waiting.get(name) or self.service.versions.get(name)
+        if version is None:
+            version = await asyncio.to_thread(open_version, self.store, name)
+        self._waiting[name] = version
+        return version

@@ -1,0 +1,273 @@
+"""The gateway's API: which routes there are, what each takes and gives, and how a request becomes an answer.
+
+Bare ASGI behind the ``Door``: requests are checked by the models of ``schemas``, answers are written as they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from tastetwin.client import schemas
+from tastetwin.errors import UsageError
+from tastetwin.serving.body import check_depth
+from tastetwin.serving.door import RequestContext, Scope, context
+from tastetwin.serving.exchange import Receive, Send
+from tastetwin.serving.gateway.answers import Json
+from tastetwin.serving.gateway.encode import Call
+from tastetwin.serving.gateway.gateway import Gateway
+from tastetwin.serving.gateway.versions import Version
+from tastetwin.serving.policy import Policy
+
+BASE: Final = "/v1/models"
+VERSION_HEADER: Final = b"tastetwin-version"
+STATUSES: Final[Mapping[str, int]] = {
+    "UNKNOWN-USER": 404,
+    "UNKNOWN-MODEL": 404,
+    "UNKNOWN-VERSION": 404,
+    "BACKEND-UNAVAILABLE": 503,
+    "OPT-OUTS-UNKNOWN": 503,
+    "DEADLINE-EXCEEDED": 504,
+}
+SHOWN: Final = 100
+"""Characters of what somebody sent that an error repeats."""
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Asked(Generic[Body]):
+    """A request that was let in and read."""
+
+    gateway: Gateway
+    version: Version
+    body: Body
+    context: RequestContext
+
+    @property
+    def call(self) -> Call:
+        """What is passed on to whatever is done for it."""
+        return Call(self.context.deadline, self.context.request_id)
+
+    @property
+    def with_scores(self) -> bool:
+        """Whether the caller may see scores."""
+        return self.context.caller is not None and "score" in self.context.caller.scopes
+
+    def limit(self, name: str, value: int, most: int) -> None:
+        """Refuse more than the configuration allows.
+
+        Raises:
+            UsageError: TOO-MANY.
+        """
+        if value > most:
+            raise UsageError("TOO-MANY", place=name, value=value, rule=f"at most {most}", fix="ask for fewer at once")
+
+
+@dataclass(frozen=True)
+class Endpoint(Generic[Body]):
+    """One question of the API."""
+
+    verb: str
+    scope: str
+    summary: str
+    takes: type[Body]
+    gives: type[BaseModel]
+    answer: Callable[[Asked[Body]], Awaitable[Json]]
+    sticky: Callable[[Body], str]
+    """Whose request it is: that somebody stays with a version."""
+
+    @property
+    def template(self) -> str:
+        """Of its path."""
+        return f"{BASE}/{{model}}/{self.verb}"
+
+
+async def _embed(asked: Asked[schemas.EmbedRequest]) -> Json:
+    asked.limit("items", len(asked.body.items), asked.gateway.config.gateway.max_batch)
+    return {"items": await asked.gateway.service.embed(asked.version, asked.body.items, asked.call)}
+
+
+async def _twins(asked: Asked[schemas.TwinsRequest]) -> Json:
+    asked.limit("k", asked.body.k, asked.gateway.config.gateway.max_k)
+    return await asked.gateway.service.twins(asked.version, asked.body, asked.with_scores, asked.call)
+
+
+async def _twins_batch(asked: Asked[schemas.TwinsBatchRequest]) -> Json:
+    settings, body = asked.gateway.config.gateway, asked.body
+    asked.limit("k", body.k, settings.max_k)
+    asked.limit("users", len(body.users), settings.max_batch)
+    return {"items": await asked.gateway.service.twins_batch(asked.version, body, asked.with_scores, asked.call)}
+
+
+async def _explain(asked: Asked[schemas.PairRequest]) -> Json:
+    return await asked.gateway.service.explain(asked.version, asked.body, asked.call)
+
+
+async def _compare(asked: Asked[schemas.PairRequest]) -> Json:
+    return await asked.gateway.service.compare(asked.version, asked.body, asked.with_scores, asked.call)
+
+
+async def _favors(asked: Asked[schemas.FavorsRequest]) -> Json:
+    settings, body = asked.gateway.config.gateway, asked.body
+    asked.limit("k", body.k, settings.max_k)
+    asked.limit("events", len(body.events), EVENTS_PER_ITEM * settings.max_batch)
+    wanted = schemas.Wanted(k=body.k, evidence=False) if body.k else None
+    took = asked.gateway.service.add_favors(asked.version, body.events, wanted, asked.with_scores, asked.call)
+    return {"items": await took}
+
+
+async def _opt_out(asked: Asked[schemas.UserRequest]) -> Json:
+    await asked.gateway.service.opt_out(asked.body.user)
+    return {"user": asked.body.user, "opted_out": True}
+
+
+EVENTS_PER_ITEM: Final = 4
+
+ENDPOINTS: Final[tuple[Endpoint[Any], ...]] = (
+    Endpoint(
+        "embed", "embed", "Taste vectors of histories", schemas.EmbedRequest, schemas.EmbedAnswer, _embed, lambda _: ""
+    ),
+    Endpoint(
+        "twins",
+        "twins",
+        "The twins of a user, or of a history sent along",
+        schemas.TwinsRequest,
+        schemas.TwinsAnswer,
+        _twins,
+        lambda body: body.user or "",
+    ),
+    Endpoint(
+        "twins/batch",
+        "twins",
+        "The twins of several users",
+        schemas.TwinsBatchRequest,
+        schemas.TwinsBatchAnswer,
+        _twins_batch,
+        lambda body: body.users[0],
+    ),
+    Endpoint(
+        "explain",
+        "twins",
+        "What two users share",
+        schemas.PairRequest,
+        schemas.ExplainAnswer,
+        _explain,
+        lambda body: body.user,
+    ),
+    Endpoint(
+        "compare",
+        "twins",
+        "What two users share and what they do not",
+        schemas.PairRequest,
+        schemas.CompareAnswer,
+        _compare,
+        lambda body: body.user,
+    ),
+    Endpoint(
+        "favors",
+        "favors",
+        "Take in what users did just now",
+        schemas.FavorsRequest,
+        schemas.FavorsAnswer,
+        _favors,
+        lambda body: body.events[0].user,
+    ),
+    Endpoint(
+        "opt-out",
+        "opt-out",
+        "Show a user to nobody from now on",
+        schemas.UserRequest,
+        schemas.OptOutAnswer,
+        _opt_out,
+        lambda body: body.user,
+    ),
+)
+DOCS: Final = "/docs"
+OPENAPI: Final = "/openapi.json"
+
+
+def policy() -> Policy:
+    """Which scope each route needs."""
+    open_to_all: dict[tuple[str, str], str | None] = {("GET", DOCS): None, ("GET", OPENAPI): None}
+    asked: dict[tuple[str, str], str | None] = {("POST", each.template): each.scope for each in ENDPOINTS}
+    return Policy({**open_to_all, ("GET", BASE): "twins", **asked})
+
+
+class Api:
+    """The inner app."""
+
+    def __init__(self, gateway: Gateway, pages: Mapping[str, tuple[bytes, bytes]]) -> None:
+        """``pages``: ready answers by path, as content type and body."""
+        self._gateway, self._pages = gateway, pages
+        self._endpoints = {each.template: each for each in ENDPOINTS}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        asked = context(scope)
+        endpoint = self._endpoints.get(asked.route)
+        if endpoint is not None:
+            body = await self._answer(endpoint, scope, await _body(receive), asked)
+            return await respond(send, orjson.dumps(body), b"application/json")
+        if asked.route == BASE:
+            return await respond(send, orjson.dumps(self._gateway.described()), b"application/json")
+        kind, page = self._pages[asked.route]
+        await respond(send, page, kind)
+
+    async def _answer(self, endpoint: Endpoint[Any], scope: Scope, raw: bytes, asked: RequestContext) -> Json:
+        _check_model(asked.params["model"], self._gateway.config.app.model)
+        body = read(endpoint.takes, raw)
+        named = next((value.decode("latin-1") for name, value in scope["headers"] if name == VERSION_HEADER), None)
+        version = self._gateway.choose(endpoint.sticky(body).encode("utf-8", "surrogatepass"), named)
+        said = await endpoint.answer(Asked(self._gateway, version, body, asked))
+        return said if endpoint.gives is schemas.OptOutAnswer else self._gateway.service.origin(version) | said
+
+
+def _check_model(named: str, known: str) -> None:
+    if named != known:
+        value = named[:SHOWN]
+        raise UsageError(
+            "UNKNOWN-MODEL", place="path", value=value, rule=f"the model {known}", fix=f"{BASE}/{known}/..."
+        )
+
+
+def read(model: type[Body], raw: bytes) -> Body:
+    """A request's body.
+
+    Raises:
+        UsageError: HTTP-DEPTH; BAD-REQUEST with what is wrong first.
+    """
+    check_depth(raw)
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        # The value is left out: errors are logged by some callers, and it may be somebody's id.
+        raise UsageError(
+            "BAD-REQUEST",
+            place=".".join(map(str, first["loc"])) or "body",
+            rule=first["msg"],
+            fix=f"see {DOCS}",
+        ) from None
+
+
+async def _body(receive: Receive) -> bytes:
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return b""
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def respond(send: Send, body: bytes, kind: bytes) -> None:
+    """A whole answer."""
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

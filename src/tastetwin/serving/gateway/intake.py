@@ -1,0 +1,134 @@
+"""Favors that come in while the gateway runs: kept, encoded, and from then on part of every version held.
+
+One order for all: the number that the log gave to a user's last change. A vector that comes late does not undo a later
+one. Where no model can be reached, favors are kept all the same and tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from tastetwin.analysis.index import Floats
+from tastetwin.analysis.parts import reweighted
+from tastetwin.config import Config
+from tastetwin.errors import StoreError
+from tastetwin.features.favors import Favors, favored, merged
+from tastetwin.features.histories import Histories, joined
+from tastetwin.features.home import home_regions
+from tastetwin.features.online import history_of, joined_histories
+from tastetwin.serving.gateway.encode import Call, VectorSource
+from tastetwin.serving.gateway.fresh import FreshLog, FreshRecord
+from tastetwin.serving.gateway.pack import Pack
+from tastetwin.serving.gateway.people import People
+from tastetwin.serving.gateway.versions import DenySet
+
+OUTAGES: Final = ("BACKEND-UNAVAILABLE", "DEADLINE-EXCEEDED")
+"""What is wrong when no model can be reached."""
+
+
+class Intake:
+    """What came since the runs. For one event loop."""
+
+    def __init__(self, config: Config, source: VectorSource, log: FreshLog, denied: DenySet) -> None:
+        self._config, self._source, self._log, self._denied = config, source, log, denied
+        self._people: Sequence[People] = ()
+        self._latest: dict[str, int] = {}
+        """Number of the last change known of each user."""
+        self._unread: dict[str, FreshRecord] = {}
+        """Changes that no model could be reached for yet."""
+        self._cursor = 0
+
+    async def serve(self, people: Sequence[People]) -> None:
+        """From now on, what came and comes is part of these."""
+        self._people = people
+        records, self._cursor = await asyncio.to_thread(self._log.since, 0)
+        await self._read_in(records)
+
+    async def add(self, came: dict[str, Favors], call: Call) -> None:
+        """Keep favors by user, durably, and read them in if a model can be reached.
+
+        Raises:
+            StoreError: STORE-UNWRITABLE.
+        """
+        now = time.time()
+        await self._try([self._log.add(user, favors, now) for user, favors in came.items()], call)
+
+    async def follow(self) -> None:
+        """Read in what other gateways kept, and what no model could be reached for."""
+        records, self._cursor = await asyncio.to_thread(self._log.since, self._cursor)
+        new = [record for record in records if record.number > self._latest.get(record.user, 0)]
+        await self._read_in([*new, *self._unread.values()])
+
+    async def catch_up(self, user: str, call: Call) -> bool:
+        """Whether the user's vector is that of all favors known; tries to make it so."""
+        record = self._unread.get(user)
+        return record is None or await self._try([record], call)
+
+    async def _read_in(self, records: Sequence[FreshRecord]) -> None:
+        size, seconds = self._config.backend.max_rows, self._config.gateway.deadline_ms / 1_000
+        for start in range(0, len(records), size):
+            deadline = asyncio.get_running_loop().time() + seconds
+            await self._try(records[start : start + size], Call(deadline, "intake"))
+
+    async def _try(self, records: Sequence[FreshRecord], call: Call) -> bool:
+        """Whether a model could be reached for all of them."""
+        mine = [each for each in records if not self._denied.has(each.user) and self._is_news(each)]
+        for record in mine:
+            self._latest[record.user] = record.number
+            self._unread[record.user] = record
+        try:
+            for people in self._people:
+                await self._read_into(people, mine, call)
+        except StoreError as error:
+            if error.problem.code in OUTAGES:
+                return False
+            raise
+        for record in mine:
+            if self._latest[record.user] == record.number:
+                self._unread.pop(record.user, None)
+        return True
+
+    def _is_news(self, record: FreshRecord) -> bool:
+        return record.number >= self._latest.get(record.user, 0)
+
+    async def _read_into(self, people: People, records: Sequence[FreshRecord], call: Call) -> None:
+        if not records:
+            return
+        pack = people.pack
+        histories = joined(*(history(pack, _everything(pack, record)) for record in records))
+        homes = home_regions(histories, pack.vocabulary)
+        enough = np.flatnonzero(histories.lengths() >= pack.manifest.min_favors)
+        vectors: list[Floats | None] = [None] * len(records)
+        if len(enough):
+            encoded = await list_vectors(self._source, pack, histories.select(enough), call)
+            for at, vector in zip(enough.tolist(), encoded, strict=True):
+                vectors[at] = vector
+        for at, record in enumerate(records):
+            if self._latest[record.user] == record.number:
+                rows = histories.places[histories.offsets[at] : histories.offsets[at + 1]]
+                people.put(record.user, rows, vectors[at], int(homes[at]))
+
+
+def _everything(pack: Pack, record: FreshRecord) -> Favors:
+    position = pack.people.position(record.user)
+    return record.favors if position < 0 else merged(pack.favors(position), record.favors)
+
+
+def history(pack: Pack, favors: Favors) -> Histories:
+    """The taste history, of one user, that the run's own features would make of favors."""
+    counted = favored(favors, pack.features, pack.categories_of)
+    return joined_histories([""], [history_of(counted, pack.places.of)])
+
+
+async def list_vectors(source: VectorSource, pack: Pack, histories: Histories, call: Call) -> Floats:
+    """[n, dim] vectors of histories in the space that lists are searched in.
+
+    Raises:
+        StoreError: one of ``OUTAGES``.
+    """
+    return reweighted(await source.encode(pack, histories, call), pack.axes, pack.manifest.home_weight)

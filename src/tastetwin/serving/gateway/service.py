@@ -1,0 +1,284 @@
+"""What the gateway does with a request that was let in: find, encode, search, tell. Knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+
+from tastetwin.client.schemas import FavorEvent, History, PairRequest, TwinsBatchRequest, TwinsRequest, Wanted
+from tastetwin.config import CollectConfig, Config, MartConfig
+from tastetwin.errors import UsageError
+from tastetwin.features.favors import Favors, landed, read_favors, read_like, read_review
+from tastetwin.features.histories import Histories, joined
+from tastetwin.features.home import home_regions
+from tastetwin.mart.rules import GateRules
+from tastetwin.privacy.opt_out import opt_out
+from tastetwin.serving.gateway import answers
+from tastetwin.serving.gateway.answers import Json
+from tastetwin.serving.gateway.encode import Call, VectorSource
+from tastetwin.serving.gateway.fresh import FreshLog
+from tastetwin.serving.gateway.intake import Intake, history, list_vectors
+from tastetwin.serving.gateway.pack import Near, Pack
+from tastetwin.serving.gateway.people import NOBODY, People
+from tastetwin.serving.gateway.search import Asker, closest, listed
+from tastetwin.serving.gateway.versions import DenySet, Version
+from tastetwin.store import Store
+
+
+class Service:
+    """The versions held, and all that is asked of them. For one event loop."""
+
+    def __init__(self, store: Store, config: Config, source: VectorSource, log: FreshLog, denied: DenySet) -> None:
+        """Hold nothing yet; see ``hold``."""
+        self.store, self.config, self.denied = store, config, denied
+        self.intake = Intake(config, source, log, denied)
+        self._source = source
+        self._versions: dict[str, Version] = {}
+
+    # -- versions -----------------------------------------------------------------------------------------------------
+
+    @property
+    def versions(self) -> dict[str, Version]:
+        """Those held, by name."""
+        return self._versions
+
+    async def hold(self, versions: Sequence[Version]) -> None:
+        """Answer from these and no others from now on; favors that came since are theirs too."""
+        for version in versions:
+            if version.name not in self._versions:
+                self.denied.apply(version.people)
+        self._versions = {version.name: version for version in versions}
+        await self.intake.serve([version.people for version in versions])
+
+    def apply_opt_outs(self) -> None:
+        """Hide whom the deny set names now."""
+        for version in self._versions.values():
+            self.denied.apply(version.people)
+
+    def origin(self, version: Version) -> Json:
+        """``schemas.Origin``."""
+        manifest = version.people.pack.manifest
+        return {
+            "model": self.config.app.model,
+            "version": version.name,
+            "bundle": manifest.bundle,
+            "as_of": manifest.logical_date,
+        }
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    async def embed(self, version: Version, items: Sequence[History], call: Call) -> list[Json]:
+        """``schemas.EmbedItem`` of each history; one that cannot be read fails alone.
+
+        Raises:
+            StoreError: BACKEND-UNAVAILABLE, DEADLINE.
+        """
+        pack, found = version.people.pack, [self._read(version.people.pack, item) for item in items]
+        good = [each for each in found if isinstance(each, Histories)]
+        vectors = iter(await self._source.encode(pack, joined(*good), call) if good else ())
+        return [
+            {"error": each}
+            if not isinstance(each, Histories)
+            else {"vector": next(vectors).tolist(), "places": len(each.places)}
+            for each in found
+        ]
+
+    def _read(self, pack: Pack, item: History) -> Histories | Json:
+        try:
+            return self._history(pack, item)
+        except UsageError as error:
+            return vars(error.problem)
+
+    def _rules(self) -> GateRules:
+        """The gate's, as of today."""
+        return _rules_of(self.config.mart, self.config.collect, datetime.now(UTC).date())
+
+    def _history(self, pack: Pack, item: History) -> Histories:
+        favors = read_favors(
+            {"reviews": item.reviews, "likes": item.likes}, self._rules(), self.config.gateway.max_favors
+        )
+        found = history(pack, favors)
+        if not len(found.places):
+            raise UsageError(
+                "NO-KNOWN-PLACE",
+                place="history",
+                value=len(item.reviews) + len(item.likes),
+                rule="at least one favor of a place that the model knows, by itself or by category and region",
+                fix="send favors of other places",
+            )
+        return found
+
+    async def twins(self, version: Version, request: TwinsRequest, with_scores: bool, call: Call) -> Json:
+        """``schemas.Twins`` of a user, or of a history that was sent along.
+
+        Raises:
+            UsageError: UNKNOWN-USER; what is wrong with a history.
+            StoreError: OPT-OUTS-UNKNOWN; for a history BACKEND-UNAVAILABLE, DEADLINE.
+        """
+        self.denied.check()
+        if request.user is not None:
+            return await self.twins_of(version, request.user, request, with_scores, call)
+        people = version.people
+        found = self._history(people.pack, History(reviews=request.reviews, likes=request.likes))
+        vector = (await list_vectors(self._source, people.pack, found, call))[0]
+        home = int(home_regions(found, people.pack.vocabulary)[0])
+        asker = Asker(vector, home, excluded=self._positions(people, request.exclude))
+        near = closest(people, asker, request.skip + request.k)
+        rows = answers.twin_rows(people, near, found.places, request, with_scores)
+        return {"source": "request", "stale": False, "twins": rows}
+
+    async def twins_of(self, version: Version, user: str, wanted: Wanted, with_scores: bool, call: Call) -> Json:
+        """``schemas.Twins`` of a user: searched anew where favors came since the run, else the run's own list.
+
+        Raises:
+            UsageError: UNKNOWN-USER.
+            StoreError: OPT-OUTS-UNKNOWN.
+        """
+        self.denied.check()
+        stale = not await self.intake.catch_up(user, call)
+        people, position = version.people, self._shown(version.people, user)
+        excluded = people.excluded(position) | self._positions(people, wanted.exclude)
+        k = wanted.skip + wanted.k
+        fresh = people.is_fresh(position) and not stale
+        found = None if fresh else listed(people, position, excluded, k)
+        if found is None:
+            found = self._searched(people, position, excluded, k)
+        rows = answers.twin_rows(people, found, people.rows(position), wanted, with_scores)
+        said: Json = {"source": "fresh" if fresh else "published", "stale": stale, "twins": rows}
+        return said | ({"age_seconds": round(time.time() - version.published_at, 1)} if stale else {})
+
+    def _searched(self, people: People, position: int, excluded: frozenset[int], k: int) -> Near:
+        vector = people.vector(position)
+        if vector is None:
+            raise unknown_user()
+        return closest(people, Asker(vector, people.home(position), people.own(position), excluded), k)
+
+    async def twins_batch(
+        self, version: Version, request: TwinsBatchRequest, with_scores: bool, call: Call
+    ) -> list[Json]:
+        """``schemas.TwinsItem`` of each user; one who cannot be answered fails alone.
+
+        Raises:
+            StoreError: OPT-OUTS-UNKNOWN.
+        """
+        self.denied.check()
+        return [await self._item(version, user, request, with_scores, call) for user in request.users]
+
+    async def _item(self, version: Version, user: str, wanted: Wanted, with_scores: bool, call: Call) -> Json:
+        try:
+            return {"user": user, "answer": await self.twins_of(version, user, wanted, with_scores, call)}
+        except UsageError as error:
+            return {"user": user, "error": vars(error.problem)}
+
+    async def explain(self, version: Version, request: PairRequest, call: Call) -> Json:
+        """``schemas.ExplainAnswer`` without its origin; errors as ``compare``."""
+        first, second = await self._pair(version, request, call)
+        return {"evidence": answers.explanation(version.people, first, second, request.language)}
+
+    async def compare(self, version: Version, request: PairRequest, with_scores: bool, call: Call) -> Json:
+        """``schemas.CompareAnswer`` without its origin.
+
+        Raises:
+            UsageError: SAME-USER, UNKNOWN-USER.
+            StoreError: OPT-OUTS-UNKNOWN.
+        """
+        first, second = await self._pair(version, request, call)
+        return answers.comparison(version.people, first, second, request.language, with_scores)
+
+    async def _pair(self, version: Version, request: PairRequest, call: Call) -> tuple[int, int]:
+        self.denied.check()
+        if request.user == request.other:
+            raise UsageError("SAME-USER", place="other", rule="two different users", fix="name another one")
+        for user in (request.user, request.other):
+            await self.intake.catch_up(user, call)
+        return self._shown(version.people, request.user), self._shown(version.people, request.other)
+
+    def _shown(self, people: People, user: str) -> int:
+        """Position of a user who has a vector and has not opted out: whoever else asks learns nothing."""
+        position = NOBODY if self.denied.has(user) else people.find(user)
+        if position == NOBODY or people.vector(position) is None:
+            raise unknown_user()
+        return position
+
+    def _positions(self, people: People, users: Sequence[str]) -> frozenset[int]:
+        return frozenset(map(people.find, users)) - {NOBODY}
+
+    # -- what came since ----------------------------------------------------------------------------------------------
+
+    async def add_favors(
+        self, version: Version, events: Sequence[FavorEvent], wanted: Wanted | None, with_scores: bool, call: Call
+    ) -> list[Json]:
+        """Take events in, durably, and answer ``schemas.FavorsItem`` of each user: from now on their twins know them.
+
+        Whoever has opted out is passed over. Where no model can be reached the events are kept all the same, and what
+        is answered is stale until one can.
+
+        Raises:
+            StoreError: OPT-OUTS-UNKNOWN; STORE-UNWRITABLE.
+        """
+        self.denied.check()
+        came, refused = self._sorted_out(events)
+        await self.intake.add(came, call)
+        return [
+            {"user": user, "error": refused[user]}
+            if user in refused
+            else await self._taken(version, user, wanted, with_scores, call)
+            for user in dict.fromkeys(event.user for event in events)
+        ]
+
+    def _sorted_out(self, events: Sequence[FavorEvent]) -> tuple[dict[str, Favors], dict[str, Json]]:
+        """Favors by user, and what is wrong with the first bad event of a user: none of theirs is taken then."""
+        rules = self._rules()
+        came: dict[str, Favors] = {}
+        refused: dict[str, Json] = {}
+        for event in events:
+            try:
+                new = _favors_of(event, rules)
+            except UsageError as error:
+                refused.setdefault(event.user, vars(error.problem))
+                continue
+            came[event.user] = landed(came.get(event.user, Favors()), new)
+        return {
+            user: favors for user, favors in came.items() if user not in refused and not self.denied.has(user)
+        }, refused
+
+    async def _taken(self, version: Version, user: str, wanted: Wanted | None, with_scores: bool, call: Call) -> Json:
+        position = NOBODY if self.denied.has(user) else version.people.find(user)
+        said: Json = {"user": user, "places": 0 if position == NOBODY else len(version.people.rows(position))}
+        return said if wanted is None else said | await self._item(version, user, wanted, with_scores, call)
+
+    # -- who leaves ---------------------------------------------------------------------------------------------------
+
+    async def opt_out(self, user: str) -> None:
+        """Show a user to nobody from now on, here at once and everywhere as soon as they look.
+
+        Raises:
+            StoreError: STORE-UNWRITABLE: nothing has changed.
+        """
+        await asyncio.to_thread(opt_out, self.store, [user])
+        self.denied.add(user)
+        self.apply_opt_outs()
+
+
+def unknown_user() -> UsageError:
+    """One answer for whoever is not known, too new, or has opted out: it tells nobody which."""
+    return UsageError(
+        "UNKNOWN-USER",
+        place="user",
+        rule="a user with enough favors who may be shown",
+        fix="send favors of theirs, or a history with the request",
+    )
+
+
+def _favors_of(event: FavorEvent, rules: GateRules) -> Favors:
+    if event.review is not None:
+        return Favors((read_review(event.review, rules),), ())
+    return Favors((), (read_like(event.like, rules),))
+
+
+@functools.lru_cache(maxsize=2)
+def _rules_of(mart: MartConfig, collect: CollectConfig, today: date) -> GateRules:
+    return GateRules.of(mart, collect, today)

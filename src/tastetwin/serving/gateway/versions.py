@@ -1,0 +1,121 @@
+"""The versions that a gateway holds, each a run's pack with what came since, and who is shown to nobody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+
+from tastetwin.errors import StoreError, UsageError
+from tastetwin.privacy.opt_out import OptOuts, name_of, read_opt_outs
+from tastetwin.runs import published, read_run
+from tastetwin.serving.gateway.pack import Pack
+from tastetwin.serving.gateway.people import People
+from tastetwin.store import Store
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version."""
+
+    people: People
+    published_at: float
+    """When readers first saw it, seconds since 1970."""
+
+    @property
+    def name(self) -> str:
+        """The run's id."""
+        return self.people.pack.version
+
+    @property
+    def bundle(self) -> str:
+        """Generation of the encoder."""
+        return self.people.pack.manifest.bundle
+
+
+def open_version(store: Store, run_id: str) -> Version:
+    """A run's version; takes seconds where its pack has to be made.
+
+    Raises:
+        UsageError, StoreError: as ``Pack.of``.
+    """
+    pointer = published(store)
+    at = time.time() if pointer is None else datetime.fromisoformat(pointer.published_at).timestamp()
+    return Version(People(Pack.of(store, read_run(store, run_id))), at)
+
+
+class DenySet:
+    """Who has opted out, read again and again; when it cannot be read any more, nobody is shown."""
+
+    def __init__(self, store: Store, stale_after: float, clock: Clock = time.monotonic) -> None:
+        """Nothing is read yet; ``stale_after`` seconds without a reading, ``check`` refuses."""
+        self._store, self._stale_after, self._clock = store, stale_after, clock
+        self._read_at: float | None = None
+        self.opt_outs = OptOuts()
+
+    def refresh(self) -> bool:
+        """Read; returns whether somebody came or went.
+
+        Raises:
+            StoreError: OPT-OUTS-DAMAGED, STORE-UNREADABLE; what was read before stands.
+        """
+        began = self._clock()
+        found = read_opt_outs(self._store)
+        changed = found.names != self.opt_outs.names
+        self.opt_outs, self._read_at = found, began
+        return changed
+
+    def add(self, user: str) -> None:
+        """Count a user who was just opted out in the store."""
+        self.opt_outs = OptOuts(self.opt_outs.names | {name_of(user)})
+
+    def check(self) -> None:
+        """Refuse to show anybody unless it is known whom not to.
+
+        Raises:
+            StoreError: OPT-OUTS-UNKNOWN.
+        """
+        age = None if self._read_at is None else self._clock() - self._read_at
+        if age is None or age > self._stale_after:
+            raise StoreError(
+                "OPT-OUTS-UNKNOWN",
+                place=self._store.path("privacy"),
+                value="never read" if age is None else f"read {age:.0f} s ago",
+                rule=f"nobody is shown unless it was read within {self._stale_after:g} s who has opted out",
+                fix="see that the gateway can read the store",
+            )
+
+    def has(self, user: str) -> bool:
+        """Whether a user has opted out."""
+        return name_of(user) in self.opt_outs.names
+
+    def apply(self, people: People) -> None:
+        """Hide them."""
+        newcomers = [at for at in range(len(people.pack), len(people)) if self.has(people.name(at))]
+        known = people.pack.positions_of_names(self.opt_outs.names)
+        people.hide(np.concatenate([known, np.array(newcomers, np.int64)]))
+
+
+PUBLISHED: Final = ""
+"""Stands for whatever run is published."""
+
+
+def wanted_runs(store: Store, weights: dict[str, float], shadow: dict[str, float]) -> tuple[str, ...]:
+    """Ids of the runs that a gateway with these routes must hold; the published one where none is weighted.
+
+    Raises:
+        UsageError: NOT-PUBLISHED.
+    """
+    pointer = published(store)
+    if not weights and pointer is None:
+        raise UsageError(
+            "NOT-PUBLISHED", place=store.root, value="no run", rule="a run is published", fix="tastetwin run"
+        )
+    first = tuple(weights) if weights else (pointer.run_id if pointer else "",)
+    return tuple(dict.fromkeys((*first, *shadow)))
