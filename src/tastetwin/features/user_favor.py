@@ -27,7 +27,7 @@ from tastetwin.schema import (
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-_ROUNDING: Final = 1e-9
+ROUNDING: Final = 1e-9
 """The mean of equal ratings may come out above them, and its last bit depends on the order of the sum."""
 LIKE_COUNT: Final = "restaurant_like_displayid_count"
 
@@ -69,7 +69,7 @@ def favored_reviews(reviews: DataFrame, places: DataFrame, config: FeaturesConfi
     if config.relative_to_user_mean:
         own = F.avg(RATING).over(Window.partitionBy(USER))
         marked = kept.withColumn("_own", own)
-        return marked.where(is_visit | (F.col(RATING) >= F.col("_own") - _ROUNDING)).drop("_own")
+        return marked.where(is_visit | (F.col(RATING) >= F.col("_own") - ROUNDING)).drop("_own")
     if config.min_rating is None:
         return kept
     return kept.where(is_visit | (F.col(RATING) >= config.min_rating))
