@@ -1,0 +1,127 @@
+"""When to stop calling a backend (circuit breaker), and when to stop calling again (retry budget)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Final
+
+Clock = Callable[[], float]
+"""Seconds, never backwards."""
+
+FAILURES: Final = 5
+"""Failures in a row that open a breaker."""
+WINDOW: Final = 20
+"""Last outcomes that the share of failures is taken of, once there are so many."""
+SHARE: Final = 0.5
+"""Failures among them that open a breaker."""
+COOL_DOWN: Final = 1.0
+"""Seconds that a breaker stays open before one call may try."""
+SPAN: Final = 10
+"""Seconds that a retry budget looks back."""
+SPARE: Final = 10
+"""Retries in that time that are free: few requests could never pay for one."""
+
+
+class State(IntEnum):
+    """Of a breaker."""
+
+    CLOSED = 0
+    HALF_OPEN = 1
+    OPEN = 2
+
+
+class Breaker:
+    """Closed: calls go through. Open: none does. Half open: a single one may, and decides.
+
+    An outcome counts only in the state its call began in: answers to old calls neither open nor close anything.
+    """
+
+    _state: State
+    _row: int
+    _last: deque[bool]
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._opened = 0.0
+        self._began = 0
+        self._trying = False
+        self._shut()
+
+    @property
+    def state(self) -> State:
+        """Open turns half open by time alone."""
+        if self._state is State.OPEN and self._clock() - self._opened >= COOL_DOWN:
+            self._state, self._trying = State.HALF_OPEN, False
+            self._began += 1
+        return self._state
+
+    def allows(self) -> bool:
+        """Whether a call may begin now."""
+        state = self.state
+        return state is State.CLOSED or (state is State.HALF_OPEN and not self._trying)
+
+    def begin(self) -> int:
+        """A call begins, which ``allows`` let; returns what ``end`` wants."""
+        self._trying = self.state is State.HALF_OPEN
+        return self._began
+
+    def end(self, began: int, succeeded: bool | None) -> None:
+        """How the call went; None = it says nothing about the backend."""
+        if began != self._began:
+            return
+        self._trying = False
+        if succeeded is None:
+            return
+        if self._state is State.HALF_OPEN and succeeded:
+            self._shut()
+        elif self._state is State.HALF_OPEN or self._too_many(succeeded):
+            self._open()
+
+    def _too_many(self, succeeded: bool) -> bool:
+        self._row = 0 if succeeded else self._row + 1
+        self._last.append(succeeded)
+        failed = self._last.count(False)
+        return self._row >= FAILURES or (len(self._last) == WINDOW and failed >= SHARE * WINDOW)
+
+    def _shut(self) -> None:
+        self._state = State.CLOSED
+        self._row, self._last = 0, deque(maxlen=WINDOW)
+        self._began += 1
+
+    def _open(self) -> None:
+        self._state, self._opened = State.OPEN, self._clock()
+        self._began += 1
+
+
+class RetryBudget:
+    """Retries are at most ``share`` of the requests of the last ten seconds, and a few more.
+
+    Seconds are counted whole: the span reaches back nine to ten of them.
+    """
+
+    def __init__(self, share: float, clock: Clock) -> None:
+        self._share, self._clock = share, clock
+        self._requests: deque[list[int]] = deque()
+        """[second, requests, retries], ascending."""
+
+    def request(self) -> None:
+        """One more request."""
+        self._now()[1] += 1
+
+    def retry(self) -> bool:
+        """Whether one more retry is within the budget; it is counted then."""
+        now = self._now()
+        requests, retries = (sum(second[at] for second in self._requests) for at in (1, 2))
+        allowed = retries + 1 <= self._share * requests + SPARE
+        now[2] += allowed
+        return allowed
+
+    def _now(self) -> list[int]:
+        second = int(self._clock())
+        while self._requests and self._requests[0][0] <= second - SPAN:
+            self._requests.popleft()
+        if not self._requests or self._requests[-1][0] != second:
+            self._requests.append([second, 0, 0])
+        return self._requests[-1]
