@@ -14,15 +14,14 @@ from prometheus_client import CollectorRegistry
 
 from tastetwin.config import GatewayConfig
 from tastetwin.errors import TasteTwinError, UsageError
-from tastetwin.serving.gateway import backends as module
-from tastetwin.serving.gateway import breaker
+from tastetwin.serving.gateway import backend, backends, breaker
+from tastetwin.serving.gateway.backend import with_timeout
 from tastetwin.serving.gateway.backends import (
     BackendMetrics,
     BackendRefused,
     Backends,
     BackendUnavailable,
     DeadlineExceeded,
-    with_timeout,
 )
 from tests.serving.gateway import wire
 from tests.serving.gateway.fakes import VERSION, Fake, Process
@@ -353,4 +352,4 @@ def test_nothing_fails_while_one_of_two_backends_is_killed_again_and_again() -> 
 
 def test_the_constants_agree_with_one_another() -> None:
     """A connection that may take longer than a health check would hide a dead host."""
-    assert module.CONNECT_SECONDS < module.CHECK_SECONDS and GatewayConfig().deadline_ms / 1_000 > module.PATIENCE
+    assert backends.CONNECT_SECONDS < backend.CHECK_SECONDS and GatewayConfig().deadline_ms / 1_000 > backend.PATIENCE
