@@ -207,7 +207,7 @@ class GatewayConfig(Section):
     outputs: str | None = Field(
         None, description="prediction-output store: a folder (LMDB) or redis://...; empty = kept in memory only"
     )
-    outputs_mb: int = Field(256, ge=1, le=1 << 20, description="size of an LMDB store, at most")
+    outputs_mb: int = Field(256, ge=1, le=1 << 20, description="size of that store in memory or LMDB, at most")
     fresh: str | None = Field(None, description="fresh favors: a folder (LMDB) or redis://...; empty = memory only")
     deadline_ms: float = Field(500, gt=0, le=600_000, description="of a request to a backend, with all its retries")
     retry_share: float = Field(0.1, ge=0, le=1, description="retries relative to requests, at most, over ten seconds")
