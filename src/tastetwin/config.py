@@ -184,6 +184,18 @@ class DeliverConfig(Section):
     )
 
 
+class ServeConfig(Section):
+    """What gateway and app have in common: who may ask, and how they end."""
+
+    keys: str | None = Field(None, description="file of API keys, made by tastetwin keys add; gateway and app need one")
+    request_seconds: float = Field(10.0, gt=0, le=600, description="for the whole of a request, body and answer too")
+    drain_seconds: float = Field(
+        5.0, ge=0, le=600, description="between SIGTERM, when /readyz says 503, and the end of accepting"
+    )
+    grace_seconds: float = Field(30.0, ge=0, le=3_600, description="for requests that were accepted, after that")
+    log_share: float = Field(0.01, ge=0, le=1, description="answered requests that are logged; failures always are")
+
+
 class BackendConfig(Section):
     """Model backend: tensors in, tensors out."""
 
@@ -259,6 +271,7 @@ class Config(BaseSettings):
     lists: ListsConfig = ListsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     deliver: DeliverConfig = DeliverConfig()
+    serve: ServeConfig = ServeConfig()
     backend: BackendConfig = BackendConfig()
     gateway: GatewayConfig = GatewayConfig()
     app: AppConfig = AppConfig()

@@ -36,9 +36,10 @@ class Policy:
     """
 
     def __init__(self, routes: Mapping[tuple[str, str], str | None]) -> None:
-        table: dict[tuple[str, str], str | None] = {("GET", LIVE): None, ("GET", READY): None, **routes}
-        self.routes = tuple(_route(method, template, scope) for (method, template), scope in table.items())
-        _refuse_conflicts(self.routes)
+        own = (_route("GET", LIVE, None), _route("GET", READY, None))
+        given = tuple(_route(method, template, scope) for (method, template), scope in routes.items())
+        _refuse_conflicts(given)  # what the door itself answers cannot be mistaken inside
+        self.routes = (*given, *own)
         self._literal = {(route.method, route.template): route for route in self.routes if not route.names}
         self._trees: dict[str, _Node] = {}
         for route in self.routes:
@@ -79,14 +80,17 @@ class _Node:
         node.route = route
 
     def find(self, segments: list[str], at: int) -> Route | None:
-        if at == len(segments):
-            return self.route
-        segment = segments[at]
-        literal = self.literal.get(segment)
-        found = None if literal is None else literal.find(segments, at + 1)
-        if found is None and self.any is not None and segment:
-            found = self.any.find(segments, at + 1)
-        return found
+        """A loop for as long as there is one way to go; only where there are two it may have to come back."""
+        node = self
+        for place in range(at, len(segments)):
+            literal = node.literal.get(segments[place])
+            other = node.any if segments[place] else None
+            if literal is not None and other is not None:
+                return literal.find(segments, place + 1) or other.find(segments, place + 1)
+            if literal is None and other is None:
+                return None
+            node = literal or other  # type: ignore[assignment]
+        return node.route
 
 
 def _segments(template: str) -> list[str]:
