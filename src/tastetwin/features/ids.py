@@ -25,6 +25,7 @@ _FILES: Final = ("starts", "slots", "offsets", "bytes")
 _HASHED_AT_ONCE: Final = 1 << 16
 _TOGETHER: Final = 128
 """From so many names on, array kernels cost less than a loop."""
+_COMPARED_AT_ONCE: Final = 2
 _hash = zlib.crc32
 
 
@@ -111,19 +112,21 @@ class IdIndex:
         return positions
 
     def _together(self, names: Sequence[str]) -> list[int]:
-        """The first id of every bucket is compared at once; one that may lie behind it is looked for by itself."""
+        """The first id of every bucket is compared at once, then every second; the few others are looked for singly."""
         keys = [name.encode("utf-8", "surrogatepass") for name in names]
+        asked = pa.array(keys, pa.large_binary())
         bucket = np.fromiter(map(_hash, keys), np.int64, len(keys)) & (len(self._start) - 2)
-        low = self._start[bucket].astype(np.int64)
-        size = self._start[bucket + 1] - low
-        filled = np.flatnonzero(size)
-        first = self._slot[low[filled]]
-        asked = pa.array(keys, pa.large_binary()).take(pa.array(filled))
-        same = pc.equal(self._keys.take(pa.array(first)), asked).to_numpy(zero_copy_only=False)
+        first, end = self._start[bucket].astype(np.int64), self._start[bucket + 1]
         positions = np.full(len(keys), NO_POSITION)
-        positions[filled[same]] = first[same]
-        behind = filled[~same & (size[filled] > 1)].tolist()
-        positions[behind] = self._one_by_one([names[at] for at in behind])
+        left = np.arange(len(keys))
+        for depth in range(_COMPARED_AT_ONCE):
+            left = left[first[left] + depth < end[left]]
+            at = self._slot[first[left] + depth]
+            same = pc.equal(self._keys.take(pa.array(at)), asked.take(pa.array(left))).to_numpy(zero_copy_only=False)
+            positions[left[same]] = at[same]
+            left = left[~same]
+        others = left[first[left] + _COMPARED_AT_ONCE < end[left]].tolist()
+        positions[others] = self._one_by_one([names[at] for at in others])
         found: list[int] = positions.tolist()
         return found
 
