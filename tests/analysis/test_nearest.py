@@ -21,7 +21,7 @@ def crowd(size: int, seed: int = 0) -> Shown:
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((size // 50 + 1, DIM))
     vectors = unit(centres[rng.integers(0, len(centres), size)] + 0.5 * rng.standard_normal((size, DIM)))
-    return Shown(vectors, rng.random(size).astype(np.float32) / 4, np.arange(size))
+    return Shown(vectors, rng.random(size, np.float32) / np.float32(4), np.arange(size))
 
 
 def opened(shown: Shown, folder: Path, recall: float = 0.99) -> NearestIndex:

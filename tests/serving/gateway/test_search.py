@@ -39,7 +39,7 @@ def by_looking(people: People, asker: Asker, k: int) -> list[tuple[int, float]]:
 
 
 def random_unit(rng: np.random.Generator, dim: int) -> Floats:
-    return unit(rng.standard_normal((1, dim)))[0]
+    return np.asarray(unit(rng.standard_normal((1, dim)))[0])
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -145,7 +145,9 @@ def test_vectors_are_those_of_the_run(world: World) -> None:
     bad = History(reviews=[{"review_place_id": ["no id"]}])
     strange = History(likes=[{"like_contentsid": "nobody has been there"}])
     items = world.run(world.service.embed(world.version, [bad, item, strange], world.call()))
-    np.testing.assert_allclose(items[1]["vector"], people.vector(position), atol=1e-5)
+    vector = people.vector(position)
+    assert vector is not None
+    np.testing.assert_allclose(items[1]["vector"], vector, atol=1e-5)
     assert items[0]["error"]["code"] == "FAVOR-REFUSED"
     assert items[2]["error"]["code"] == "NO-KNOWN-PLACE"
 
@@ -185,7 +187,7 @@ def test_new_favors_make_the_history_that_tomorrow_s_features_make(world: World)
     position = people.find(user)
     base = people.pack.favors(position)
     when = datetime(2026, 6, 30, 12, tzinfo=UTC)
-    new = [
+    new: list[Json] = [
         {"review_id": "new-1", "review_place_id": place, "review_rating": 5, "review_visited_date": when.isoformat()}
         for place in places(world, 2)
     ]
