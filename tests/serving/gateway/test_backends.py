@@ -198,7 +198,7 @@ def test_a_hanging_backend_costs_the_deadline_and_the_call_is_given_up_there_too
         await until(lambda: made.fakes[0].broken_off == 1)
         with pytest.raises(DeadlineExceeded):
             await made.infer(-1.0)
-        assert made.calls() == 1
+        assert made.calls() == made.count("calls_total", backend=made.fakes[0].url, outcome="deadline") == 1
 
     run(1, body)
 

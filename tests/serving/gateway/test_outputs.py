@@ -221,19 +221,42 @@ def test_a_full_folder_drops_the_old_and_keeps_the_new(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in tmp_path.rglob("data.mdb")) <= 4 * MEGABYTE
 
 
-def test_a_reader_that_never_ends_does_not_stop_the_store(tmp_path: Path) -> None:
-    """It pins dropped pages; writes then fail, are counted, and come back once it is gone."""
+def process_of(script: str, folder: Path) -> subprocess.Popen[str]:
+    """The script in a process of its own; it says when it is ready."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    pipe = subprocess.PIPE
+    words = [sys.executable, "-c", script, str(folder)]
+    return subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env=environment, cwd=ROOT)
+
+
+READER = """
+import sys
+from prometheus_client import CollectorRegistry
+from tastetwin.serving.gateway.outputs import OutputMetrics
+from tastetwin.serving.gateway.outputs_lmdb import LmdbOutputs
+store = LmdbOutputs(sys.argv[1], 1 << 20, OutputMetrics(CollectorRegistry()))
+with store._env.begin():
+    sys.stdout.write("ready\\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+"""
+
+
+def test_a_process_killed_while_it_reads_does_not_stop_the_store(tmp_path: Path) -> None:
+    """It pins dropped pages: writes fail, are counted, and come back once it is gone, for it never says goodbye."""
     subject = lmdb_subject(tmp_path, MEGABYTE)
-    store = subject.store
-    assert isinstance(store, LmdbOutputs)
-    with store._env.begin() as pinned:
+    with process_of(READER, tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
         for at in range(6_000):
-            store.put([(key(at), value(at))])
-            store.get([key(at)])
-        assert pinned.id() >= 0 and subject.failures("put") > 0
-    for at in range(20):
-        store.put([(key(at), value(at))])
-    assert store.get([key(19)]) == [value(19)]
+            subject.store.put([(key(at), value(at))])
+            subject.store.get([key(at)])
+        assert subject.failures("put") > 0
+        process.kill()
+    for _ in range(2):
+        subject.store.put([(key(-1), value(7))])
+    assert subject.store.get([key(-1)]) == [value(7)]
+    subject.store.close()
 
 
 WORKER = """
@@ -253,18 +276,11 @@ for at in itertools.count():
 """
 
 
-def worker(folder: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    pipe = subprocess.PIPE
-    words = [sys.executable, "-c", WORKER, str(folder)]
-    return subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env=environment, cwd=ROOT)
-
-
 def test_processes_share_a_folder_and_one_killed_while_it_writes_harms_nobody(tmp_path: Path) -> None:
     """A gateway runs as several processes, and kill -9 comes at any moment."""
     subject = lmdb_subject(tmp_path)
     for _ in range(3):
-        with worker(tmp_path) as process:
+        with process_of(WORKER, tmp_path) as process:
             assert process.stdin is not None and process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             assert subject.store.get([key(at) for at in range(50)]) == [value(at) for at in range(50)]
