@@ -74,7 +74,7 @@ class Service:
         """``schemas.EmbedItem`` of each history; one that cannot be read fails alone.
 
         Raises:
-            StoreError: BACKEND-UNAVAILABLE, DEADLINE.
+            StoreError: BACKEND-UNAVAILABLE, DEADLINE-EXCEEDED.
         """
         pack, found = version.people.pack, [self._read(version.people.pack, item) for item in items]
         good = [each for each in found if isinstance(each, Histories)]
@@ -116,7 +116,7 @@ class Service:
 
         Raises:
             UsageError: UNKNOWN-USER; what is wrong with a history.
-            StoreError: OPT-OUTS-UNKNOWN; for a history BACKEND-UNAVAILABLE, DEADLINE.
+            StoreError: OPT-OUTS-UNKNOWN; for a history BACKEND-UNAVAILABLE, DEADLINE-EXCEEDED.
         """
         self.denied.check()
         if request.user is not None:
