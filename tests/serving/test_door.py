@@ -180,6 +180,18 @@ def test_a_told_length_above_the_limit_is_refused_unread() -> None:
     assert answer.ended
 
 
+def test_a_refusal_does_not_wait_for_a_large_body() -> None:
+    """Whoever has no key could keep a connection for ever, a byte at a time; small bodies cost no connection."""
+    headers = [{"content-length": "99999"}, {"content-length": "100000"}, {"transfer-encoding": "chunked"}]
+    refused = [ask(World(), headers=each, body=[b"x"]) for each in headers]
+    assert [(each.status, each.header("connection")) for each in refused] == [
+        (401, None),
+        (401, "close"),
+        (401, "close"),
+    ]
+    assert all(each.ended for each in refused)
+
+
 def test_frameworks_cannot_turn_a_large_body_into_another_answer() -> None:
     """FastAPI answers 400 to whatever goes wrong while it reads a body."""
     app = FastAPI()

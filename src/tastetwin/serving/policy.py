@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from itertools import combinations
 from typing import Final, NamedTuple
 
 LIVE: Final = "/healthz"
 READY: Final = "/readyz"
+REMEMBERED: Final = 256
+"""Paths whose route is known without a walk: most requests come on few. A path has 64 KiB at most."""
 _TEMPLATE: Final = re.compile(r"/|(/([A-Za-z0-9._~:-]+|\{[a-z_]+\}))+")
 
 
@@ -40,17 +43,15 @@ class Policy:
         given = tuple(_route(method, template, scope) for (method, template), scope in routes.items())
         _refuse_conflicts(given)  # what the door itself answers cannot be mistaken inside
         self.routes = (*given, *own)
-        self._literal = {(route.method, route.template): route for route in self.routes if not route.names}
         self._trees: dict[str, _Node] = {}
         for route in self.routes:
             self._trees.setdefault(route.method, _Node()).add(_segments(route.template), route)
         self._deepest = max(len(_segments(route.template)) for route in self.routes)
 
-    def match(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
+        self.match: Callable[[str, str], tuple[Route, Mapping[str, str]] | None] = lru_cache(REMEMBERED)(self._match)
         """The route of a request and the values of its named segments; None = there is no such route."""
-        route = self._literal.get((method, path))
-        if route is not None:
-            return route, {}
+
+    def _match(self, method: str, path: str) -> tuple[Route, Mapping[str, str]] | None:
         tree = self._trees.get(method)
         if tree is None:
             return None
