@@ -21,7 +21,7 @@ from tastetwin.serving.backend.metrics import Metrics
 from tastetwin.serving.backend.model import Floats, Model, Rows, are_sound
 from tastetwin.serving.backend.refusals import busy, deadline_passed
 
-CALL_COST: Final = 16
+CALL_COST: Final = 32
 """What a call of the model costs before its first favor, in padded favors: where rows of a call would be padded by more
 than that, two calls are cheaper."""
 SHARE: Final = 256
@@ -105,7 +105,7 @@ class Batcher:
         self._waiting.extend(Item(job, row, length) for row, length in enumerate(rows.lengths))
         self._favors += sum(rows.lengths)
         self._wake()
-        timer = self._loop.call_later(seconds, _fail, job, deadline_passed(seconds))
+        timer = self._loop.call_later(seconds, _expire, job, seconds)
         try:
             return await job.answer
         finally:
@@ -189,6 +189,10 @@ def _add(item: Item, vector: Floats) -> None:
     job.left -= 1
     if job.left == 0 and not job.answer.done():
         job.answer.set_result(job.vectors)
+
+
+def _expire(job: Job, seconds: float) -> None:
+    _fail(job, deadline_passed(seconds))
 
 
 def _fail(job: Job, error: Exception) -> None:
