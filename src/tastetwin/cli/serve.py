@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,42 @@ import typer
 from tastetwin import console
 from tastetwin.cli.options import ConfigOption, StoreOption, settings_of
 
-serve_app = typer.Typer(no_args_is_help=True, help="The model online: model backend, model gateway, app.")
+serve_app = typer.Typer(help="The model online: model backend, model gateway, app.")
+ALL_SCOPES = ("embed", "twins", "score", "favors", "opt-out", "app")
+
+
+@serve_app.callback(invoke_without_command=True, no_args_is_help=True)
+def together(
+    context: typer.Context,
+    store: Annotated[str | None, typer.Option("--store", help="Serve this store by all tiers.", metavar="DIR")] = None,
+    keys: Annotated[
+        Path, typer.Option("--keys", help="API keys; made with one that may do everything.", metavar="FILE")
+    ] = Path("tastetwin-keys.json"),
+    config: ConfigOption = None,
+) -> None:
+    """Without a command: all tiers on this machine, until ctrl-C.
+
+    Example: `tastetwin serve --store store/`
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if store is None:
+        raise typer.BadParameter("name a store, or a tier", param_hint="--store")
+    from tastetwin.serving.keys import add_key
+    from tastetwin.serving.together import Tier, serve_all
+    from tastetwin.store import Store
+
+    Store.open(store)
+    if not keys.exists():
+        console.err.print(
+            f"key: {add_key(keys, 'laptop', ALL_SCOPES)}  (in {keys}; it is not shown again)", markup=False
+        )
+    settings = [] if config is None else ["--config", str(config)]
+    tiers = [
+        Tier("backend", ["backend", "--store", store, *settings], "http://127.0.0.1:8101/v2/health/ready"),
+        Tier("gateway", ["gateway", "--store", store, "--keys", str(keys), *settings], "http://127.0.0.1:8102/readyz"),
+    ]
+    serve_all(tiers, lambda: _tell("ready: try http://127.0.0.1:8102/docs"))
 
 
 @serve_app.command()
@@ -61,7 +97,7 @@ def gateway(
     from tastetwin.serving.gateway.serve import Listen, serve_gateway
     from tastetwin.store import Store
 
-    listen = Listen(host, port, metrics_port, drain_seconds)
+    listen = Listen(host, port, metrics_port, drain_seconds, sys.stderr.buffer)
     serve_gateway(Store.open(store), settings_of(config), keys, listen, _tell)
 
 

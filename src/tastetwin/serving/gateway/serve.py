@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from tastetwin.analysis.blas import load_faiss
 from tastetwin.config import Config
@@ -39,6 +38,8 @@ class Listen:
     port: int
     metrics_port: int | None
     drain_seconds: float
+    log: IO[bytes]
+    """Where a line a request goes."""
 
 
 def serve_gateway(store: Store, config: Config, keys: Path, listen: Listen, tell: Callable[[str], None]) -> None:
@@ -50,7 +51,7 @@ def serve_gateway(store: Store, config: Config, keys: Path, listen: Listen, tell
     """
     load_faiss().omp_set_num_threads(1)  # requests run side by side; one search is too short to be cut up
     bound = bind(listen.host, listen.port)
-    telemetry = Telemetry("gateway", sys.stderr.buffer, config.gateway.log_share, tracing_from_environment("gateway"))
+    telemetry = Telemetry("gateway", listen.log, config.gateway.log_share, tracing_from_environment("gateway"))
     inner = _Lifespan(store, config, telemetry)
     readiness = Readiness(inner.is_ready)
     limits = Limits(config.gateway.max_body, config.gateway.in_flight, SECONDS)
