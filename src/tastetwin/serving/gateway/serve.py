@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import BinaryIO, Final
 
 from tastetwin.analysis.blas import load_faiss
 from tastetwin.config import Config
@@ -38,7 +38,7 @@ class Listen:
     port: int
     metrics_port: int | None
     drain_seconds: float
-    log: IO[bytes]
+    log: BinaryIO
     """Where a line a request goes."""
 
 
