@@ -96,7 +96,7 @@ def serving(store: str, folder: Path) -> Iterator[Servers]:
         **os.environ,
         "TASTETWIN_GATEWAY__BACKENDS": '["http://127.0.0.1:28101"]',
         "TASTETWIN_GATEWAY__OUTPUTS": str(folder / "outputs"),
-        "TASTETWIN_GATEWAY__LOG_SHARE": "0",
+        "TASTETWIN_SERVE__LOG_SHARE": "0",
     }
     command = [sys.executable, "-m", "tastetwin", "serve"]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}

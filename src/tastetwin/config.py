@@ -229,7 +229,6 @@ class GatewayConfig(Section):
     max_batch: int = Field(64, ge=1, le=1_000, description="items of a batch request, at most")
     max_favors: int = Field(512, ge=1, le=10_000, description="favors of a history sent with a request, at most")
     max_body: int = Field(1 << 20, ge=1 << 10, le=1 << 26, description="bytes of a request, at most")
-    log_share: float = Field(1.0, ge=0, le=1, description="of answered requests that are logged; failures always are")
     in_flight: int = Field(64, ge=1, le=10_000, description="requests worked on at once; more are refused with 503")
     refresh_seconds: float = Field(1.0, gt=0, le=3_600, description="between looks at the pointer and the opt-outs")
     stale_opt_outs_seconds: float = Field(

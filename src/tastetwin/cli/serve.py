@@ -12,6 +12,10 @@ from tastetwin import console
 from tastetwin.cli.options import ConfigOption, StoreOption, settings_of
 
 serve_app = typer.Typer(help="The model online: model backend, model gateway, app.")
+KeysOption = Annotated[
+    Path | None,
+    typer.Option("--keys", help="API keys; see: tastetwin keys add", metavar="FILE", show_default="serve.keys"),
+]
 ALL_SCOPES = ("embed", "twins", "score", "favors", "opt-out", "app")
 
 
@@ -79,15 +83,12 @@ def backend(
 @serve_app.command()
 def gateway(
     store: StoreOption,
-    keys: Annotated[Path, typer.Option("--keys", help="API keys; see: tastetwin keys add", metavar="FILE")],
+    keys: KeysOption = None,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any that is free.")] = 8102,
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65_535, help="/metrics for Prometheus; without it there are none.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    drain_seconds: Annotated[
-        float, typer.Option(min=0, max=600, help="Between the signal to end and the end of accepting.")
-    ] = 2.0,
     config: ConfigOption = None,
 ) -> None:
     """Model gateway: favors and user ids in, twins out; one API with documentation at /docs.
@@ -97,8 +98,14 @@ def gateway(
     from tastetwin.serving.gateway.serve import Listen, serve_gateway
     from tastetwin.store import Store
 
-    listen = Listen(host, port, metrics_port, drain_seconds, sys.stderr.buffer)
-    serve_gateway(Store.open(store), settings_of(config), keys, listen, _tell)
+    settings, listen = settings_of(config), Listen(host, port, metrics_port, sys.stderr.buffer)
+    serve_gateway(Store.open(store), settings, _keys(keys, settings.serve.keys), listen, _tell)
+
+
+def _keys(given: Path | None, configured: str | None) -> Path:
+    if given is None and configured is None:
+        raise typer.BadParameter("name a file of API keys; tastetwin keys add makes one", param_hint="--keys")
+    return Path(given or configured or "")
 
 
 def _tell(what: str) -> None:

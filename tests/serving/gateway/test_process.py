@@ -70,9 +70,9 @@ def site(served: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
     keys = {scope: add_key(folder / "keys.json", scope, [scope], 1e5, 100_000) for scope in SCOPES}
     keys["all"] = add_key(folder / "keys.json", "all", list(SCOPES), 1e5, 100_000)
     with started(["serve", "backend", "--store", str(folder / "store"), "--port", "0"]) as backend:
-        environment = {"TASTETWIN_GATEWAY__BACKENDS": json.dumps([backend.url])}
+        environment = {"TASTETWIN_GATEWAY__BACKENDS": json.dumps([backend.url]), "TASTETWIN_SERVE__LOG_SHARE": "1"}
         arguments = ["serve", "gateway", "--store", str(folder / "store"), "--keys", str(folder / "keys.json")]
-        with started([*arguments, "--port", "0", "--drain-seconds", "0"], environment) as gateway:
+        with started([*arguments, "--port", "0"], environment) as gateway:
             site = Site(gateway.url, keys, Store.open(folder / "store"), gateway, backend)
             wait_until_ready(site.url)
             yield site
@@ -238,7 +238,7 @@ def test_what_was_accepted_is_answered_when_the_process_ends(served: Store, tmp_
     """SIGTERM: not ready first, the request in progress is answered, exit 0."""
     key = add_key(tmp_path / "keys.json", "all", list(SCOPES), 1e5, 100_000)
     arguments = ["serve", "gateway", "--store", served.root, "--keys", str(tmp_path / "keys.json"), "--port", "0"]
-    with started([*arguments, "--drain-seconds", "1"]) as gateway:
+    with started(arguments, {"TASTETWIN_SERVE__DRAIN_SECONDS": "1"}) as gateway:
         url = gateway.url
         gateway.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)

@@ -72,6 +72,11 @@ class Gateway:
         assert self._routes is not None, "entered"
         return self.service.versions[self._routes.choose(sticky, named)]
 
+    def shadows(self, key: bytes, answered: Version) -> list[Version]:
+        """The other versions that see a request."""
+        assert self._routes is not None, "entered"
+        return [self.service.versions[name] for name in self._routes.shadows(key) if name != answered.name]
+
     def described(self) -> Json:
         """``schemas.ModelsAnswer``."""
         weights = self.config.gateway.weights

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from tastetwin.analysis.blas import load_faiss
 from tastetwin.config import Config
@@ -15,19 +15,15 @@ from tastetwin.serving.exchange import Receive, Send
 from tastetwin.serving.gateway.backends import BackendMetrics, Backends
 from tastetwin.serving.gateway.fresh import MemoryLog
 from tastetwin.serving.gateway.gateway import Gateway
-from tastetwin.serving.gateway.http import STATUSES, Api, policy
+from tastetwin.serving.gateway.http import STATUSES, Api, Shadows, policy
 from tastetwin.serving.gateway.openapi import pages
-from tastetwin.serving.gateway.outputs import CachedVectors, OutputMetrics, open_outputs
+from tastetwin.serving.gateway.outputs import CachedVectors, MemoryOutputs, OutputMetrics, open_outputs
 from tastetwin.serving.keys import Keys
 from tastetwin.serving.life import Served, bind, run
 from tastetwin.serving.readiness import Readiness
 from tastetwin.serving.telemetry import Telemetry
 from tastetwin.serving.tracing import tracing_from_environment
 from tastetwin.store import Store
-
-SECONDS: Final = 10.0
-"""For a whole request."""
-GRACE_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,6 @@ class Listen:
     host: str
     port: int
     metrics_port: int | None
-    drain_seconds: float
     log: BinaryIO
     """Where a line a request goes."""
 
@@ -50,24 +45,18 @@ def serve_gateway(store: Store, config: Config, keys: Path, listen: Listen, tell
         StoreError: KEYS-FILE; DAMAGED and others of the store.
     """
     load_faiss().omp_set_num_threads(1)  # requests run side by side; one search is too short to be cut up
+    serve = config.serve
     bound = bind(listen.host, listen.port)
-    telemetry = Telemetry("gateway", listen.log, config.gateway.log_share, tracing_from_environment("gateway"))
+    telemetry = Telemetry("gateway", listen.log, serve.log_share, tracing_from_environment("gateway"))
     inner = _Lifespan(store, config, telemetry)
     readiness = Readiness(inner.is_ready)
-    limits = Limits(config.gateway.max_body, config.gateway.in_flight, SECONDS)
+    limits = Limits(config.gateway.max_body, config.gateway.in_flight, serve.request_seconds)
     door = Door(inner, policy(), Keys(keys), limits, telemetry, readiness, STATUSES)
     others = []
     if listen.metrics_port is not None:
         others.append(Served(telemetry.metrics, bind(listen.host, listen.metrics_port)))
-    at = f"http://{listen.host}:{bound.getsockname()[1]}"
-    run(
-        Served(door, bound),
-        others,
-        readiness,
-        listen.drain_seconds,
-        GRACE_SECONDS,
-        lambda: tell(f"{at}  docs: {at}/docs"),
-    )
+    at, ending = f"http://{listen.host}:{bound.getsockname()[1]}", (serve.drain_seconds, serve.grace_seconds)
+    run(Served(door, bound), others, readiness, *ending, lambda: tell(f"{at}  docs: {at}/docs"))
     telemetry.close()
 
 
@@ -102,4 +91,5 @@ class _Lifespan:
         backends = await stack.enter_async_context(Backends(settings.backends, settings, BackendMetrics(registry)))
         gateway = Gateway(self._store, self._config, backends, CachedVectors(outputs, metrics), MemoryLog())
         self._gateway = await stack.enter_async_context(gateway)
-        self._api = Api(gateway, pages())
+        kept = MemoryOutputs(settings.outputs_mb << 20) if outputs.blocking else outputs
+        self._api = Api(gateway, pages(), kept, Shadows(registry))

@@ -82,7 +82,7 @@ class Service:
         return [
             {"error": each}
             if not isinstance(each, Histories)
-            else {"vector": next(vectors).tolist(), "places": len(each.places)}
+            else {"vector": next(vectors), "places": len(each.places)}
             for each in found
         ]
 
