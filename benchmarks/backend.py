@@ -163,7 +163,7 @@ async def closed_loop(contender: Contender, count: int, seconds: float) -> list[
 
 
 async def open_loop(contender: Contender, rate: float, seconds: float) -> list[float]:
-    """Latencies from the moment that a request was due, at ``rate`` requests a second."""
+    """Latencies at ``rate`` requests a second, with what a request waits for a connection; not how late we send it."""
     rng = np.random.default_rng(1)
     due = np.cumsum(rng.exponential(1 / rate, int(rate * seconds)))
     free: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
@@ -172,7 +172,8 @@ async def open_loop(contender: Contender, rate: float, seconds: float) -> list[f
     latencies: list[float] = []
     began = time.perf_counter()
 
-    async def one(number: int, at: float) -> None:
+    async def one(number: int) -> None:
+        at = time.perf_counter()
         connection = await free.get()
         await connection.ask(contender.requests[number % len(contender.requests)])
         latencies.append(time.perf_counter() - at)
@@ -182,7 +183,7 @@ async def open_loop(contender: Contender, rate: float, seconds: float) -> list[f
     for number, at in enumerate(began + due):
         if (wait := at - time.perf_counter()) > 0:
             await asyncio.sleep(wait)
-        tasks.append(asyncio.create_task(one(number, float(at))))
+        tasks.append(asyncio.create_task(one(number)))
     await asyncio.gather(*tasks)
     return latencies
 
@@ -259,10 +260,10 @@ def running(contender: Contender, folder: Path) -> Iterator[int]:
             wait_until_it_answers(contender, server)
             yield server.pid
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            time.sleep(1.5)
-            with suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGKILL)
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError):
+                    os.killpg(server.pid, number)
+                time.sleep(2)
 
 
 def wait_until_it_answers(contender: Contender, server: subprocess.Popen[bytes]) -> None:
@@ -314,20 +315,24 @@ def free_port() -> int:
 def contenders(folder: Path, rows: Rows, peers: str, grpc_port: int) -> list[Contender]:
     """All, ours in each of its forms."""
     path = "/v2/models/taste/infer"
-    ours, ports = free_port(), [free_port() for _ in range(3)]
     command = [sys.executable, "-m", "tastetwin", "serve", "backend", "--store", str(folder / "store")]
-    command += ["--version", VERSION, "--port", str(ours), "--grpc-port", str(grpc_port)]
+    command += ["--version", VERSION]
 
-    def peer(name: str, option: str, port: int, where: str, requests: list[bytes]) -> Contender:
-        script = str(HERE / "peers" / f"serving_{name}.py")
+    def ours(name: str, requests: list[bytes], *options: str) -> Contender:
+        port = free_port()
+        return Contender(f"ours, {name}", [*command, "--port", str(port), *options], port, path, requests)
+
+    def peer(name: str, option: str, where: str, requests: list[bytes]) -> Contender:
+        port, script = free_port(), str(HERE / "peers" / f"serving_{name}.py")
         return Contender(name, [peers, script, option, str(port)], port, where, requests)
 
     return [
-        Contender("ours, JSON", command, ours, path, protocol_json(rows, path)),
-        Contender("ours, binary", command, ours, path, binary(rows, path)),
-        peer("mosec", "--port", ports[0], "/inference", plain(rows, "/inference")),
-        peer("litserve", "--port", ports[1], "/predict", plain(rows, "/predict")),
-        peer("kserve", "--http_port", ports[2], path, protocol_json(rows, path)),
+        ours("JSON", protocol_json(rows, path)),
+        ours("binary", binary(rows, path)),
+        ours("gRPC", binary(rows, path), "--grpc-port", str(grpc_port)),
+        peer("mosec", "--port", "/inference", plain(rows, "/inference")),
+        peer("litserve", "--port", "/predict", plain(rows, "/predict")),
+        peer("kserve", "--http_port", path, protocol_json(rows, path)),
     ]
 
 
@@ -345,6 +350,13 @@ def measure(contender: Contender, folder: Path, seconds: float) -> Result:
         return many
 
 
+def measure_grpc(contender: Contender, folder: Path, rows: Rows, port: int, seconds: float) -> None:
+    """Its lines."""
+    with running(contender, folder) as process:
+        for count in (1, 32):
+            show(contender.name, f"c={count}", measured(grpc_loop(rows, port, count, seconds), process))
+
+
 def main() -> None:
     """All of them in turn, on one model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -360,18 +372,13 @@ def main() -> None:
         rows = [pad(known, np.array([user]), 100).inputs() for user in range(USERS)]
         grpc_port = free_port()
         results = {}
-        all_of_them = contenders(folder, rows, options.peers, grpc_port)
-        for contender in all_of_them:
-            if not options.only or any(contender.name.startswith(name) for name in options.only):
+        for contender in contenders(folder, rows, options.peers, grpc_port):
+            if options.only and not any(contender.name.startswith(name) for name in options.only):
+                continue
+            if contender.name == "ours, gRPC":
+                measure_grpc(contender, folder, rows, grpc_port, options.seconds)
+            else:
                 results[contender.name] = measure(contender, folder, options.seconds)
-        if not options.only or "grpc" in options.only:
-            with running(all_of_them[0], folder) as process:
-                for count in (1, 32):
-                    show(
-                        "ours, gRPC",
-                        f"c={count}",
-                        measured(grpc_loop(rows, grpc_port, count, options.seconds), process),
-                    )
         for name, result in results.items():
             print(f"ours, JSON / {name}: {results['ours, JSON'].per_cpu / result.per_cpu:.2f} x at c=32")
 
