@@ -181,6 +181,9 @@ class LmdbLog:
                 if self._file is not None:
                     self._file.env.close()
                     self._file = None
+                path = self._folder / name / "data.mdb"
+                if not path.exists() or not path.stat().st_size:  # LMDB would begin anew
+                    raise lmdb.InvalidError(f"{name} is missing or empty")
                 self._file = _File.open(self._folder, name, self._size)
             return self._file
 
