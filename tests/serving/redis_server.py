@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import redis
 
 
@@ -46,3 +49,12 @@ class RedisServer:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(10)
+
+
+@pytest.fixture(name="redis_server", scope="module")
+def running_redis() -> Iterator[RedisServer]:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    server = RedisServer()
+    yield server
+    server.kill()

@@ -5,7 +5,8 @@ power cut. Numbers are given within the transaction, so whoever reads a number h
 
 LMDB gives freed pages to later writers with their content, and may hand pieces of it on into pages in use. So nothing
 is ever deleted from a file: to forget somebody, those who stay are written to a new file, and the old one is
-overwritten with zeros and removed. What a file system or an SSD keeps of overwritten blocks is beyond that.
+overwritten with zeros and removed; for a moment that takes room for both. What a file system or an SSD keeps of
+overwritten blocks is beyond that.
 
 ``current`` names the file in force. A lock on ``lock`` (flock, gone with its process) is held by one writer, or by
 readers; only who writes alone may put another file in force.
@@ -38,8 +39,8 @@ except ImportError as error:
 CURRENT: Final = "current"
 _LOCK: Final = "lock"
 _LAST: Final = b"last"
-_READERS: Final = 1_024
-"""Transactions that may read at once, of all processes."""
+_TABLE: Final = 1 << 16
+"""Bytes of the table of readers: room for a thousand transactions at once, of all processes."""
 _NUMBER: Final = 8
 """Bytes of a number, big-endian, so that keys sort by it."""
 _BLOCK: Final = 1 << 20
@@ -59,8 +60,9 @@ class _File:
 
     @classmethod
     def open(cls, folder: Path, name: str, size: int) -> _File:
-        """Open, or make, the file."""
-        env = lmdb.open(str(folder / name), map_size=size, max_dbs=2, max_readers=_READERS, mode=0o600, readahead=False)
+        """Open, or make, the file; under a lock."""
+        _reserve(folder / name)
+        env = lmdb.open(str(folder / name), map_size=size, max_dbs=2, mode=0o600, readahead=False)
         _reach(env, folder / name / "data.mdb")
         env.reader_check()  # one that was killed would keep pages from being used again
         return cls(name, env, env.open_db(b"records"), env.open_db(b"numbers"))
@@ -98,6 +100,7 @@ class LmdbLog:
                 if not (self._folder / CURRENT).exists():
                     _File.open(self._folder, "log-1", size).env.close()
                     self._point("log-1")
+                    _sync(self._folder.parent)
                 self._shred_others(self._current().name)
 
     # -- the contract -------------------------------------------------------------------------------------------------
@@ -192,18 +195,26 @@ class LmdbLog:
         with self._locked(fcntl.LOCK_EX):
             old = self._current()
             self._shred_others(old.name)
-            new = _File.open(self._folder, f"log-{int(old.name.removeprefix('log-')) + 1}", self._size)
+            name = f"log-{int(old.name.removeprefix('log-')) + 1}"
             try:
-                with old.env.begin() as source, new.env.begin(write=True) as target:
-                    target.put(_LAST, _number(old.last(source)))
-                    for key, content, arrived in self._contents(old, source):
-                        if keep(key, arrived):
-                            new.put(target, key, content)
-            finally:
-                new.env.close()
-            self._point(new.name)
+                self._copy(old, name, keep)
+            except (lmdb.Error, OSError):
+                self._shred_others(old.name)  # it may be what the disk has no room for
+                raise
+            self._point(name)
             self._current()
-            self._shred_others(new.name)
+            self._shred_others(name)
+
+    def _copy(self, old: _File, name: str, keep: Keep) -> None:
+        new = _File.open(self._folder, name, self._size)
+        try:
+            with old.env.begin() as source, new.env.begin(write=True) as target:
+                target.put(_LAST, _number(old.last(source)))
+                for key, content, arrived in self._contents(old, source):
+                    if keep(key, arrived):
+                        new.put(target, key, content)
+        finally:
+            new.env.close()
 
     def _point(self, name: str) -> None:
         """Put a file in force, once it is sure to be there after a power cut."""
@@ -250,18 +261,18 @@ class LmdbLog:
         try:
             yield
         except (lmdb.Error, OSError) as error:
-            code, rule, fix = _meaning(error)
+            code, rule, fix = _meaning(error, self._folder)
             raise StoreError(code, place=str(self._folder), value=str(error), rule=rule, fix=fix) from error
 
 
-def _meaning(error: Exception) -> tuple[str, str, str]:
+def _meaning(error: Exception, folder: Path) -> tuple[str, str, str]:
     """Code, rule and fix."""
     if isinstance(error, lmdb.MapFullError):
         return "FRESH-FULL", "room for the favors that come in", "raise gateway.fresh_mb, or publish a newer run"
-    if isinstance(error, lmdb.DiskError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
-        return "DISK-FULL", "space is left", "free some space"
     if isinstance(error, _DAMAGED):
         return "FRESH-DAMAGED", "a log of fresh favors, whole", "move the folder away; the next run has its favors"
+    if _is_full(error, folder):
+        return "DISK-FULL", "space is left", "free some space"
     return (
         "STORE-UNWRITABLE",
         "a folder on this machine's own disk that can be written, for fresh favors",
@@ -269,16 +280,33 @@ def _meaning(error: Exception) -> tuple[str, str, str]:
     )
 
 
+def _is_full(error: Exception, folder: Path) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOSPC
+    # Where a write is cut short as no space is left, LMDB tells of an input/output error.
+    return isinstance(error, lmdb.DiskError) or shutil.disk_usage(folder).free < _BLOCK
+
+
 def _number(number: int) -> bytes:
     return number.to_bytes(_NUMBER, "big")
+
+
+def _reserve(folder: Path) -> None:
+    """Give LMDB's table of readers its room on the disk: as it is mapped, a full disk would end the process."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(folder / "lock.mdb", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if os.fstat(descriptor).st_size < _TABLE:
+            os.posix_fallocate(descriptor, 0, _TABLE)
+    finally:
+        os.close(descriptor)
 
 
 def _reach(env: Any, path: Path) -> None:
     """Make the file as long as its map: a look past the end of one that was cut off would end the process."""
     expected = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     if path.stat().st_size < expected:
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, expected)
+        os.truncate(path, expected)
 
 
 def _shred(path: Path) -> None:

@@ -50,8 +50,9 @@ class Intake:
     async def serve(self, people: Sequence[People]) -> None:
         """From now on, what came and comes is part of these."""
         self._people = people
-        records, self._cursor = await asyncio.to_thread(self._log.since, 0)
+        records, cursor = await asyncio.to_thread(self._log.since, 0)
         await self._read_in(records)
+        self._cursor = cursor  # only now: what an error kept from being read in is asked for again
 
     async def add(self, came: dict[str, Favors], call: Call) -> None:
         """Keep favors by user, durably, and read them in if a model can be reached.
@@ -64,9 +65,10 @@ class Intake:
 
     async def follow(self) -> None:
         """Read in what other gateways kept, and what no model could be reached for."""
-        records, self._cursor = await asyncio.to_thread(self._log.since, self._cursor)
+        records, cursor = await asyncio.to_thread(self._log.since, self._cursor)
         new = {each.user: each for each in records if each.number > self._latest.get(each.user, 0)}
         await self._read_in([*(self._unread | new).values()])
+        self._cursor = cursor
 
     async def tidy(self, forgotten: frozenset[str]) -> None:
         """Drop what the runs of all versions served have, and everything of whom these hashes of ids name.
@@ -109,7 +111,7 @@ class Intake:
                 return False
             raise
         for record in mine:
-            if self._latest[record.user] == record.number:
+            if self._latest.get(record.user) == record.number:
                 self._unread.pop(record.user, None)
         return True
 
@@ -129,7 +131,7 @@ class Intake:
             for at, vector in zip(enough.tolist(), encoded, strict=True):
                 vectors[at] = vector
         for at, record in enumerate(records):
-            if self._latest[record.user] == record.number:
+            if self._latest.get(record.user) == record.number:
                 rows = histories.places[histories.offsets[at] : histories.offsets[at + 1]]
                 people.put(record.user, rows, vectors[at], int(homes[at]))
 
