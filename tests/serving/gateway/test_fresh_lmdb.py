@@ -62,6 +62,17 @@ def test_whatever_was_acknowledged_is_there_after_kill_9(folder: Path) -> None:
     assert first > 30, "the processes did add"
 
 
+def test_a_user_who_adds_again_and_again_takes_one_place_in_the_order(folder: Path) -> None:
+    """Or every look at the log would read all adds that ever were."""
+    log = LmdbLog(folder, 1 << 20, Any)  # type: ignore[arg-type]
+    for at in range(20):
+        log.add_many({"a": review(at)}, 1.0)
+    file = log._current()
+    with file.env.begin() as transaction:
+        assert transaction.stat(file.numbers)["entries"] == transaction.stat(file.records)["entries"] == 1
+    log.close()
+
+
 def test_every_add_is_synced(folder: Path) -> None:
     """What kill -9 cannot show: a power cut takes what only the page cache had."""
     log = LmdbLog(folder, 1 << 20, Any)  # type: ignore[arg-type]
