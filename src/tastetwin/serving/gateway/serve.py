@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -100,7 +99,7 @@ class _Lifespan:
         outputs = open_outputs(settings, metrics)
         stack.callback(outputs.close)
         backends = await stack.enter_async_context(Backends(settings.backends, settings, BackendMetrics(registry)))
-        log = await asyncio.to_thread(open_fresh, settings, FreshMetrics(registry))  # closed by the gateway
+        log = open_fresh(settings, FreshMetrics(registry))  # closed by the gateway
         gateway = Gateway(self._store, self._config, backends, CachedVectors(outputs, metrics), log)
         self._gateway = await stack.enter_async_context(gateway)
         self._api = Api(gateway, pages())
