@@ -217,10 +217,11 @@ class GatewayConfig(Section):
 
     backends: list[str] = Field(["http://127.0.0.1:8101"], description="addresses of model backends")
     outputs: str | None = Field(
-        None, description="prediction-output store: a folder (LMDB) or redis://...; empty = kept in memory only"
+        None, description="outputs of models: a folder (LMDB) or redis://...; empty = memory only"
     )
     outputs_mb: int = Field(256, ge=1, le=1 << 20, description="size of that store in memory or LMDB, at most")
     fresh: str | None = Field(None, description="fresh favors: a folder (LMDB) or redis://...; empty = memory only")
+    fresh_mb: int = Field(1_024, ge=1, le=1 << 20, description="size of an LMDB log of fresh favors, at most")
     deadline_ms: float = Field(500, gt=0, le=600_000, description="of a request to a backend, with all its retries")
     retry_share: float = Field(0.1, ge=0, le=1, description="retries relative to requests, at most, over ten seconds")
     weights: dict[str, float] = Field({}, description="run id -> share of users; empty = the published run alone")

@@ -13,7 +13,7 @@ from tastetwin.config import Config
 from tastetwin.serving.door import Door, Limits, Scope
 from tastetwin.serving.exchange import Receive, Send
 from tastetwin.serving.gateway.backends import BackendMetrics, Backends
-from tastetwin.serving.gateway.fresh import MemoryLog
+from tastetwin.serving.gateway.fresh import FreshMetrics, open_fresh
 from tastetwin.serving.gateway.gateway import Gateway
 from tastetwin.serving.gateway.http import STATUSES, Api, Shadows, policy
 from tastetwin.serving.gateway.openapi import pages
@@ -89,7 +89,8 @@ class _Lifespan:
         outputs = open_outputs(settings, metrics)
         stack.callback(outputs.close)
         backends = await stack.enter_async_context(Backends(settings.backends, settings, BackendMetrics(registry)))
-        gateway = Gateway(self._store, self._config, backends, CachedVectors(outputs, metrics), MemoryLog())
+        log = open_fresh(settings, FreshMetrics(registry))  # closed by the gateway
+        gateway = Gateway(self._store, self._config, backends, CachedVectors(outputs, metrics), log)
         self._gateway = await stack.enter_async_context(gateway)
         kept = MemoryOutputs(settings.outputs_mb << 20) if outputs.blocking else outputs
         self._api = Api(gateway, pages(), kept, Shadows(registry))

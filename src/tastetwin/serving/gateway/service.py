@@ -217,7 +217,7 @@ class Service:
         is answered is stale until one can.
 
         Raises:
-            StoreError: OPT-OUTS-UNKNOWN; STORE-UNWRITABLE.
+            StoreError: OPT-OUTS-UNKNOWN; as ``FreshLog``: nothing was taken in then.
         """
         self.denied.check()
         came, refused = self._sorted_out(events)
