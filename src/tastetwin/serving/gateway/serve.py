@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ class _Lifespan:
         await receive()
         async with AsyncExitStack() as stack:
             await self._start(stack)
+            gc.collect()
+            gc.freeze()  # what is there now stays: later collections need not walk through it
             await send({"type": "lifespan.startup.complete"})
             await receive()
             self._gateway = None
