@@ -1,0 +1,170 @@
+"""What the benchmarks of serving share: tiers as processes, and a load that does not wait for answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import orjson
+
+from tastetwin.serving.keys import SCOPES, add_key
+
+Question = tuple[str, bytes]
+"""Path and body."""
+
+
+@dataclass
+class Process:
+    """One tier; killed and started again at will."""
+
+    arguments: Sequence[str]
+    ready_at: str
+    environment: dict[str, str] = field(default_factory=dict)
+    _running: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Begin; not ready yet."""
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        words = [sys.executable, "-m", "tastetwin", "serve", *self.arguments]
+        self._running = subprocess.Popen(words, env={**os.environ, **self.environment}, **quiet)
+
+    def kill(self) -> None:
+        """As by a power cut."""
+        if self._running is not None:
+            self._running.kill()
+            self._running.wait()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._running is not None
+        return self._running.pid
+
+    def wait_until_ready(self) -> float:
+        """Seconds until it answered."""
+        began = time.monotonic()
+        wait_for(self.ready_at)
+        return time.monotonic() - began
+
+    def cpu(self) -> float:
+        """CPU seconds so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident(self) -> float:
+        """MB of memory in use, mapped files apart."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A gateway and its backends."""
+
+    gateway: Process
+    backends: list[Process]
+    url: str
+    """Of the model at the gateway."""
+    key: str
+
+
+@contextlib.contextmanager
+def serving(store: str, folder: Path, backends: int = 1, first_port: int = 28_100, **settings: str) -> Iterator[Stack]:
+    """Tiers on ports of their own, nothing logged; ``settings`` as of the section ``gateway``."""
+    key = add_key(folder / "keys.json", "bench", SCOPES, 1e6, 1_000_000)
+    ports = [first_port + 1 + number for number in range(backends)]
+    workers = [
+        Process(["backend", "--store", store, "--port", str(port)], f"http://127.0.0.1:{port}/v2/health/ready")
+        for port in ports
+    ]
+    environment = {
+        "TASTETWIN_GATEWAY__BACKENDS": orjson.dumps([f"http://127.0.0.1:{port}" for port in ports]).decode(),
+        "TASTETWIN_SERVE__LOG_SHARE": "0",
+        **{f"TASTETWIN_GATEWAY__{name.upper()}": value for name, value in settings.items()},
+    }
+    words = ["gateway", "--store", store, "--keys", str(folder / "keys.json"), "--port", str(first_port)]
+    gateway = Process(words, f"http://127.0.0.1:{first_port}/readyz", environment)
+    try:
+        for each in (*workers, gateway):
+            each.start()
+            each.wait_until_ready()
+        yield Stack(gateway, workers, f"http://127.0.0.1:{first_port}/v1/models/taste", key)
+    finally:
+        for each in (gateway, *workers):
+            each.kill()
+
+
+def wait_for(url: str, method: str = "GET") -> None:
+    """Until it answers 200."""
+    for _ in range(6_000):
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            data = b"" if method == "POST" else None
+            with urllib.request.urlopen(urllib.request.Request(url, data, method=method), timeout=5):
+                return
+        time.sleep(0.01)
+    raise SystemExit(f"{url} did not get ready")
+
+
+@dataclass
+class Answers:
+    """What became of the questions."""
+
+    milliseconds: list[float] = field(default_factory=list)
+    """Of those answered with 200, from the moment they were due."""
+    refused: list[float] = field(default_factory=list)
+    """Milliseconds of those answered with 503 or 429."""
+    statuses: Counter[str] = field(default_factory=Counter)
+    """Status, or what went wrong with the connection."""
+
+    def percentile(self, level: float) -> float:
+        """Milliseconds."""
+        return float(np.percentile(self.milliseconds, level)) if self.milliseconds else float("nan")
+
+
+async def arrive(
+    stack: Stack, questions: Sequence[Question], rate: float, seconds: float, done: Callable[[], bool] = lambda: False
+) -> Answers:
+    """Ask at ``rate`` a second, arrivals at random, whether or not answers come; no question is asked twice."""
+    answers = Answers()
+
+    async def ask(session: aiohttp.ClientSession, question: Question, due: float) -> None:
+        try:
+            async with session.post(f"{stack.url}/{question[0]}", data=question[1]) as answer:
+                await answer.read()
+                status = str(answer.status)
+        except aiohttp.ClientError as error:
+            status = type(error).__name__
+        taken = (time.perf_counter() - due) * 1e3
+        answers.statuses[status] += 1
+        if status == "200":
+            answers.milliseconds.append(taken)
+        elif status in ("503", "429"):
+            answers.refused.append(taken)
+
+    connector, timeout = aiohttp.TCPConnector(limit=0, keepalive_timeout=30), aiohttp.ClientTimeout(total=30)
+    headers = {"authorization": f"Bearer {stack.key}"}
+    async with aiohttp.ClientSession(headers=headers, connector=connector, timeout=timeout) as session:
+        tasks: set[asyncio.Task[None]] = set()
+        due, end, at = time.perf_counter(), time.perf_counter() + seconds, 0
+        while due < end and not done():
+            await asyncio.sleep(max(due - time.perf_counter(), 0))
+            task = asyncio.create_task(ask(session, questions[at % len(questions)], due))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            at, due = at + 1, due + random.expovariate(rate)
+        await asyncio.gather(*tasks)
+    return answers
