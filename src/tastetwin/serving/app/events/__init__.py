@@ -1,0 +1,1 @@
+"""The Pub/Sub API: user events from Kafka to the model gateway, changed twin lists back to Kafka."""
