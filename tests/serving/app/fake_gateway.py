@@ -38,6 +38,8 @@ class FakeGateway:
         """User -> events in the order in which they first came."""
         self.requests = 0
         self.share_of_failures = 0.0
+        self.seconds = 0.0
+        """That an answer takes, after the events were taken."""
         self.down = threading.Event()
         """While set, every request is refused."""
         self._chance = random.Random(3)
@@ -75,6 +77,7 @@ class FakeGateway:
         items = self._take(asked.events)
         if failure == "hang up after":
             return self._hang_up(request)
+        await asyncio.sleep(self.seconds)
         for item in items if failure == "stale" else ():
             if "answer" in item:
                 item["answer"] |= {"stale": True, "twins": []}

@@ -52,6 +52,10 @@ class Process:
             if "metrics" in said:
                 return said.split()[-1]
 
+    def told(self) -> str:
+        """What it logged."""
+        return self.log.read_text() if self.log.exists() else ""
+
     def signal(self, number: int) -> None:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)

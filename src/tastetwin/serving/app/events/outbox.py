@@ -6,7 +6,7 @@ given up and sent again after the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -26,6 +26,10 @@ DEFAULTS: Final[dict[str, Any]] = {
 }
 
 
+class Doubtful(Exception):
+    """What was to be sent may be somebody else's to send."""
+
+
 class Outbox:
     """A producer. ``send`` is called from one thread at a time."""
 
@@ -34,16 +38,19 @@ class Outbox:
         self._producer = Producer({**DEFAULTS, **client, **FIXED, "bootstrap.servers": brokers})
         self._stopped = False
 
-    def send(self, messages: Iterable[Outgoing]) -> None:
-        """Returns once every message is confirmed.
+    def send(self, messages: Iterable[Outgoing], ours: Callable[[], bool] = lambda: True) -> None:
+        """Returns once every message is confirmed; ``ours`` is asked before each whether it may still be sent.
 
         Raises:
+            Doubtful: it may not; some may be there.
             StoreError: KAFKA-UNDELIVERED when one will not be; others may be there.
         """
         todo = list(messages)
         while todo:
             reports = _Reports()
             for message in todo:
+                if not ours():
+                    raise Doubtful
                 self._produce(message, reports)
             while self._producer.flush(0.5) and not self._stopped:
                 pass

@@ -29,7 +29,7 @@ from tastetwin.serving.app.events.letters import Outgoing, bury
 from tastetwin.serving.app.events.membership import Membership
 from tastetwin.serving.app.events.message import Message, read, receive
 from tastetwin.serving.app.events.metrics import Metrics
-from tastetwin.serving.app.events.outbox import Outbox
+from tastetwin.serving.app.events.outbox import Doubtful, Outbox
 from tastetwin.serving.app.events.taking import Favors, Halted, Taken, Taking
 from tastetwin.serving.app.events.updates import update
 
@@ -195,19 +195,28 @@ class Pump:
 
     async def _give(self, batch: Batch) -> bool:
         """Whether all is confirmed; if not the process is to end, and nothing of it is committed."""
-        await self._keep([])
-        self._sending = True
         try:
-            await self._in(self._sender, self._outbox.send, self._outgoing(batch))
+            while not await self._sent(batch):
+                pass
         except StoreError:
             if not self._stopping.is_set():
                 raise
             return False
-        finally:
-            self._sending = False
         self._count(batch)
         for lane in batch.lanes:
             lane.end()
+        return True
+
+    async def _sent(self, batch: Batch) -> bool:
+        """False where it became doubtful meanwhile whether the batch is ours."""
+        await self._keep([])
+        self._sending = True
+        try:
+            await self._in(self._sender, self._outbox.send, self._outgoing(batch), self._member.trusted)
+        except Doubtful:
+            return False
+        finally:
+            self._sending = False
         return True
 
     def _outgoing(self, batch: Batch) -> list[Outgoing]:

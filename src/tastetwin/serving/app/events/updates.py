@@ -8,8 +8,8 @@
     headers  tastetwin-id: the same for the same event, list version and bundle, however often it is sent
 
 No value (a tombstone) means that there is no list: too few favors yet, or opted out. ``watermark`` is the last event of
-the user that the list knows. Of two values of one partition, the one with the higher offset counts: a member that was
-cut off for a while may send one late.
+the user that the list knows. Within one partition, a value counts only if its offset is higher than that of the value
+one has: a member that was cut off for a while may, rarely, send one late, and after a crash the same may come again.
 """
 
 from __future__ import annotations
