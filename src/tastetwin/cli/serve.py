@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -91,7 +92,7 @@ def events(
 
     Example: `tastetwin serve events --gateway-key gateway.key --config settings.yaml`
     """
-    from tastetwin.client.client import Client
+    from tastetwin.client.client import Client  # type: ignore[import-not-found, unused-ignore]
     from tastetwin.serving.app.events.serve import Member, serve_events
 
     settings = settings_of(config)
@@ -101,7 +102,7 @@ def events(
         # Once only: what fails is tried again by the consumer, with its partitions paused.
         return Client(settings.app.gateway, key, model=settings.app.model, timeout=15.0, retries=0)
 
-    serve_events(settings, gateway, Member(host, metrics_port, client, instance), _tell)
+    serve_events(settings, gateway, Member(sys.stderr.buffer, host, metrics_port, client, instance), _tell)
 
 
 def _tell(what: str) -> None:

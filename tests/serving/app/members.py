@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
+import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
@@ -20,15 +22,12 @@ _FORKS.set_forkserver_preload(["tastetwin.serving.app.events.serve", "tests.serv
 def _consume(config: Config, url: str, key: str, client: Path, instance: str | None, log: Path, told: Any) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 2)
-    import logging
-
     from tastetwin.serving.app.events.serve import Member, serve_events
     from tests.serving.app.fake_gateway import Adapter
 
     logging.basicConfig(level=logging.INFO)
-    serve_events(
-        config, lambda: Adapter(url, key), Member(client=client, instance=instance), lambda said: told.put(said)
-    )
+    member = Member(sys.stderr.buffer, client=client, instance=instance)
+    serve_events(config, lambda: Adapter(url, key), member, lambda said: told.put(said))
 
 
 class Process:

@@ -72,8 +72,8 @@ class MockKafka:
 
     def read(self, topic: str) -> list[Received]:
         """Everything up to now, each partition in order."""
-        consumer = Consumer({"bootstrap.servers": self.brokers, "group.id": uuid.uuid4().hex, "log_level": 2,
-                             "fetch.wait.max.ms": 5, "fetch.error.backoff.ms": 5, "enable.auto.commit": False})  # fmt: skip
+        quick = {"fetch.wait.max.ms": 5, "fetch.error.backoff.ms": 5, "enable.auto.commit": False, "log_level": 2}
+        consumer = Consumer({"bootstrap.servers": self.brokers, "group.id": uuid.uuid4().hex, **quick})
         found = []
         for number in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
             end = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)[1]

@@ -6,6 +6,7 @@ members that were put out; no compaction, which the reader here does itself, by 
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import signal
@@ -19,15 +20,18 @@ import pytest
 
 pytest.importorskip("confluent_kafka")
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, Message
 
 from tastetwin.config import AppConfig, Config
+from tastetwin.errors import StoreError, UsageError
 from tastetwin.serving.app.events.letters import open_letter
 from tastetwin.serving.app.events.outbox import Outbox
 from tastetwin.serving.app.events.replay import Replayed, count, read_dead, replay
-from tests.serving.app.fake_gateway import BAD_PLACE, UNKNOWN, FakeGateway
+from tastetwin.serving.app.events.serve import Member, serve_events
+from tests.serving.app.fake_gateway import BAD_PLACE, UNKNOWN, Adapter, FakeGateway
 from tests.serving.app.members import CLIENT, SESSION_MS, Process
 from tests.serving.app.mock_kafka import MockKafka
+from tests.test_cli import Shell, shell  # noqa: F401
 
 USERS: Final = 25
 GROUP: Final = "g"
@@ -49,6 +53,14 @@ POISON: Final[Mapping[str, bytes]] = {
 @pytest.fixture(scope="module")
 def cluster() -> MockKafka:
     return MockKafka()
+
+
+def headers_of(message: Message) -> Any:
+    return list(message.headers() or [])
+
+
+def header(message: Message, name: str) -> str:
+    return str(dict(headers_of(message))[name].decode())
 
 
 class Town:
@@ -105,7 +117,7 @@ class Town:
         """User -> last value, by the watermark; None for a tombstone."""
         last: dict[str, tuple[int, Any]] = {}
         for message in self.cluster.read(self.twins):
-            mark = int(dict(message.headers() or [])["tastetwin-watermark"].decode().rsplit(":", 1)[1])
+            mark = int(header(message, "tastetwin-watermark").rsplit(":", 1)[1])
             user = (message.key() or b"").decode()
             value = message.value()
             if mark > last.get(user, (-1, None))[0]:
@@ -113,7 +125,7 @@ class Town:
         return {user: value for user, (_, value) in last.items()}
 
     def letters(self) -> list[Any]:
-        found = [open_letter(m.key(), m.value(), list(m.headers() or [])) for m in self.cluster.read(self.dead)]
+        found = [open_letter(m.key(), m.value(), headers_of(m)) for m in self.cluster.read(self.dead)]
         return [letter for letter in found if letter is not None]
 
     def assert_right(self) -> None:
@@ -259,6 +271,39 @@ def test_a_dead_letter_that_is_sent_back_counts_its_attempts_and_stops_at_the_li
     ]
 
 
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_dead_letters_are_counted_and_sent_back_by_command(
+    town: Town,
+    shell: Shell,  # noqa: F811
+) -> None:
+    """In JSON, with the topics and brokers of the settings."""
+    town.put([(b"u", b"{", []), (b"u", b"[]", [])])
+    town.member()
+    town.wait()
+    file = town.folder / "settings.json.yaml"
+    file.write_text(json.dumps({"app": town.config.app.model_dump()}))
+    rest = ("--config", str(file), "--json")
+    told = json.loads(shell("events", "dead", *rest).out)
+    assert told["reasons"][1] == {"reason": "truncated", "letters": 1, "open": 1, "exhausted": 0}
+    counts = {"sent": 1, "exhausted": 0, "omitted": 0, "others": 1}
+    assert json.loads(shell("events", "replay", "--reason", "truncated", *rest).out) == counts
+    until(lambda: len(town.letters()) == 3, 20, town.told)
+    assert json.loads(shell("events", "dead", *rest, "--max-attempts", "2").out)["reasons"][1]["exhausted"] == 1
+    assert shell("events", "dead", *rest, "--from", "absent").error["code"] == "KAFKA-NO-TOPIC"
+    assert "truncated" in shell("events", "dead", "--config", str(file)).out
+
+
+def test_a_consumer_of_topics_that_are_not_there_does_not_wait_in_silence(town: Town) -> None:
+    """It would otherwise be taken for one without events."""
+    config = Config(app=town.config.app.model_copy(update={"events_topic": "absent"}))
+    with pytest.raises(StoreError, match="KAFKA-NO-TOPIC"):
+        serve_events(config, lambda: Adapter(""), Member(io.BytesIO()), lambda _: None)
+    with pytest.raises(UsageError, match="KAFKA-ADDRESS"):
+        serve_events(Config(), lambda: Adapter(""), Member(io.BytesIO()), lambda _: None)
+
+
 # -- trouble ----------------------------------------------------------------------------------------------------------
 
 
@@ -304,7 +349,7 @@ def test_brokers_that_refuse_for_a_while_are_waited_for(town: Town) -> None:
     town.assert_right()
 
 
-# -- killed, stopped, joined --------------------------------------------------------------------------------------------
+# -- killed, stopped, joined ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

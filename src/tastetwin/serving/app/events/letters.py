@@ -6,6 +6,7 @@ to where it came from: nothing in the topic is ever moved.
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Final, NamedTuple
 
@@ -18,6 +19,7 @@ FIRST_SEEN: Final = PREFIX + "first-seen"
 OMITTED: Final = PREFIX + "omitted"
 """In place of a value that the topic does not take: its length. The original is at its offset for as long as it is."""
 RECEIPT: Final = PREFIX + "receipt"
+_NAME: Final = re.compile(r"(.+):(\d{1,18}):(\d{1,18})", re.ASCII)
 
 
 class Outgoing(NamedTuple):
@@ -80,10 +82,10 @@ def open_letter(key: bytes | None, value: bytes | None, headers: Headers) -> Let
     if topic is None or RECEIPT in said:
         return None
     return Letter(
-        Origin(topic.decode(), _number(said.get(PREFIX + "partition")), _number(said.get(PREFIX + "offset"))),
-        said.get(PREFIX + "reason", b"").decode(),
+        Origin(_text(topic), _number(said.get(PREFIX + "partition")), _number(said.get(PREFIX + "offset"))),
+        _text(said.get(PREFIX + "reason")),
         _number(said.get(ATTEMPTS)),
-        said.get(FIRST_SEEN, b"").decode(),
+        _text(said.get(FIRST_SEEN)),
         key,
         value,
         _foreign(headers),
@@ -105,15 +107,16 @@ def receipt(letter: Letter, topic: str) -> Outgoing:
 
 def read_receipt(headers: Headers) -> Origin | None:
     """Which letter was sent back; None for a message that is no receipt."""
-    said = dict(headers).get(RECEIPT)
-    if said is None:
-        return None
-    topic, partition, offset = said.decode().rsplit(":", 2)
-    return Origin(topic, int(partition), int(offset))
+    found = _NAME.fullmatch(_text(dict(headers).get(RECEIPT)))
+    return None if found is None else Origin(found[1], int(found[2]), int(found[3]))
 
 
 def _foreign(headers: Headers) -> Headers:
     return [(name, value) for name, value in headers if not name.startswith(PREFIX)]
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode(errors="replace")
 
 
 def _number(value: bytes | None) -> int:

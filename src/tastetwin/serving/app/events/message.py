@@ -23,7 +23,7 @@ from tastetwin.schema import LIKE_CONTENTS, REVIEW_PLACE, USER
 from tastetwin.serving.app.events.lanes import Lane
 from tastetwin.serving.body import check_depth
 
-Headers = list[tuple[str, bytes]]
+Headers = list[tuple[str, bytes | None]]
 KIND: Final = "kind"
 DEPTH: Final = 12
 """Of an event's JSON; the gateway takes 16 with what we put around it."""

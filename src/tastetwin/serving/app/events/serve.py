@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from tastetwin.config import Config
 from tastetwin.delivery.kafka import Address, Topic
@@ -38,6 +37,8 @@ Gateway = Callable[[], AbstractAsyncContextManager[Favors]]
 class Member:
     """How one process takes part."""
 
+    log: BinaryIO
+    """Where lines go."""
     host: str = "127.0.0.1"
     metrics_port: int = 0
     client: Path | None = None
@@ -59,7 +60,7 @@ def serve_events(config: Config, gateway: Gateway, member: Member, tell: Callabl
     if note is not None:
         tell(note)
     bound = bind(member.host, member.metrics_port)
-    telemetry = Telemetry("events", sys.stderr.buffer, 0.0, tracing_from_environment("events"))
+    telemetry = Telemetry("events", member.log, 0.0, tracing_from_environment("events"))
     readiness = Readiness()
     app = _App(config, gateway, consumer_settings(brokers, config.app.group, member.instance, client), client,
                telemetry, readiness)  # fmt: skip

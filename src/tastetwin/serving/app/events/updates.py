@@ -22,7 +22,7 @@ import orjson
 
 from tastetwin.client.schemas import FavorsItem, Origin
 from tastetwin.serving.app.events.letters import PREFIX, Outgoing
-from tastetwin.serving.app.events.message import Message
+from tastetwin.serving.app.events.message import Headers, Message
 
 SCHEMA: Final = 1
 ID: Final = PREFIX + "id"
@@ -34,7 +34,7 @@ def update(topic: str, origin: Origin, item: FavorsItem, last: Message) -> Outgo
     lane = last.lane
     user = item.user.encode()
     mark = f"{lane.topic}:{lane.partition}:{last.offset}".encode()
-    headers = [(ID, _id(user, origin, mark)), (WATERMARK, mark)]
+    headers: Headers = [(ID, _id(user, origin, mark)), (WATERMARK, mark)]
     if item.answer is None:
         return Outgoing(topic, user, None, headers)
     value = {
