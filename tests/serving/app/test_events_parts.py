@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Any
@@ -36,6 +37,7 @@ from tastetwin.serving.app.events.metrics import Metrics
 from tastetwin.serving.app.events.settings import brokers_of, client_of, consumer_settings
 from tastetwin.serving.app.events.taking import MAX_BYTES, Halted, Taken, Taking
 from tests.serving.app.fake_gateway import BAD_PLACE, ORIGIN, problem
+from tests.test_cli import Shell, shell  # noqa: F401
 
 RULES = GateRules.of(MartConfig(), CollectConfig(), date(2026, 6, 1))
 MOST = 1_000
@@ -304,3 +306,20 @@ def test_nothing_is_committed_but_by_us() -> None:
     found: Callable[[str], Any] = consumer_settings("h:1", "g", "one", {"session.timeout.ms": "6000"}).get
     assert (found("enable.auto.commit"), found("enable.auto.offset.store")) == (False, False)
     assert (found("group.id"), found("group.instance.id"), found("session.timeout.ms")) == ("g", "one", "6000")
+
+
+def test_without_kafka_s_package_the_command_says_which_extra_is_missing(
+    shell: Shell,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("tastetwin.serving.app.events")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    assert shell("events", "dead", "--json").error["code"] == "MISSING-EXTRA"
+
+
+def test_the_gateway_s_key_is_asked_for(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """In a file or the environment, never on the command line."""
+    pytest.importorskip("tastetwin.client.client")
+    monkeypatch.delenv("TASTETWIN_GATEWAY_KEY", raising=False)
+    assert shell("serve", "events", "--json").code == 2

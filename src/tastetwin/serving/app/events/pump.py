@@ -89,7 +89,7 @@ class Pump:
         self._arrived: asyncio.Queue[Batch | None] = asyncio.Queue(AHEAD)
         self._done: asyncio.Queue[Batch | None] = asyncio.Queue(AHEAD)
         self._room = asyncio.Event()
-        self._sending = self._closing = False
+        self._sending = self._closing = self._given_up = False
         self._taking = Taking(gateway, config.events_twins, self._keep, metrics, self._stopping)
         self._member = Membership(consumer, config.events_topic, self._settle)
         metrics.watch(lambda: list(self._member.lanes.values()))
@@ -128,11 +128,16 @@ class Pump:
         while not self._stopping.is_set():
             waiting.extend(await self._turn(still=bool(waiting)))
             await self._pass_on(waiting)
-        self._loop.call_later(GRACE_SECONDS, self._outbox.stop)
+        self._loop.call_later(GRACE_SECONDS, self._give_up)
         ending = asyncio.create_task(self._arrived.put(None))
         while not giving.done():  # the member stays one until all is confirmed
             await self._turn(still=True)
         await ending
+
+    def _give_up(self) -> None:
+        """The end waits no longer: what is not confirmed is not committed."""
+        self._given_up = True
+        self._outbox.stop()
 
     async def _turn(self, still: bool) -> list[Batch]:
         wait = self._config.events_wait_ms / 1_000
@@ -183,6 +188,8 @@ class Pump:
 
     async def _keep(self, messages: Sequence[Message]) -> Sequence[Message]:
         while not self._member.trusted():
+            if self._given_up:
+                raise Halted
             await asyncio.sleep(_TICK)
         return [each for each in messages if not each.lane.gone]
 
@@ -198,6 +205,8 @@ class Pump:
         try:
             while not await self._sent(batch):
                 pass
+        except Halted:
+            return False
         except StoreError:
             if not self._stopping.is_set():
                 raise
