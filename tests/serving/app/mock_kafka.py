@@ -16,6 +16,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka import Message as Received
 
 PARTITIONS: Final = 4
+_END, _TOPIC, _VALUE, _FLAGS, _HEADER = (ctypes.c_int(number) for number in (0, 1, 4, 7, 9))
+_COPY: Final = ctypes.c_int(2)
 
 
 def _library() -> Any:
@@ -69,6 +71,24 @@ class MockKafka:
         for key, value, headers in messages:
             producer.produce(topic, key=key, value=value, headers=list(headers))
         assert producer.flush(20) == 0
+
+    def write_with_header(self, topic: str, value: bytes, name: bytes) -> None:
+        """A message with a header of any name; the Python package writes none that is not UTF-8."""
+        library, said = self._library, ctypes.create_string_buffer(512)
+        library.rd_kafka_conf_new.restype = ctypes.c_void_p
+        conf = ctypes.c_void_p(library.rd_kafka_conf_new())
+        library.rd_kafka_conf_set(conf, b"bootstrap.servers", self.brokers.encode(), said, ctypes.c_size_t(512))
+        producer = ctypes.c_void_p(library.rd_kafka_new(0, conf, said, 512))
+        assert library.rd_kafka_producev(
+            producer,
+            *(_TOPIC, ctypes.c_char_p(topic.encode())),
+            *(_VALUE, ctypes.c_char_p(value), ctypes.c_size_t(len(value))),
+            *(_FLAGS, _COPY),
+            *(_HEADER, ctypes.c_char_p(name), ctypes.c_char_p(b"h"), ctypes.c_ssize_t(1)),
+            _END,
+        ) == 0  # fmt: skip
+        assert library.rd_kafka_flush(producer, 10_000) == 0
+        library.rd_kafka_destroy(producer)
 
     def read(self, topic: str) -> list[Received]:
         """Everything up to now, each partition in order."""

@@ -234,6 +234,17 @@ def test_what_cannot_be_used_becomes_a_dead_letter_and_stops_nobody(town: Town) 
         assert letter.headers == [("theirs", b"1")] and letter.first_seen.startswith("20")
 
 
+def test_a_header_that_the_package_cannot_read_stops_nobody(town: Town) -> None:
+    """confluent-kafka raises SystemError for a name that is not UTF-8: one message would end every member in turn."""
+    town.send([("u1", "p1")])
+    town.cluster.write_with_header(town.events, b'{"user_idno":"u2","like_contentsid":"q1"}', b"\xff\xfe")
+    town.truth["u2"], town.written = ["q1"], town.written + 1
+    member = town.member()
+    town.wait()
+    town.assert_right()
+    assert member.end() == 0
+
+
 def test_one_bad_event_does_not_take_the_user_s_good_ones_along(town: Town) -> None:
     """The gateway refuses all events of a user in a request that has a bad one; they are told apart, in order."""
     town.send([("u1", "p1"), ("u2", "q1"), ("u1", BAD_PLACE), ("u1", "p2"), ("u1", BAD_PLACE), ("u1", "p3")])
@@ -345,6 +356,30 @@ def test_brokers_that_refuse_for_a_while_are_waited_for(town: Town) -> None:
     member.address()
     town.write(range(100))
     town.cluster.fail(MockKafka.PRODUCE, *errors)
+    town.wait()
+    town.assert_right()
+
+
+def test_a_letter_that_the_topic_does_not_take_comes_without_its_value(town: Town) -> None:
+    """Else its partition would stand still; the original can be found by its offset. It is not sent back."""
+    town.put([(b"k", b"{" * 90, [])])
+    town.cluster.fail(MockKafka.PRODUCE, KafkaError.MSG_SIZE_TOO_LARGE)
+    town.member()
+    town.wait()
+    assert [(letter.omitted, letter.value, letter.key) for letter in town.letters()] == [(True, b"", b"k")]
+    dead = read_dead(town.cluster.brokers, {}, town.dead)
+    assert replay(Outbox(town.cluster.brokers, {}), dead, town.dead, (), 3) == Replayed(0, 0, omitted=1, others=0)
+
+
+def test_what_is_refused_for_good_ends_the_process_and_the_next_one_goes_on(town: Town) -> None:
+    """A right that is missing, say: nothing of the batch is committed."""
+    town.send([("u1", "p1")])
+    town.cluster.fail(MockKafka.PRODUCE, KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    member = town.member()
+    member.process.join(20)
+    assert member.process.exitcode == 1 and "KAFKA-UNDELIVERED" in member.told()
+    assert sum(town.cluster.committed(town.events, GROUP).values()) == 0
+    town.member()
     town.wait()
     town.assert_right()
 

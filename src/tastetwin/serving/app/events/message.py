@@ -57,9 +57,15 @@ class Message:
 
 def receive(raw: RawMessage, lane: Lane) -> Message:
     """Copy what is needed."""
-    return Message(
-        lane, raw.offset() or 0, raw.key(), raw.value(), list(raw.headers() or ()), max(raw.timestamp()[1], 0)
-    )
+    return Message(lane, raw.offset() or 0, raw.key(), raw.value(), headers_of(raw), max(raw.timestamp()[1], 0))
+
+
+def headers_of(raw: RawMessage) -> Headers:
+    """Of a message; none where confluent-kafka cannot read them, which a name that is not UTF-8 suffices for."""
+    try:
+        return list(raw.headers() or ())
+    except (SystemError, UnicodeDecodeError):  # asked again, it would give out a broken list
+        return []
 
 
 def read(messages: Iterable[Message], rules: GateRules, most: int) -> None:

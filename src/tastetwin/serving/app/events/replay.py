@@ -16,6 +16,7 @@ from confluent_kafka import Message as Received
 
 from tastetwin.errors import StoreError
 from tastetwin.serving.app.events.letters import Letter, Origin, open_letter, read_receipt, receipt, send_back
+from tastetwin.serving.app.events.message import headers_of
 from tastetwin.serving.app.events.outbox import Outbox
 from tastetwin.serving.app.events.topics import SECONDS, opened, partitions
 
@@ -31,7 +32,7 @@ class Dead:
 
     def add(self, message: Received) -> None:
         """Take in a message of the topic."""
-        headers: Any = list(message.headers() or ())
+        headers = headers_of(message)
         returned = read_receipt(headers)
         if returned is not None:
             self.sent_back.add(returned)
