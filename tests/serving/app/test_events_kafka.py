@@ -448,3 +448,18 @@ def test_members_that_come_and_go_share_the_partitions_and_lose_nothing(town: To
     town.wait(60)
     assert second.end() == 0
     town.assert_right()
+
+
+@pytest.mark.slow
+def test_what_is_dropped_in_a_rebalance_is_not_committed(town: Town) -> None:
+    """The gateway is away, so the first member can finish nothing of the partitions that it gives up."""
+    town.gateway.down.set()
+    first = town.member()
+    town.write(range(400))
+    until(lambda: town.gateway.requests > 0, 20, town.told)
+    second = town.member()
+    until(lambda: "up, " in first.told() and " held" in second.told().replace(" 0 held", ""), 30, town.told)
+    assert sum(town.cluster.committed(town.events, GROUP).values()) == 0
+    town.gateway.down.clear()
+    town.wait(60)
+    town.assert_right()

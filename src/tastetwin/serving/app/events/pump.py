@@ -203,7 +203,7 @@ class Pump:
     async def _give(self, batch: Batch) -> bool:
         """Whether all is confirmed; if not the process is to end, and nothing of it is committed."""
         try:
-            while not await self._sent(batch):
+            while (done := await self._sent(batch)) is None:
                 pass
         except Halted:
             return False
@@ -212,21 +212,25 @@ class Pump:
                 raise
             return False
         self._count(batch)
-        for lane in batch.lanes:
+        for lane in done:
             lane.end()
         return True
 
-    async def _sent(self, batch: Batch) -> bool:
-        """False where it became doubtful meanwhile whether the batch is ours."""
+    async def _sent(self, batch: Batch) -> list[Lane] | None:
+        """Of which lanes all is confirmed; None where it became doubtful meanwhile whether the batch is ours.
+
+        A lane that was gone before has had no effect: it must not seem done, for it may yet be committed.
+        """
         await self._keep([])
+        lanes, outgoing = [lane for lane in batch.lanes if not lane.gone], self._outgoing(batch)
         self._sending = True
         try:
-            await self._in(self._sender, self._outbox.send, self._outgoing(batch), self._member.trusted)
+            await self._in(self._sender, self._outbox.send, outgoing, self._member.trusted)
         except Doubtful:
-            return False
+            return None
         finally:
             self._sending = False
-        return True
+        return lanes
 
     def _outgoing(self, batch: Batch) -> list[Outgoing]:
         letters = [
