@@ -249,6 +249,12 @@ class AppConfig(Section):
     twins_topic: str = Field("tastetwin.twins", description="compacted topic of changed twin lists")
     dead_letter_topic: str = Field("tastetwin.events.dead", description="topic of messages that cannot be used")
     group: str = Field("tastetwin-app", description="consumer group")
+    events_batch: int = Field(256, ge=1, le=10_000, description="messages of a batch, at most")
+    events_wait_ms: float = Field(50, ge=1, le=10_000, description="a batch that is not full goes after so long")
+    event_bytes: int = Field(
+        1 << 16, ge=1 << 8, le=1 << 19, description="of an event, at most; others are dead letters"
+    )
+    events_twins: int = Field(20, ge=1, le=1_000, description="twins of a changed list; at most gateway.max_k")
 
 
 class Config(BaseSettings):

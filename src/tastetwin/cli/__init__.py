@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tastetwin import __version__, console
-from tastetwin.cli import ask, databases, evaluation, history, job, keys, privacy, settings
+from tastetwin.cli import ask, databases, evaluation, events, history, job, keys, privacy, settings
 from tastetwin.cli import push as pushing
 from tastetwin.cli.serve import serve_app
 from tastetwin.errors import EXIT_INTERRUPTED, StoreError, TasteTwinError
@@ -82,6 +82,7 @@ config_app.command("show")(settings.show)
 app.add_typer(config_app, name="config")
 app.add_typer(serve_app, name="serve")
 app.add_typer(keys.app, name="keys")
+app.add_typer(events.app, name="events")
 
 
 def main() -> NoReturn:

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from tastetwin import console
-from tastetwin.cli.options import ConfigOption, StoreOption, settings_of
+from tastetwin.cli.options import GATEWAY_KEY as KEY
+from tastetwin.cli.options import ConfigOption, StoreOption, key_of, settings_of
 
 serve_app = typer.Typer(help="The model online: model backend, model gateway, app.")
 KeysOption = Annotated[
@@ -106,6 +107,44 @@ def _keys(given: Path | None, configured: str | None) -> Path:
     if given is None and configured is None:
         raise typer.BadParameter("name a file of API keys; tastetwin keys add makes one", param_hint="--keys")
     return Path(given or configured or "")
+
+
+@serve_app.command()
+def events(
+    gateway_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the key for the gateway.", show_default=f"the key itself in {KEY}", metavar="FILE"
+        ),
+    ] = None,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="/metrics, /healthz, /readyz; 0 takes any that is free.")
+    ] = 8104,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    client: Annotated[
+        Path | None, typer.Option("--client", help="Settings of librdkafka, name=value a line.", metavar="FILE")
+    ] = None,
+    instance: Annotated[
+        str | None,
+        typer.Option(help="Name of a static member: it may restart without a rebalance.", show_default="none"),
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Pub/Sub: events from Kafka to the model gateway, changed twin lists back to Kafka. Topics: section `app`.
+
+    Example: `tastetwin serve events --gateway-key gateway.key --config settings.yaml`
+    """
+    from tastetwin.client.client import Client  # type: ignore[import-not-found, unused-ignore]
+    from tastetwin.serving.app.events.serve import Member, serve_events
+
+    settings = settings_of(config)
+    key = key_of(gateway_key)
+
+    def gateway() -> Client:
+        # Once only: what fails is tried again by the consumer, with its partitions paused.
+        return Client(settings.app.gateway, key, model=settings.app.model, timeout=15.0, retries=0)
+
+    serve_events(settings, gateway, Member(sys.stderr.buffer, host, metrics_port, client, instance), _tell)
 
 
 def _tell(what: str) -> None:

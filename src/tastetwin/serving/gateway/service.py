@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 
 from tastetwin.client.schemas import FavorEvent, History, PairRequest, TwinsBatchRequest, TwinsRequest, Wanted
 from tastetwin.config import CollectConfig, Config, MartConfig
-from tastetwin.errors import UsageError
+from tastetwin.errors import StoreError, UsageError
 from tastetwin.features.favors import Favors, landed, read_favors, read_like, read_review
 from tastetwin.features.histories import Histories, joined
 from tastetwin.features.home import home_regions
@@ -20,7 +20,7 @@ from tastetwin.serving.gateway import answers
 from tastetwin.serving.gateway.answers import Json
 from tastetwin.serving.gateway.encode import Call, VectorSource
 from tastetwin.serving.gateway.fresh import FreshLog
-from tastetwin.serving.gateway.intake import Intake, history, list_vectors
+from tastetwin.serving.gateway.intake import OUTAGES, Intake, history, list_vectors
 from tastetwin.serving.gateway.pack import Near, Pack
 from tastetwin.serving.gateway.people import NOBODY, People
 from tastetwin.serving.gateway.search import Asker, closest, listed
@@ -47,12 +47,13 @@ class Service:
         return self._versions
 
     async def hold(self, versions: Sequence[Version]) -> None:
-        """Answer from these and no others from now on; favors that came since are theirs too."""
+        """Answer from these and no others from now on, with the favors that came since in each."""
         for version in versions:
-            if version.name not in self._versions:
-                self.denied.apply(version.people)
-        self._versions = {version.name: version for version in versions}
+            self.denied.apply(version.people)
         await self.intake.serve([version.people for version in versions])
+        for version in versions:
+            self.denied.apply(version.people)  # of whoever left meanwhile
+        self._versions = {version.name: version for version in versions}
 
     def apply_opt_outs(self) -> None:
         """Hide whom the deny set names now."""
@@ -145,7 +146,13 @@ class Service:
         """
         self.denied.check()
         stale = not await self.intake.catch_up(user, call)
-        people, position = version.people, self._shown(version.people, user)
+        people = version.people
+        try:
+            position = self._shown(people, user)
+        except UsageError:
+            if stale:  # known to us, but to no model yet: that is no reason to say that there is nobody
+                raise unread() from None
+            raise
         excluded = people.excluded(position) | self._positions(people, wanted.exclude)
         k = wanted.skip + wanted.k
         fresh = people.is_fresh(position) and not stale
@@ -177,6 +184,10 @@ class Service:
         try:
             return {"user": user, "answer": await self.twins_of(version, user, wanted, with_scores, call)}
         except UsageError as error:
+            return {"user": user, "error": vars(error.problem)}
+        except StoreError as error:
+            if error.problem.code not in OUTAGES:
+                raise
             return {"user": user, "error": vars(error.problem)}
 
     async def explain(self, version: Version, request: PairRequest, call: Call) -> Json:
@@ -267,6 +278,16 @@ class Service:
         await asyncio.to_thread(opt_out, self.store, [user])
         self.denied.add(user)
         self.apply_opt_outs()
+
+
+def unread() -> StoreError:
+    """Of a user of whom nothing can be said until a model can be reached."""
+    return StoreError(
+        "BACKEND-UNAVAILABLE",
+        place="model backends",
+        rule="one that can read the favors that came since the run",
+        fix="ask again later",
+    )
 
 
 def unknown_user() -> UsageError:

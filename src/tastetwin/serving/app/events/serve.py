@@ -1,0 +1,116 @@
+"""The consumer's process: put together, run, ended. Beside it a listener for metrics and health."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from tastetwin.config import Config
+from tastetwin.delivery.kafka import Address, Topic
+from tastetwin.mart.rules import GateRules
+from tastetwin.serving.app.events.metrics import Metrics
+from tastetwin.serving.app.events.outbox import Outbox
+from tastetwin.serving.app.events.pump import Pump
+from tastetwin.serving.app.events.settings import brokers_of, client_of, consumer_settings
+from tastetwin.serving.app.events.taking import Favors
+from tastetwin.serving.app.events.topics import check_topics
+from tastetwin.serving.life import Served, bind, run
+from tastetwin.serving.policy import LIVE, READY
+from tastetwin.serving.readiness import Readiness
+from tastetwin.serving.telemetry import Telemetry
+from tastetwin.serving.tracing import tracing_from_environment
+
+GRACE_SECONDS: Final = 5.0
+"""For answers to whoever asks for metrics."""
+
+Gateway = Callable[[], AbstractAsyncContextManager[Favors]]
+"""Opens a client of the gateway, within the event loop."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """How one process takes part."""
+
+    log: BinaryIO
+    """Where lines go."""
+    host: str = "127.0.0.1"
+    metrics_port: int = 0
+    client: Path | None = None
+    """File of librdkafka's settings."""
+    instance: str | None = None
+    """Name of a static member: it may be away for its session's time without a rebalance."""
+
+
+def serve_events(config: Config, gateway: Gateway, member: Member, tell: Callable[[str], None]) -> None:
+    """Consume until the process is told to end; ``tell`` hears where metrics are once it consumes.
+
+    Raises:
+        UsageError: SERVE-ADDRESS, KAFKA-ADDRESS, KAFKA-CLIENT, CONFIG-VALUE.
+        StoreError: KAFKA-UNREACHABLE, KAFKA-NO-TOPIC, KAFKA-NOT-COMPACTED; later KAFKA-UNDELIVERED.
+    """
+    brokers, client = brokers_of(config.app), client_of(member.client)
+    check_topics(brokers, client, [config.app.events_topic, config.app.dead_letter_topic])
+    note = Topic(Address(brokers, config.app.twins_topic), client).prepare()
+    if note is not None:
+        tell(note)
+    bound = bind(member.host, member.metrics_port)
+    telemetry = Telemetry("events", member.log, 0.0, tracing_from_environment("events"))
+    readiness = Readiness()
+    app = _App(config, gateway, consumer_settings(brokers, config.app.group, member.instance, client), client,
+               telemetry, readiness)  # fmt: skip
+    at = f"http://{member.host}:{bound.getsockname()[1]}"
+    run(Served(app, bound), [], readiness, 0.0, GRACE_SECONDS, lambda: tell(f"events are consumed; {at}/metrics"))
+    telemetry.close()
+
+
+class _App:
+    """What answers beside the consumer, and, as its lifespan, the consumer."""
+
+    def __init__(
+        self,
+        config: Config,
+        gateway: Gateway,
+        consumer: dict[str, Any],
+        client: dict[str, str],
+        telemetry: Telemetry,
+        readiness: Readiness,
+    ) -> None:
+        self._config, self._gateway, self._consumer, self._client = config, gateway, consumer, client
+        self._telemetry, self._readiness = telemetry, readiness
+        self._metrics = Metrics(telemetry.registry)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            return await self._lifespan(receive, send)
+        if scope["path"] not in (LIVE, READY):
+            return await self._telemetry.metrics(scope, receive, send)
+        status = 200 if scope["path"] == LIVE or self._readiness.ready else 503
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _lifespan(self, receive: Any, send: Any) -> None:
+        await receive()
+        async with self._gateway() as gateway:
+            today = datetime.now(UTC).date()
+            rules = GateRules.of(self._config.mart, self._config.collect, today)
+            outbox = Outbox(self._consumer["bootstrap.servers"], self._client)
+            pump = Pump(self._config.app, self._consumer, outbox, gateway, rules, self._metrics)
+            running = asyncio.create_task(pump.run())
+            running.add_done_callback(_end_process)
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            pump.stop()
+            await running
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _end_process(running: asyncio.Task[None]) -> None:
+    """A consumer that failed takes its process along; whoever runs it starts it again."""
+    if not running.cancelled() and running.exception() is not None:
+        signal.raise_signal(signal.SIGTERM)
