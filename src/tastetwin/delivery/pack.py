@@ -40,7 +40,7 @@ from tastetwin.store import Store
 from tastetwin.tables import read_table
 
 FOLDER: Final = "packs"
-FORMAT: Final = 1
+FORMAT: Final = 2
 MANIFEST: Final = "pack.json"
 NOBODY: Final = np.int32(-1)
 _COPIED: Final = 1 << 22

@@ -225,6 +225,7 @@ def test_favors_that_come_while_a_version_is_read_in_are_in_it(gateway: Gateway)
         await model.waits(1)
         added = asyncio.create_task(gateway.add("ann", likes("b", 10)))
         await model.waits(2)
+        model.holds = False
         model.held[1].set()
         await added
         model.held[0].set()

@@ -64,6 +64,7 @@ class Backends:
         self._budget = RetryBudget(settings.retry_share, clock)
         self._wanted: frozenset[str] = frozenset()
         self._watchers: list[asyncio.Task[None]] = []
+        self._looking: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -76,9 +77,10 @@ class Backends:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for watcher in self._watchers:
-            watcher.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
+        tasks = [*self._watchers, *([] if self._looking is None else [self._looking])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._session.close()
 
     async def want(self, versions: Collection[str]) -> None:
@@ -121,7 +123,7 @@ class Backends:
         for attempt in range(ATTEMPTS):
             if failed is not None and not await self._may_retry(attempt, request, tried):
                 break
-            backend = self._pick(request.version, tried)
+            backend = await self._find(request, tried)
             if backend is None:
                 break
             tried.add(backend)
@@ -135,7 +137,7 @@ class Backends:
 
     async def _may_retry(self, attempt: int, request: Request, tried: set[Backend]) -> bool:
         """Waits a random while where there is a backend to ask, money for it and time."""
-        if self._pick(request.version, tried) is None:
+        if await self._find(request, tried) is None:
             return False
         loop = asyncio.get_running_loop()
         delay = random.uniform(0, BACK_OFF * 2 ** (attempt - 1))
@@ -144,6 +146,17 @@ class Backends:
         if allowed:
             await asyncio.sleep(delay)
         return allowed
+
+    async def _find(self, request: Request, tried: set[Backend]) -> Backend | None:
+        """Whom to ask. Where nobody seems to be there one looks again: a backend may be ready for longer than it takes
+        until the next check, and all that is lost is the time of one."""
+        backend = self._pick(request.version, tried)
+        if backend is None and asyncio.get_running_loop().time() < request.deadline:
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self.want(self._wanted))
+            await asyncio.wait([self._looking], timeout=CONNECT_SECONDS)
+            backend = self._pick(request.version, tried)
+        return backend
 
     def _pick(self, version: str, tried: set[Backend]) -> Backend | None:
         usable = [each for each in self._backends if version in each.ready and each.breaker.allows()]

@@ -57,10 +57,11 @@ class Intake:
         return self._seen
 
     async def serve(self, people: Sequence[People]) -> None:
-        """From now on, what came and comes is part of these."""
-        self._people = people
+        """From now on, what came and comes is part of these, and no longer of others once all has been read in."""
+        self._people = [*self._people, *(each for each in people if each not in self._people)]
         records, cursor = await asyncio.to_thread(self._log.since, 0)
         await self._read_in(records)
+        self._people = people
         self._cursor = cursor  # only now: what an error kept from being read in is asked for again
 
     async def add(self, came: dict[str, Favors], call: Call) -> None:
