@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -28,12 +29,32 @@ ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML or TOM
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 AgainOption = Annotated[bool, typer.Option("--again", help="Do it once more even if it is finished.")]
 
+GATEWAY_KEY: Final = "TASTETWIN_GATEWAY_KEY"
+"""Where a key for the gateway is looked for if no file is named."""
+
 
 def settings_of(path: Path | None) -> Config:
     """The settings in force."""
     from tastetwin.config import load
 
     return load(path)
+
+
+def key_of(path: Path | None) -> str:
+    """The key for the gateway: a file's only line, or the environment's."""
+    from tastetwin.errors import UsageError
+
+    try:
+        key = (os.environ.get(GATEWAY_KEY, "") if path is None else path.read_text(encoding="ascii")).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        key, why = "", getattr(error, "strerror", None) or "not text"
+    else:
+        why = "" if key.isascii() and key.isprintable() and " " not in key else "not a key"
+    if not key or why:
+        place = GATEWAY_KEY if path is None else str(path)
+        rule = "an API key for the model gateway, and nothing else"
+        raise UsageError("GATEWAY-KEY", place=place, value=why, rule=rule, fix="see: tastetwin keys add")
+    return key
 
 
 def day_of(text: str | None) -> date:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from tastetwin.analysis.blas import load_faiss
 from tastetwin.config import Config
-from tastetwin.serving.door import Door, Limits, Scope
-from tastetwin.serving.exchange import Receive, Send
+from tastetwin.serving.door import Limits
 from tastetwin.serving.gateway.backends import BackendMetrics, Backends
 from tastetwin.serving.gateway.fresh import MemoryLog
 from tastetwin.serving.gateway.gateway import Gateway
@@ -20,85 +17,39 @@ from tastetwin.serving.gateway.http import STATUSES, Api, policy
 from tastetwin.serving.gateway.openapi import pages
 from tastetwin.serving.gateway.outputs import CachedVectors, OutputMetrics, open_outputs
 from tastetwin.serving.keys import Keys
-from tastetwin.serving.life import Served, bind, run
-from tastetwin.serving.readiness import Readiness
+from tastetwin.serving.server import Guard, Lifespan, Listen, serve
 from tastetwin.serving.telemetry import Telemetry
 from tastetwin.serving.tracing import tracing_from_environment
 from tastetwin.store import Store
 
 SECONDS: Final = 10.0
 """For a whole request."""
-GRACE_SECONDS: Final = 15.0
 
 
-@dataclass(frozen=True)
-class Listen:
-    """Where a server listens."""
-
-    host: str
-    port: int
-    metrics_port: int | None
-    drain_seconds: float
-
-
-def serve_gateway(store: Store, config: Config, keys: Path, listen: Listen, tell: Callable[[str], None]) -> None:
-    """Serve until the process is told to end; ``tell`` hears the address once requests are answered.
+def serve_gateway(
+    store: Store, config: Config, keys: Path, listen: Listen, tell: Callable[[str], None], log: BinaryIO
+) -> None:
+    """Serve until the process is told to end; ``tell`` hears the address once requests are answered, ``log`` all else.
 
     Raises:
         UsageError: SERVE-ADDRESS, NOT-PUBLISHED, BACKEND-ADDRESS and others of the settings.
         StoreError: KEYS-FILE; DAMAGED and others of the store.
     """
     load_faiss().omp_set_num_threads(1)  # requests run side by side; one search is too short to be cut up
-    bound = bind(listen.host, listen.port)
-    telemetry = Telemetry("gateway", sys.stderr.buffer, config.gateway.log_share, tracing_from_environment("gateway"))
-    inner = _Lifespan(store, config, telemetry)
-    readiness = Readiness(inner.is_ready)
+    telemetry = Telemetry("gateway", log, config.gateway.log_share, tracing_from_environment("gateway"))
+    inner = Lifespan(lambda: _opened(store, config, telemetry))
     limits = Limits(config.gateway.max_body, config.gateway.in_flight, SECONDS)
-    door = Door(inner, policy(), Keys(keys), limits, telemetry, readiness, STATUSES)
-    others = []
-    if listen.metrics_port is not None:
-        others.append(Served(telemetry.metrics, bind(listen.host, listen.metrics_port)))
-    at = f"http://{listen.host}:{bound.getsockname()[1]}"
-    run(
-        Served(door, bound),
-        others,
-        readiness,
-        listen.drain_seconds,
-        GRACE_SECONDS,
-        lambda: tell(f"{at}  docs: {at}/docs"),
-    )
-    telemetry.close()
+    guard = Guard(policy(), Keys(keys), limits, STATUSES)
+    serve(inner, guard, listen, telemetry, lambda: inner.api is not None and inner.api.ready, tell)
 
 
-class _Lifespan:
-    """The inner app from the start of the event loop to its end (ASGI lifespan)."""
-
-    def __init__(self, store: Store, config: Config, telemetry: Telemetry) -> None:
-        self._store, self._config, self._telemetry = store, config, telemetry
-        self._api: Api | None = None
-        self._gateway: Gateway | None = None
-
-    def is_ready(self) -> bool:
-        return self._gateway is not None and self._gateway.ready
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            assert self._api is not None, "started"
-            return await self._api(scope, receive, send)
-        await receive()
-        async with AsyncExitStack() as stack:
-            await self._start(stack)
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            self._gateway = None
-        await send({"type": "lifespan.shutdown.complete"})
-
-    async def _start(self, stack: AsyncExitStack) -> None:
-        settings, registry = self._config.gateway, self._telemetry.registry
-        metrics = OutputMetrics(registry)
-        outputs = open_outputs(settings, metrics)
-        stack.callback(outputs.close)
-        backends = await stack.enter_async_context(Backends(settings.backends, settings, BackendMetrics(registry)))
-        gateway = Gateway(self._store, self._config, backends, CachedVectors(outputs, metrics), MemoryLog())
-        self._gateway = await stack.enter_async_context(gateway)
-        self._api = Api(gateway, pages())
+@asynccontextmanager
+async def _opened(store: Store, config: Config, telemetry: Telemetry) -> AsyncIterator[Api]:
+    settings, registry = config.gateway, telemetry.registry
+    metrics = OutputMetrics(registry)
+    with closing(open_outputs(settings, metrics)) as outputs:
+        async with (
+            Backends(settings.backends, settings, BackendMetrics(registry)) as backends,
+            Gateway(store, config, backends, CachedVectors(outputs, metrics), MemoryLog()) as gateway,
+        ):
+            yield Api(gateway, pages())
