@@ -84,6 +84,7 @@ class Client:
         timeout: seconds for a call with all its tries.
         connect_timeout: seconds for one try to connect.
         retries: further tries of one call, at most; 0 = none.
+        connections: at most; further calls wait for one.
         model: name of the model at the gateway.
 
     Raises:
@@ -98,12 +99,13 @@ class Client:
         timeout: float = TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
         retries: int = RETRIES,
+        connections: int = CONNECTIONS,
         model: str = "taste",
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise UsageError("GATEWAY-ADDRESS", place="gateway", rule="http://HOST:PORT", fix="correct the address")
         self._url, self._key, self._timeout, self._retries = url.rstrip("/"), key, timeout, retries
-        self._connect_timeout = connect_timeout
+        self._connect_timeout, self._connections = connect_timeout, connections
         self._base = f"{self._url}/v1/models/{quote(model, safe='')}"
         self._budget = Budget()
         self._session: aiohttp.ClientSession | None = None
@@ -113,7 +115,7 @@ class Client:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS),
+            connector=aiohttp.TCPConnector(limit=self._connections),
             headers={"authorization": f"Bearer {self._key}", "content-type": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
         )
