@@ -9,9 +9,10 @@ from typing import Any
 import orjson
 import pytest
 
-from tastetwin.serving.app.http import APP, ENDPOINTS, ME
+from tastetwin.serving.app.http import APP, ENDPOINTS
 from tastetwin.serving.app.openapi import describe
 from tastetwin.serving.app.schemas import MAX_PAGE
+from tastetwin.serving.app.tokens import SCOPE as ME
 from tests.serving.app.conftest import Product, product
 from tests.serving.gateways import BUSY, Gateway, closed_port, refused
 

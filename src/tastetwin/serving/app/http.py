@@ -12,6 +12,8 @@ from typing import Any, Final, Generic
 
 from pydantic import BaseModel
 
+from tastetwin.client.schemas import MAX_ID
+from tastetwin.errors import UsageError
 from tastetwin.serving.api import DOCS, OPENAPI, body_of, read, read_query, respond
 from tastetwin.serving.app import gateway, routes, schemas
 from tastetwin.serving.app.routes import App, Asked, Given, Listed
@@ -148,9 +150,18 @@ class Api:
     async def _answer(
         self, endpoint: Endpoint[Any], scope: Scope, receive: Receive, asked: RequestContext
     ) -> BaseModel:
+        _check_ids(asked.params)
         given = None
         if endpoint.takes is not None and endpoint.method == "POST":
             given = read(endpoint.takes, await body_of(receive))
         elif endpoint.takes is not None:
             given = read_query(endpoint.takes, scope["query_string"])
         return await endpoint.answer(Asked(self._app, asked, given))
+
+
+def _check_ids(params: Mapping[str, str]) -> None:
+    """Of a path: as long as one in a body may be."""
+    for name, value in params.items():
+        if len(value) > MAX_ID:
+            rule = f"an id of at most {MAX_ID} characters"
+            raise UsageError("BAD-REQUEST", place=name, rule=rule, fix=f"see {DOCS}")
