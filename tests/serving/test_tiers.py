@@ -51,6 +51,7 @@ def tiers(journey: Journey, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         gateway = stack.enter_context(running(["gateway", "--store", store, "--keys", str(keys)], **told))
         files = ["--keys", str(keys), "--secret", str(folder / "secret"), "--gateway-key", str(folder / "gateway.key")]
         told = {"TASTETWIN_APP__GATEWAY": gateway.url, "TASTETWIN_APP__STATE": str(folder / "state")}
+        told |= {"TASTETWIN_APP__PLACE_PEOPLE": "true"}
         app = stack.enter_context(running(["app", *files], **told))
         yield Tiers(gateway, app, key, app_key)
 

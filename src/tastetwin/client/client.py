@@ -158,12 +158,13 @@ class Client:
         language: Language = "en",
         evidence: bool = True,
         exclude: Sequence[str] = (),
+        viewer: str | None = None,
         call: Call | None = None,
     ) -> schemas.TwinsAnswer:
-        """The twins of a user, or of a history of reviews and likes; one of the two."""
+        """The twins of a user, or of a history of reviews and likes, which ``viewer`` will see; one of the two."""
         body = schemas.TwinsRequest(
             user=user, reviews=list(reviews), likes=list(likes), k=k, skip=skip, language=language,
-            evidence=evidence, exclude=list(exclude),
+            evidence=evidence, exclude=list(exclude), viewer=viewer,
         )  # fmt: skip
         return await self._ask("/twins", body, schemas.TwinsAnswer, call)
 

@@ -68,6 +68,9 @@ class TwinsRequest(Wanted):
     user: UserId | None = None
     reviews: list[Event] = []
     likes: list[Event] = []
+    viewer: UserId | None = Field(
+        None, description="who will see the twins of a history: not themselves, whom they follow, or who blocked them"
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> TwinsRequest:

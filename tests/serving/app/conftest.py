@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from tastetwin.config import AppConfig
-from tastetwin.serving.app.http import STATUSES, Api, policy
+from tastetwin.serving.app.http import STATUSES, Api, endpoints, policy
 from tastetwin.serving.app.serve import limits, opened
 from tastetwin.serving.app.state import MemoryState, State
 from tastetwin.serving.app.tokens import AppCallers, Tokens
@@ -63,7 +63,9 @@ class Product:
 
 @contextmanager
 def product(gateway: Gateway, folder: Path, **settings: Any) -> Iterator[Product]:
-    config = AppConfig(gateway=gateway.url, **{"user_per_second": 1e5, "user_burst": 100_000, **settings})
+    config = AppConfig(
+        gateway=gateway.url, **{"user_per_second": 1e5, "user_burst": 100_000, "place_people": True, **settings}
+    )
     keys = folder / "keys.json"
     server = add_key(keys, "shop", ["app"], 1e5, 100_000)
     other = add_key(keys, "other", ["embed", "twins", "score", "favors", "opt-out"], 1e5, 100_000)
@@ -71,7 +73,7 @@ def product(gateway: Gateway, folder: Path, **settings: Any) -> Iterator[Product
     log = io.BytesIO()
     inner = Lifespan(lambda: opened(config, KEY, tokens))
     callers, telemetry = AppCallers(Keys(keys), tokens), Telemetry("app", log)
-    door = Door(inner, policy(), callers, limits(config), telemetry, Readiness(), STATUSES)
+    door = Door(inner, policy(endpoints(config)), callers, limits(config), telemetry, Readiness(), STATUSES)
     with served(door, "on") as url:
         yield Product(url, gateway, server, other, tokens, log, door, inner)
 

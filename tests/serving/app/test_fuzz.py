@@ -10,10 +10,11 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis import checks
 
+from tastetwin.serving.app.http import ENDPOINTS, PEOPLE_OF_PLACE
 from tastetwin.serving.app.openapi import describe
 from tests.serving.app.conftest import Product
 
-SCHEMA: Any = schemathesis.openapi.from_dict(json.loads(describe()))
+SCHEMA: Any = schemathesis.openapi.from_dict(json.loads(describe((*ENDPOINTS, PEOPLE_OF_PLACE))))
 NOT_CHECKED: Any = [
     checks.ignored_auth,  # its requests without a key would be sent with ours; see the matrix of callers
     checks.unsupported_method,  # wants 405; what is not in our table does not exist: 404
@@ -21,7 +22,7 @@ NOT_CHECKED: Any = [
 ]
 
 
-@SCHEMA.parametrize()
+@SCHEMA.parametrize()  # type: ignore[untyped-decorator]
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @pytest.mark.filterwarnings("ignore")
 def test_every_answer_is_as_described(case: Any, shop: Product) -> None:

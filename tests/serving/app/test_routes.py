@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from tastetwin.serving.app.http import APP, ENDPOINTS
+from tastetwin.config import AppConfig
+from tastetwin.serving.app.http import APP, ENDPOINTS, PEOPLE_OF_PLACE
 from tastetwin.serving.app.openapi import describe
 from tastetwin.serving.app.schemas import MAX_PAGE
 from tastetwin.serving.app.tokens import SCOPE as ME
@@ -37,6 +38,7 @@ ASKS_THE_GATEWAY = [
     ("POST", "/v1/me/opt-out"),
     ("POST", "/v1/me/favors"),
 ]
+ALL = (*ENDPOINTS, PEOPLE_OF_PLACE)
 LISTS = ["dismissed", "follows"]
 TIMES_AND_SCORES = ("score", "percentile", "chance", "age_", "second", "as_of", "rank", "0.9", "9.5", "99")
 
@@ -129,7 +131,17 @@ def test_people_of_a_place_come_without_evidence_and_without_me(shop: Product) -
     status, said = shop.ask("GET", "/v1/places/p1/people")
     assert (status, said["people"]) == (200, [{"user": "u8"}, {"user": "u9"}])
     asked = shop.gateway.asked[-1][1]
-    assert asked["evidence"] is False and asked["exclude"] == ["u42"] and "user" not in asked
+    assert (
+        asked["evidence"] is False and asked["exclude"] == ["u42"] and asked["viewer"] == "u42" and "user" not in asked
+    )
+
+
+def test_people_of_a_place_are_not_told_unless_the_operator_wants_it(gateway: Gateway, tmp_path: Path) -> None:
+    """It tells much of who was there, so it is off until somebody has weighed that."""
+    with product(gateway, tmp_path, place_people=False) as shop:
+        assert shop.ask("GET", "/v1/places/p1/people")[0] == 404
+        assert "/v1/places/{place}/people" not in shop.reply("GET", "/openapi.json", "").json()["paths"]
+    assert AppConfig().place_people is False
 
 
 def test_a_place_that_nobody_knows_has_no_people(shop: Product) -> None:
@@ -231,9 +243,9 @@ def test_a_token_for_nobody_or_for_ever_is_refused(shop: Product, body: Any) -> 
 
 def test_the_matrix_of_callers_and_routes(shop: Product) -> None:
     """Deny by default: each route lets in one kind of caller, and no other."""
-    assert {(each.method, each.template) for each in ENDPOINTS} == set(REQUESTS)
+    assert {(each.method, each.template) for each in ALL} == set(REQUESTS)
     callers = {"": None, "tt_unknown": None, shop.server_key: APP, shop.other_key: "", shop.token(): ME}
-    for each in ENDPOINTS:
+    for each in ALL:
         path, body = REQUESTS[each.method, each.template]
         for key, scope in callers.items():
             expected = 401 if scope is None else 200 if scope == each.scope else 403
@@ -337,7 +349,7 @@ def test_the_description_is_there_for_everybody_and_names_every_route(shop: Prod
     """Product teams start from it."""
     document = shop.reply("GET", "/openapi.json", "").json()
     found = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
-    assert found == {(each.method, each.template) for each in ENDPOINTS}
+    assert found == {(each.method, each.template) for each in ALL}
     names = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
     assert len(set(names)) == len(names)
     assert b"/openapi.json" in shop.reply("GET", "/docs", "").body
@@ -345,7 +357,7 @@ def test_the_description_is_there_for_everybody_and_names_every_route(shop: Prod
 
 def test_examples_of_the_description_are_accepted(shop: Product) -> None:
     """Whoever presses *try it out* gets an answer."""
-    document = orjson.loads(describe())
+    document = orjson.loads(describe(ALL))
     for path, item in document["paths"].items():
         for method, operation in item.items():
             if "requestBody" not in operation:

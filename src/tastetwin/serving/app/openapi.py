@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from pydantic import TypeAdapter
 
 from tastetwin.client.schemas import UserId
 from tastetwin.serving import openapi
-from tastetwin.serving.app.http import ENDPOINTS, Endpoint
+from tastetwin.serving.app.http import Endpoint
 from tastetwin.serving.openapi import REFUSALS, Operation, path_parameter, query_parameters
 
 _TITLE: Final = "TasteTwin app"
@@ -29,9 +30,9 @@ _REFUSALS: Final = {
 _NAMED: Final = {"user": "the source's id of another user", "place": "the source's id of a place"}
 
 
-def describe() -> bytes:
+def describe(answered: Sequence[Endpoint[Any]]) -> bytes:
     """The document, as JSON."""
-    return openapi.describe(_TITLE, _ABOUT, [_operation(each) for each in ENDPOINTS], _REFUSALS)
+    return openapi.describe(_TITLE, _ABOUT, [_operation(each) for each in answered], _REFUSALS)
 
 
 def _operation(endpoint: Endpoint[Any]) -> Operation:
@@ -58,6 +59,6 @@ def _listed(endpoint: Endpoint[Any]) -> str:
     return f"{endpoint.answer.__name__}_{endpoint.template.split('/')[3]}"
 
 
-def pages() -> dict[str, tuple[bytes, bytes]]:
+def pages(answered: Sequence[Endpoint[Any]]) -> dict[str, tuple[bytes, bytes]]:
     """Ready answers by path: content type and body."""
-    return openapi.pages(_TITLE, describe())
+    return openapi.pages(_TITLE, describe(answered))

@@ -100,6 +100,7 @@ async def people_of_place(asked: Asked[None]) -> schemas.PlacePeople:
         k=asked.app.config.page_size,
         evidence=False,
         exclude=excludable(hidden),
+        viewer=asked.me,
         call=asked.call,
     )
     found = await answer_of(ask, NO_PLACE)

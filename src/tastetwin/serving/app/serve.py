@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 
 from tastetwin.client import Client
 from tastetwin.config import AppConfig
-from tastetwin.serving.app.http import STATUSES, Api, policy
+from tastetwin.serving.app.http import STATUSES, Api, endpoints, policy
 from tastetwin.serving.app.openapi import pages
 from tastetwin.serving.app.routes import App
 from tastetwin.serving.app.state import open_state
@@ -51,7 +51,7 @@ def serve_app(
     telemetry = Telemetry("app", log, config.log_share, tracing_from_environment("app"))
     tokens = Tokens(signing_keys(credentials.secret), config.user_per_second, config.user_burst)
     inner = Lifespan(lambda: opened(config, credentials.gateway_key, tokens))
-    guard = Guard(policy(), AppCallers(Keys(credentials.keys), tokens), limits(config), STATUSES)
+    guard = Guard(policy(endpoints(config)), AppCallers(Keys(credentials.keys), tokens), limits(config), STATUSES)
     serve(inner, guard, listen, telemetry, lambda: inner.api is not None, tell)
 
 
@@ -66,6 +66,6 @@ async def opened(config: AppConfig, gateway_key: str, tokens: Tokens) -> AsyncIt
     state = await asyncio.to_thread(open_state, config.state)
     try:
         async with Client(config.gateway, gateway_key, model=config.model) as client:
-            yield Api(App(client, state, tokens, config), pages())
+            yield Api(App(client, state, tokens, config), pages(endpoints(config)))
     finally:
         await asyncio.to_thread(state.close)
