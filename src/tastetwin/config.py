@@ -230,7 +230,7 @@ class AppConfig(Section):
 
     gateway: str = Field("http://127.0.0.1:8102", description="address of the model gateway")
     model: str = Field("taste", description="name of the model at the gateway")
-    state: str | None = Field(None, description="dismissals, follows: a folder (LMDB) or redis://...; empty = memory")
+    state: str | None = Field(None, description="dismissals, follows: a folder (SQLite) or redis://...; empty = memory")
     page_size: int = Field(20, ge=1, le=100, description="twins on a page")
     place_people: bool = Field(
         False, description="whether users may ask whose taste fits a place: it tells much of who was there"

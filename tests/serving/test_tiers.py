@@ -100,7 +100,11 @@ def test_the_client_asks_every_question_of_the_real_gateway(tiers: Tiers, journe
         async with Client(tiers.gateway.url, tiers.gateway_key) as client:
             assert len((await client.twins(first, k=3)).twins) == 3
             history = [{"like_contentsid": each} for each in places]
-            assert (await client.twins(likes=history)).source == "request"
+            found = await client.twins(likes=history)
+            assert found.source == "request"
+            closest = found.twins[0].user
+            seen = await client.twins(likes=history, viewer=closest)
+            assert [each.user for each in seen.twins[:-1]] == [each.user for each in found.twins[1:]]
             assert [each.error for each in (await client.twins_batch([first, second], k=2)).items] == [None, None]
             assert (await client.explain(first, second)).evidence.sentence
             assert (await client.compare(first, second)).score is not None

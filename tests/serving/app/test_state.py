@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tastetwin.errors import StoreError, UsageError
 from tastetwin.serving.app import state as states
-from tastetwin.serving.app import state_lmdb, state_redis
+from tastetwin.serving.app import state_redis, state_sqlite
 from tastetwin.serving.app.state import KINDS, Kind, MemoryState, State, open_state
 
 REDIS: Final = shutil.which("redis-server")
@@ -63,7 +63,7 @@ def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists of three."""
-    for module in (states, state_lmdb, state_redis):
+    for module in (states, state_redis, state_sqlite):
         monkeypatch.setattr(module, "LIMIT", 3)
 
 
@@ -133,7 +133,7 @@ IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300
 @given(IDS, st.lists(IDS, max_size=8, unique=True))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_ids_come_back_as_they_were(state: State, user: str, others: list[str]) -> None:
-    """They are the source's: of any letters, and longer than a key of LMDB."""
+    """They are the source's: of any letters, and long."""
     for other in others:
         state.add("follows", user, other)
     assert state.of("follows", user) == others[::-1]
@@ -179,6 +179,35 @@ def test_a_folder_outlives_its_process(tmp_path: Path) -> None:
     reopened = open_state(str(tmp_path / "state"))
     assert reopened.of("follows", "me") == ["u2", "u1", "u0"]
     reopened.close()
+
+
+def found(folder: Path, what: bytes) -> int:
+    return sum(path.read_bytes().count(what) for path in folder.iterdir())
+
+
+def test_nothing_is_left_of_a_forgotten_user_on_the_disk(tmp_path: Path) -> None:
+    """Whoever reads the files byte for byte does not find them, but does find others."""
+    folder = tmp_path / "state"
+    state = open_state(str(folder))
+    for at in range(150):
+        state.add("dismissed", "canary-person", f"somebody-{at}")
+        state.add("dismissed", f"somebody-{at}", "kept-person")
+        if at % 3 == 0:
+            state.add("follows", f"somebody-{at}", "canary-person")
+    state.remove("follows", "somebody-3", "canary-person")
+    assert found(folder, b"canary-person") > 100
+    state.forget("canary-person")
+    assert found(folder, b"canary-person") == 0
+    assert found(folder, b"kept-person") > 100
+    state.close()
+
+
+def test_a_file_that_is_no_state_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """It may be the only copy of something."""
+    (tmp_path / state_sqlite.FILE).write_bytes(b"something else entirely " * 100)
+    with pytest.raises(StoreError, match="STATE-UNAVAILABLE"):
+        open_state(str(tmp_path))
+    assert (tmp_path / state_sqlite.FILE).read_bytes().startswith(b"something else")
 
 
 WRITER: Final = """

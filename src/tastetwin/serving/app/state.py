@@ -90,7 +90,7 @@ def open_state(address: str | None) -> State:
     Raises:
         UsageError: STATE-ADDRESS.
         StoreError: STATE-UNAVAILABLE.
-        MissingExtra: without lmdb or redis (``tastetwin[serve]``).
+        MissingExtra: without redis (``tastetwin[serve]``).
     """
     if address is None:
         return MemoryState()
@@ -98,9 +98,9 @@ def open_state(address: str | None) -> State:
         from tastetwin.serving.app.state_redis import RedisState
 
         return RedisState(address)
-    from tastetwin.serving.app.state_lmdb import LmdbState
+    from tastetwin.serving.app.state_sqlite import SqliteState
 
-    return LmdbState(Path(address))
+    return SqliteState(Path(address))
 
 
 def full(kind: Kind) -> UsageError:
