@@ -75,7 +75,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of it. Seconds are of answers with status 200, from when the request was due."""
+    """What came of it. Milliseconds are of answers with status 200, from when the request was due."""
 
     rate: float
     achieved: float
@@ -83,12 +83,12 @@ class Report:
     requests: int
     outcomes: dict[str, int]
     refused: int
-    p50: float
-    p95: float
-    p99: float
-    max: float
-    sent_late_p99: float
-    """Seconds that this program was behind: where it is not small, it and not the server was measured."""
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    sent_late_p99_ms: float
+    """That this program was behind: where it is not small, it and not the server was measured."""
 
 
 async def load(url: str, key: str, plan: Plan, timeout: float) -> Report:
@@ -135,11 +135,11 @@ def report(plan: Plan, samples: Sequence[Sample], took: float) -> Report:
         requests=len(samples),
         outcomes=dict(outcomes.most_common()),
         refused=sum(outcomes[status] for status in REFUSED),
-        p50=quantile(good, 0.5),
-        p95=quantile(good, 0.95),
-        p99=quantile(good, 0.99),
-        max=quantile(good, 1.0),
-        sent_late_p99=quantile(sorted(sample.sent for sample in samples), 0.99),
+        p50_ms=1e3 * quantile(good, 0.5),
+        p95_ms=1e3 * quantile(good, 0.95),
+        p99_ms=1e3 * quantile(good, 0.99),
+        max_ms=1e3 * quantile(good, 1.0),
+        sent_late_p99_ms=1e3 * quantile(sorted(sample.sent for sample in samples), 0.99),
     )
 
 
