@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick check bench benchmark-quality spark-env s3-env peers-env clean distclean python-ok
+.PHONY: help demo test quick check bench benchmark-quality spark-env s3-env peers-env serving-peers-env clean distclean python-ok
 
 help:
 	@echo "make demo       the whole daily job on a synthetic town"
@@ -17,6 +17,7 @@ help:
 	@echo "make spark-env  Apache Spark in .venv-spark, for the tests that compare the two engines (needs Java)"
 	@echo "make s3-env     an S3 server (moto) in .venv-s3, for the tests of s3:// stores; make test does it by itself"
 	@echo "make peers-env  RecTools and RecBole in environments of their own, for benchmarks/bert4rec.py"
+	@echo "make serving-peers-env  mosec, LitServe and KServe's server in an environment of their own, for benchmarks/backend.py"
 	@echo "make clean      remove the demo and what tools leave behind; make distclean: the environments too"
 
 demo: .venv/.runtime
@@ -42,7 +43,7 @@ benchmark-quality: .venv/.tools
 	$(BIN)/python benchmarks/quality.py $(DATA) --towns 1000 10000
 
 # The others ask for a bundle or a folder of events, or take an hour: see their --help.
-BENCHMARKS := $(filter-out $(addprefix benchmarks/,ablations.py attack.py bert4rec.py compress.py days.py drift.py learning.py parts.py quality.py retrains.py votes.py),$(sort $(wildcard benchmarks/*.py)))
+BENCHMARKS := $(filter-out $(addprefix benchmarks/,ablations.py attack.py backend.py bert4rec.py compress.py days.py drift.py learning.py parts.py quality.py retrains.py votes.py),$(sort $(wildcard benchmarks/*.py)))
 
 python-ok:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there; install Python 3.11 or newer, or name one: make demo PYTHON=/path/to/python3" >&2; exit 1; }
@@ -93,6 +94,13 @@ peers-env: .venv-rectools/.made .venv-recbole/.made
 	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints-peers.txt "$(PEER)"
 	@touch $@
 
+serving-peers-env: .venv-serving-peers/.made
+
+.venv-serving-peers/.made: constraints-serving-peers.txt | python-ok
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints-serving-peers.txt mosec litserve kserve onnxruntime orjson
+	@touch $@
+
 SPARK = $(shell sed -n 's/^pyspark-client==//p' constraints.txt)
 
 clean:
@@ -100,4 +108,4 @@ clean:
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-spark .venv-s3 .venv-rectools .venv-recbole src/*.egg-info
+	rm -rf .venv .venv-spark .venv-s3 .venv-rectools .venv-recbole .venv-serving-peers src/*.egg-info

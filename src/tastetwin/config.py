@@ -184,6 +184,18 @@ class DeliverConfig(Section):
     )
 
 
+class ServeConfig(Section):
+    """What gateway and app have in common: who may ask, and how they end."""
+
+    keys: str | None = Field(None, description="file of API keys, made by tastetwin keys add; gateway and app need one")
+    request_seconds: float = Field(10.0, gt=0, le=600, description="for the whole of a request, body and answer too")
+    drain_seconds: float = Field(
+        5.0, ge=0, le=600, description="between SIGTERM, when /readyz says 503, and the end of accepting"
+    )
+    grace_seconds: float = Field(30.0, ge=0, le=3_600, description="for requests that were accepted, after that")
+    log_share: float = Field(0.01, ge=0, le=1, description="answered requests that are logged; failures always are")
+
+
 class BackendConfig(Section):
     """Model backend: tensors in, tensors out."""
 
@@ -205,10 +217,11 @@ class GatewayConfig(Section):
 
     backends: list[str] = Field(["http://127.0.0.1:8101"], description="addresses of model backends")
     outputs: str | None = Field(
-        None, description="prediction-output store: a folder (LMDB) or redis://...; empty = kept in memory only"
+        None, description="outputs of models: a folder (LMDB) or redis://...; empty = memory only"
     )
-    outputs_mb: int = Field(256, ge=1, le=1 << 20, description="size of an LMDB store, at most")
+    outputs_mb: int = Field(256, ge=1, le=1 << 20, description="size of that store in memory or LMDB, at most")
     fresh: str | None = Field(None, description="fresh favors: a folder (LMDB) or redis://...; empty = memory only")
+    fresh_mb: int = Field(1_024, ge=1, le=1 << 20, description="size of an LMDB log of fresh favors, at most")
     deadline_ms: float = Field(500, gt=0, le=600_000, description="of a request to a backend, with all its retries")
     retry_share: float = Field(0.1, ge=0, le=1, description="retries relative to requests, at most, over ten seconds")
     weights: dict[str, float] = Field({}, description="run id -> share of users; empty = the published run alone")
@@ -217,7 +230,6 @@ class GatewayConfig(Section):
     max_batch: int = Field(64, ge=1, le=1_000, description="items of a batch request, at most")
     max_favors: int = Field(512, ge=1, le=10_000, description="favors of a history sent with a request, at most")
     max_body: int = Field(1 << 20, ge=1 << 10, le=1 << 26, description="bytes of a request, at most")
-    log_share: float = Field(1.0, ge=0, le=1, description="of answered requests that are logged; failures always are")
     in_flight: int = Field(64, ge=1, le=10_000, description="requests worked on at once; more are refused with 503")
     refresh_seconds: float = Field(1.0, gt=0, le=3_600, description="between looks at the pointer and the opt-outs")
     stale_opt_outs_seconds: float = Field(
@@ -239,7 +251,6 @@ class AppConfig(Section):
     user_burst: int = Field(20, ge=1, le=1_000_000, description="requests of one user at once, at most")
     deadline_ms: float = Field(2_000, gt=0, le=600_000, description="of a request, the gateway's part included")
     in_flight: int = Field(256, ge=1, le=10_000, description="requests worked on at once; more are refused with 503")
-    log_share: float = Field(1.0, ge=0, le=1, description="of answered requests that are logged; failures always are")
     brokers: str | None = Field(None, description="Kafka brokers HOST:PORT[,HOST:PORT]; empty = no events are read")
     events_topic: str = Field("tastetwin.events", description="topic of reviews and likes, one JSON object a message")
     twins_topic: str = Field("tastetwin.twins", description="compacted topic of changed twin lists")
@@ -267,6 +278,7 @@ class Config(BaseSettings):
     lists: ListsConfig = ListsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     deliver: DeliverConfig = DeliverConfig()
+    serve: ServeConfig = ServeConfig()
     backend: BackendConfig = BackendConfig()
     gateway: GatewayConfig = GatewayConfig()
     app: AppConfig = AppConfig()

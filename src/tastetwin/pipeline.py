@@ -210,6 +210,7 @@ def deliver(job: Job) -> None:
         GateRefused: when not; what is published stays. AWAITS-APPROVAL leaves the run delivered, to be promoted.
     """
     from tastetwin.delivery.diff import diff_runs, require_no_leak, write_diff
+    from tastetwin.delivery.pack import is_served, make_pack
     from tastetwin.delivery.publish import publish_run
     from tastetwin.delivery.stage import deliver_run
     from tastetwin.evaluation.reports import report_path, write_report
@@ -220,6 +221,8 @@ def deliver(job: Job) -> None:
     if not job.store.exists(report_path(job.run.run_id)):  # a run that took over another run's evaluation has none
         write_report(job.store, job.run, job.config)
     require_no_leak(job.store, job.run, opt_outs)
+    if is_served(job.store):
+        make_pack(job.store, job.run)
     diff = None if shown is None else diff_runs(job.store, job.run, shown, opt_outs)
     if diff is not None:
         write_diff(job.store, diff)

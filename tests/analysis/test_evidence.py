@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tastetwin.analysis.evidence import EvidenceRules, Explainer, Visitors, count_visitors
 from tastetwin.analysis.sentences import LANGUAGES, NOTHING, Language, language_of, sentence
@@ -38,6 +40,69 @@ def explainer(places: dict[int, int], groups: int = 1000, rules: EvidenceRules |
 
 def rows(*values: int) -> np.ndarray:
     return np.array(values, np.int32)
+
+
+def slowly(explain: Explainer, mine: np.ndarray, theirs: np.ndarray) -> list[list[tuple[str, float]]]:
+    """Keys and weights of what two users share, array by array, as the definition reads."""
+    vocabulary, visitors = explain._vocabulary, explain._visitors
+    places_ok, categories_ok, regions_ok = explain.may_name()
+
+    def shares(keys: np.ndarray, size: int) -> np.ndarray:
+        counts = np.bincount(keys, minlength=size).astype(np.float64)
+        return np.asarray(counts / max(counts.sum(), 1.0))
+
+    def categories(rows: np.ndarray) -> np.ndarray:
+        parts = [vocabulary.categories[slice(*vocabulary.category_offsets[row : row + 2])] for row in rows]
+        return shares(np.concatenate([np.empty(0, np.int32), *parts]), len(vocabulary.category_codes))
+
+    def regions(rows: np.ndarray) -> np.ndarray:
+        known = vocabulary.regions[rows]
+        return shares(known[known >= 0], len(vocabulary.region_codes))
+
+    def heaviest(keys: np.ndarray, overlap: np.ndarray, ok: np.ndarray, counts: np.ndarray) -> list[tuple[str, float]]:
+        overlap = np.where(ok, overlap, 0)
+        weights = overlap * np.log(visitors.n_users / np.maximum(counts, 1))
+        order = [at for at in np.argsort(-weights, kind="stable") if overlap[at] > 0][:3]
+        return [(str(keys[at]), float(weights[at])) for at in order]
+
+    both = np.zeros(vocabulary.n_rows)
+    both[np.intersect1d(mine, theirs)] = 1
+    return [
+        heaviest(vocabulary.place_ids, both, places_ok, visitors.places),
+        heaviest(
+            vocabulary.category_codes,
+            np.minimum(categories(mine), categories(theirs)),
+            categories_ok,
+            visitors.categories,
+        ),
+        heaviest(vocabulary.region_codes, np.minimum(regions(mine), regions(theirs)), regions_ok, visitors.regions),
+    ]
+
+
+@given(st.data())
+def test_said_is_what_the_definition_says(data: st.DataObject) -> None:
+    """Plain loops over few places stand in for arrays: same things, same weights, same order, ties included."""
+    n_rows, n_categories, n_regions = 30, 6, 4
+    rng = np.random.default_rng(data.draw(st.integers(0, 1_000)))
+    lists = [rng.choice(n_categories, rng.integers(0, 4), replace=False) for _ in range(n_rows)]
+    drawn = Vocabulary(
+        np.array([f"p{row}" for row in range(n_rows)], dtype=object),
+        rng.random(n_rows) < 0.2,
+        np.concatenate([[0], np.cumsum([len(each) for each in lists])]).astype(np.int64),
+        np.concatenate(lists).astype(np.int32),
+        rng.integers(-1, n_regions, n_rows).astype(np.int32),
+        np.arange(n_categories) * 100,
+        np.array([f"r{at}" for at in range(n_regions)], dtype=object),
+        np.full((n_rows, 2), np.nan, np.float32),
+    )
+    counts = [rng.choice([5, 10, 20, 1000], size) for size in (n_rows, n_categories, n_regions)]
+    rules = EvidenceRules(sensitive_categories=frozenset({100}))
+    explain = Explainer(drawn, Visitors(1_000, *counts), rules)
+    row = st.lists(st.integers(2, n_rows - 1), unique=True, max_size=20)
+    mine, theirs = (np.array(data.draw(row), np.int32) for _ in range(2))
+    found = explain.explain(mine, theirs)
+    said = [[(each.key, each.weight) for each in kind] for kind in (found.places, found.categories, found.regions)]
+    assert said == slowly(explain, mine, theirs)
 
 
 def test_shared_places_are_listed_rarest_first() -> None:

@@ -54,6 +54,7 @@ def test_an_outlier_is_kept_or_clipped_by_rule(rule: str, expected: float) -> No
         ({"review_rating": "bad"}, "null", True),
         ({"review_rating": True}, "null", True),
         ({"review_rating": "bad"}, "keep", True),
+        ({"review_rating": 10**400}, "keep", True),
         ({"review_rating": -50}, "keep", False),
         ({"review_rating": -50}, "clip", False),
     ],

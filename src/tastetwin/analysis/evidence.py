@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from heapq import nsmallest
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -121,7 +123,16 @@ class Explainer:
         harmless = ~np.isin(codes, list(self._rules.sensitive_categories))
         self._category_ok = (visitors.categories >= k) & harmless
         self._region_ok = visitors.regions >= k
+        self._category_starts = vocabulary.category_offsets.data
+        self._category_codes = np.ascontiguousarray(vocabulary.categories).data
+        self._row_regions = np.ascontiguousarray(vocabulary.regions).data
+        self._place_rarity, self._category_rarity, self._region_rarity = (
+            np.log(visitors.n_users / np.maximum(counts, 1)).data
+            for counts in (visitors.places, visitors.categories, visitors.regions)
+        )
         self._place_ok = (visitors.places >= k) & ~vocabulary.is_group & self._all_harmless(harmless)
+
+        self._may_be_named = self._place_ok.data
 
     def _all_harmless(self, harmless: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         owner, categories = _categories_of(self._vocabulary, np.arange(self._vocabulary.n_rows, dtype=np.int32))
@@ -138,12 +149,18 @@ class Explainer:
             mine: vocabulary rows of one user, distinct.
             theirs: of the other.
         """
-        places, categories, regions = (
-            self._places(mine, theirs),
-            self._categories(mine, theirs),
-            self._regions(mine, theirs),
-        )
-        found = Evidence(places, categories, regions, "")
+        return self.explain_each(mine, [theirs])[0]
+
+    def explain_each(self, mine: Rows, others: Iterable[Rows]) -> list[Evidence]:
+        """``explain`` of one user and each of the others.
+
+        In plain Python: of a few dozen places, array kernels would take most of their time to begin.
+        """
+        me = self._side(mine)
+        return [self._explain(me, self._side(theirs)) for theirs in others]
+
+    def _explain(self, me: _Side, them: _Side) -> Evidence:
+        found = Evidence(self._places(me, them), self._categories(me, them), self._regions(me, them), "")
         return replace(found, sentence=self.say(found, self._language))
 
     def say(self, evidence: Evidence, language: Language) -> str:
@@ -174,27 +191,52 @@ class Explainer:
         visitors = self._visitors.categories
         return tuple(Shared(str(codes[at]), float(ahead[at]), int(visitors[at])) for at in order if ahead[at] > 0)
 
-    def _places(self, mine: Rows, theirs: Rows) -> tuple[Shared, ...]:
-        both = self.may_be_named(np.intersect1d(mine, theirs))
-        return self._heaviest(self._vocabulary.place_ids[both], np.ones(len(both)), self._visitors.places[both])
+    def _side(self, rows: Rows) -> _Side:
+        """One of two users: what of theirs may be named, and the shares of their history that it has."""
+        listed = rows.tolist()
+        starts, codes = self._category_starts, self._category_codes
+        kinds = [code for row in listed for code in codes[starts[row] : starts[row + 1]]]
+        areas = [area for row in listed if (area := self._row_regions[row]) >= 0]
+        return _Side(
+            {row for row in listed if self._may_be_named[row]},
+            _shares_of(kinds, self._category_ok),
+            _shares_of(areas, self._region_ok),
+        )
 
-    def _categories(self, mine: Rows, theirs: Rows) -> tuple[Shared, ...]:
-        codes = self._vocabulary.category_codes
-        shares = [_shares(_categories_of(self._vocabulary, rows)[1], len(codes)) for rows in (mine, theirs)]
-        overlap = np.where(self._category_ok, np.minimum(*shares), 0)
-        return self._heaviest(codes[overlap > 0], overlap[overlap > 0], self._visitors.categories[overlap > 0])
+    def _places(self, me: _Side, them: _Side) -> tuple[Shared, ...]:
+        both = dict.fromkeys(me.places & them.places, 1.0)
+        return self._heaviest(both, self._place_rarity, self._vocabulary.place_ids, self._visitors.places)
 
-    def _regions(self, mine: Rows, theirs: Rows) -> tuple[Shared, ...]:
-        codes = self._vocabulary.region_codes
-        known = [self._vocabulary.regions[rows] for rows in (mine, theirs)]
-        overlap = np.minimum(*(_shares(regions[regions >= 0], len(codes)) for regions in known))
-        overlap = np.where(self._region_ok, overlap, 0)
-        return self._heaviest(codes[overlap > 0], overlap[overlap > 0], self._visitors.regions[overlap > 0])
+    def _categories(self, me: _Side, them: _Side) -> tuple[Shared, ...]:
+        both = _overlap(me.categories, them.categories)
+        return self._heaviest(both, self._category_rarity, self._vocabulary.category_codes, self._visitors.categories)
 
-    def _heaviest(self, keys: npt.NDArray[Any], overlap: npt.NDArray[np.float64], visitors: Ints) -> tuple[Shared, ...]:
-        weights = overlap * np.log(self._visitors.n_users / np.maximum(visitors, 1))
-        order = np.argsort(-weights, kind="stable")[: self._rules.most]
-        return tuple(Shared(str(keys[i]), float(weights[i]), int(visitors[i])) for i in order)
+    def _regions(self, me: _Side, them: _Side) -> tuple[Shared, ...]:
+        both = _overlap(me.regions, them.regions)
+        return self._heaviest(both, self._region_rarity, self._vocabulary.region_codes, self._visitors.regions)
+
+    def _heaviest(
+        self, overlap: dict[int, float], rarity: memoryview, keys: npt.NDArray[Any], visitors: Ints
+    ) -> tuple[Shared, ...]:
+        heaviest = nsmallest(self._rules.most, ((-share * rarity[at], at) for at, share in overlap.items()))
+        return tuple(Shared(str(keys[at]), -weight, int(visitors[at])) for weight, at in heaviest)
+
+
+class _Side(NamedTuple):
+    places: set[int]
+    """Rows that may be named."""
+    categories: dict[int, float]
+    """Of the categories that may be named, by index: the share of all categories of the history."""
+    regions: dict[int, float]
+
+
+def _shares_of(indices: list[int], may_be_named: npt.NDArray[np.bool_]) -> dict[int, float]:
+    total = float(max(len(indices), 1))
+    return {at: count / total for at, count in Counter(indices).items() if may_be_named[at]}
+
+
+def _overlap(mine: dict[int, float], theirs: dict[int, float]) -> dict[int, float]:
+    return {at: min(share, theirs[at]) for at, share in mine.items() if at in theirs}
 
 
 def _shares(keys: npt.NDArray[np.integer], size: int) -> npt.NDArray[np.float64]:

@@ -12,7 +12,46 @@ from tastetwin import console
 from tastetwin.cli.options import GATEWAY_KEY as KEY
 from tastetwin.cli.options import ConfigOption, StoreOption, key_of, settings_of
 
-serve_app = typer.Typer(no_args_is_help=True, help="The model online: model backend, model gateway, app.")
+serve_app = typer.Typer(help="The model online: model backend, model gateway, app.")
+KeysOption = Annotated[
+    Path | None,
+    typer.Option("--keys", help="API keys; see: tastetwin keys add", metavar="FILE", show_default="serve.keys"),
+]
+ALL_SCOPES = ("embed", "twins", "score", "favors", "opt-out", "app")
+
+
+@serve_app.callback(invoke_without_command=True, no_args_is_help=True)
+def together(
+    context: typer.Context,
+    store: Annotated[str | None, typer.Option("--store", help="Serve this store by all tiers.", metavar="DIR")] = None,
+    keys: Annotated[
+        Path, typer.Option("--keys", help="API keys; made with one that may do everything.", metavar="FILE")
+    ] = Path("tastetwin-keys.json"),
+    config: ConfigOption = None,
+) -> None:
+    """Without a command: all tiers on this machine, until ctrl-C.
+
+    Example: `tastetwin serve --store store/`
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if store is None:
+        raise typer.BadParameter("name a store, or a tier", param_hint="--store")
+    from tastetwin.serving.keys import add_key
+    from tastetwin.serving.together import Tier, serve_all
+    from tastetwin.store import Store
+
+    Store.open(store)
+    if not keys.exists():
+        console.err.print(
+            f"key: {add_key(keys, 'laptop', ALL_SCOPES)}  (in {keys}; it is not shown again)", markup=False
+        )
+    settings = [] if config is None else ["--config", str(config)]
+    tiers = [
+        Tier("backend", ["backend", "--store", store, *settings], "http://127.0.0.1:8101/v2/health/ready"),
+        Tier("gateway", ["gateway", "--store", store, "--keys", str(keys), *settings], "http://127.0.0.1:8102/readyz"),
+    ]
+    serve_all(tiers, lambda: _tell("ready: try http://127.0.0.1:8102/docs"))
 
 
 @serve_app.command()
@@ -45,15 +84,12 @@ def backend(
 @serve_app.command()
 def gateway(
     store: StoreOption,
-    keys: Annotated[Path, typer.Option("--keys", help="API keys; see: tastetwin keys add", metavar="FILE")],
+    keys: KeysOption = None,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any that is free.")] = 8102,
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65_535, help="/metrics for Prometheus; without it there are none.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    drain_seconds: Annotated[
-        float, typer.Option(min=0, max=600, help="Between the signal to end and the end of accepting.")
-    ] = 2.0,
     config: ConfigOption = None,
 ) -> None:
     """Model gateway: favors and user ids in, twins out; one API with documentation at /docs.
@@ -64,16 +100,16 @@ def gateway(
     from tastetwin.serving.server import Listen
     from tastetwin.store import Store
 
-    listen = Listen(host, port, metrics_port, drain_seconds)
-    serve_gateway(Store.open(store), settings_of(config), keys, listen, _tell, sys.stderr.buffer)
+    settings, listen = settings_of(config), Listen(host, port, metrics_port, sys.stderr.buffer)
+    serve_gateway(Store.open(store), settings, _keys(keys, settings.serve.keys), listen, _tell)
 
 
 @serve_app.command()
 def app(
-    keys: Annotated[Path, typer.Option("--keys", help="API keys of the product's servers.", metavar="FILE")],
     secret: Annotated[
         Path, typer.Option("--secret", help="Signs user tokens; made if it is not there.", metavar="FILE")
     ],
+    keys: KeysOption = None,
     gateway_key: Annotated[
         Path | None,
         typer.Option(
@@ -85,9 +121,6 @@ def app(
         int | None, typer.Option(min=0, max=65_535, help="/metrics for Prometheus; without it there are none.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    drain_seconds: Annotated[
-        float, typer.Option(min=0, max=600, help="Between the signal to end and the end of accepting.")
-    ] = 2.0,
     config: ConfigOption = None,
 ) -> None:
     """App: the product's Web API, my twins and what I make of them; documentation at /docs.
@@ -97,8 +130,15 @@ def app(
     from tastetwin.serving.app.serve import Credentials, serve_app
     from tastetwin.serving.server import Listen
 
-    listen = Listen(host, port, metrics_port, drain_seconds)
-    serve_app(settings_of(config).app, Credentials(keys, key_of(gateway_key), secret), listen, _tell, sys.stderr.buffer)
+    settings, listen = settings_of(config), Listen(host, port, metrics_port, sys.stderr.buffer)
+    credentials = Credentials(_keys(keys, settings.serve.keys), key_of(gateway_key), secret)
+    serve_app(settings, credentials, listen, _tell)
+
+
+def _keys(given: Path | None, configured: str | None) -> Path:
+    if given is None and configured is None:
+        raise typer.BadParameter("name a file of API keys; tastetwin keys add makes one", param_hint="--keys")
+    return Path(given or configured or "")
 
 
 def _tell(what: str) -> None:

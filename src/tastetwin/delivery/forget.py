@@ -18,6 +18,7 @@ from tastetwin.config import masked
 from tastetwin.delivery.diff import kept_diffs, write_diff
 from tastetwin.delivery.erase import Found, Users, look_in, people_of
 from tastetwin.delivery.load import erase_loaded
+from tastetwin.delivery.pack import FOLDER as PACKS
 from tastetwin.delivery.push import targets, tombstones
 from tastetwin.evaluation.report import without_users
 from tastetwin.generations import FOLDERS, fingerprint
@@ -190,6 +191,7 @@ _REMAINS: Final = {
 PLACES: Final[tuple[Look, ...]] = (
     *(partial(look_in, stage, _REMAINS.get(stage, "")) for stage in FOLDERS),
     partial(_all_of, "checkpoints", lambda store: store.files("checkpoints")),
+    partial(_all_of, "packs", lambda store: store.files(PACKS)),
     _reports,
     _runs,
     _diffs,

@@ -116,11 +116,18 @@ def make_pack(store: Store, run: Run) -> PackManifest:
     return manifest
 
 
-def remove_packs(store: Store, kept: Iterable[str] = ()) -> None:
-    """Remove the packs of all runs but those."""
-    for run_id in set(store.names(FOLDER)) - set(kept):
-        store.remove(f"{pack_folder(run_id)}/{MANIFEST}")
-        store.remove(pack_folder(run_id))
+def remove_packs(store: Store, kept: Iterable[str] = ()) -> list[str]:
+    """Remove the packs of all runs but those; returns their folders."""
+    removed = [pack_folder(run_id) for run_id in store.names(FOLDER) if run_id not in set(kept)]
+    for folder in removed:
+        store.remove(f"{folder}/{MANIFEST}")
+        store.remove(folder)
+    return removed
+
+
+def is_served(store: Store) -> bool:
+    """Whether anybody answers from this store online: then there is the pack of some run."""
+    return bool(store.names(FOLDER))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tastetwin.config import Config
+from tastetwin.delivery.pack import remove_packs
 from tastetwin.errors import UsageError
 from tastetwin.generations import FOLDERS, MANIFEST, STAGES, Stage, is_finished, read_manifest
 from tastetwin.runs import Published, Run, list_runs, publish, published, read_run, rollback, write_run
@@ -58,9 +59,10 @@ def prune(store: Store, keep_runs: int) -> list[str]:
 
     The lake is never pruned. A generation goes manifest first, so that a half-removed one exists for nobody.
     """
-    kept = _kept_generations(store, keep_runs)
+    runs = _kept_runs(store, keep_runs)
+    kept = {(stage, run.stages[stage].generation) for run in runs.values() for stage in STAGES if stage in run.stages}
     files = {path for stage, generation in kept for path in _files(store, stage, generation)}
-    removed = []
+    removed = remove_packs(store, runs)
     for stage in STAGES[1:]:
         for generation in store.names(FOLDERS[stage]):
             folder = f"{FOLDERS[stage]}/{generation}"
@@ -72,12 +74,12 @@ def prune(store: Store, keep_runs: int) -> list[str]:
     return removed
 
 
-def _kept_generations(store: Store, keep_runs: int) -> set[tuple[Stage, str]]:
+def _kept_runs(store: Store, keep_runs: int) -> dict[str, Run]:
     runs = list_runs(store)
     pointer = published(store)
     shown = set() if pointer is None else {pointer.run_id, *pointer.previous[-keep_runs:]}
     kept = [run for place, run in enumerate(runs) if run.run_id in shown or place >= len(runs) - keep_runs]
-    return {(stage, run.stages[stage].generation) for run in kept for stage in STAGES if stage in run.stages}
+    return {run.run_id: run for run in kept}
 
 
 def _files(store: Store, stage: Stage, generation: str) -> list[str]:

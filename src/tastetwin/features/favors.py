@@ -13,14 +13,12 @@ from typing import Any, Final, Literal, NamedTuple
 
 from tastetwin.config import FeaturesConfig
 from tastetwin.errors import UsageError
+from tastetwin.features.taste import UNKNOWN_TIME
 from tastetwin.features.user_favor import ROUNDING
 from tastetwin.jsonline import Refused
 from tastetwin.mart.coerce import MAX_TEXT, coerce_record
 from tastetwin.mart.rules import GateRules
 from tastetwin.schema import LIKE_CONTENTS, REVIEW_PLACE, USER
-
-UNKNOWN_TIME: Final = -(1 << 63)
-"""Sorts before every time."""
 
 _SOMEBODY: Final = "somebody"
 """Whose favors they are is said beside them; the gate wants it in every event."""

@@ -1,14 +1,14 @@
-"""Ids in files that are memory-mapped: open in milliseconds, shared by processes, found in well under a microsecond.
+"""Ids in files that are memory-mapped: open in milliseconds, shared by processes, an id found in about a microsecond.
 
 A hash table that never changes: ``starts`` says which ``slots`` belong to a bucket, a slot is a position, ``offsets``
-and ``bytes`` are the ids themselves, so a found id is compared, never guessed. Within a bucket the ids ascend: ids
-chosen to share a bucket cost a binary search and no more.
+and ``bytes`` are the ids themselves, so an id that is found was compared, not guessed. Within a bucket the ids ascend:
+ids chosen so that they share a bucket cost a binary search and no more.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,19 +23,21 @@ NO_POSITION: Final = -1
 
 _FILES: Final = ("starts", "slots", "offsets", "bytes")
 _HASHED_AT_ONCE: Final = 1 << 16
-_NO_ROW: Final = int(NO_ROW)
+_TOGETHER: Final = 128
+"""From so many names on, array kernels cost less than a loop."""
+_COMPARED_AT_ONCE: Final = 2
+_hash = zlib.crc32
 
 
 class IdIndex:
     """Id to position and back, in a list of distinct ids that is given once and never changes."""
 
-    def __init__(self, starts: memoryview, slots: memoryview, offsets: memoryview, data: memoryview) -> None:
-        """Over the four parts as ``write`` made them; see ``open``."""
-        self._starts = starts
-        self._slots = slots
-        self._offsets = offsets
-        self._data = data
-        self._mask = len(starts) - 2
+    def __init__(self, parts: Sequence[npt.NDArray[Any]]) -> None:
+        """Over the parts that ``write`` made, in the order of its files; see ``open``."""
+        self._start, self._slot, offsets, data = parts
+        self._starts, self._slots, self._offsets, self._data = (part.data for part in parts)
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        self._keys = pa.Array.from_buffers(pa.large_binary(), len(self._slot), buffers)
 
     @staticmethod
     def write(folder: Path, ids: pa.Array | pa.ChunkedArray) -> list[Path]:
@@ -43,28 +45,27 @@ class IdIndex:
 
         Args:
             folder: where to.
-            ids: [n] strings, distinct, none null, in any order; fewer than 2**32. Position is the place in this list.
+            ids: [n] strings, distinct, none null, in any order; fewer than 2**31. Position is the place in this list.
         """
         texts = _one_array(ids)
         offsets, data = _utf8(texts)
-        buckets = 1 << max(len(texts) - 1, 0).bit_length()
+        buckets = 2 << max(len(texts) - 1, 0).bit_length()  # two to four per id: most hold one at most
         bucket = _hashes(texts) & np.uint32(buckets - 1)
         starts = np.concatenate([[0], np.cumsum(np.bincount(bucket, minlength=buckets))]).astype(np.uint32)
         ascending = pc.array_sort_indices(texts).to_numpy()
         slots = ascending[np.argsort(bucket[ascending], kind="stable")].astype(np.uint32)
         folder.mkdir(parents=True, exist_ok=True)
-        parts = dict(zip(_FILES, (starts, slots, offsets, data), strict=True))
-        return [_save(folder, name, part) for name, part in parts.items()]
+        return [_save(folder, *part) for part in zip(_FILES, (starts, slots, offsets, data), strict=True)]
 
     @classmethod
     def open(cls, folder: Path) -> IdIndex:
-        """What ``write`` wrote, memory-mapped; the files are trusted, so their hashes are the caller's to check.
+        """What ``write`` wrote, memory-mapped; the files are trusted: their hashes are the caller's to check.
 
         Raises:
             OSError: a file is not there.
             ValueError: a file is cut off or none of ours.
         """
-        return cls(*(memoryview(_load(folder, name)) for name in _FILES))
+        return cls([_load(folder, name) for name in _FILES])
 
     def __len__(self) -> int:
         """Ids."""
@@ -72,24 +73,11 @@ class IdIndex:
 
     def position(self, name: str) -> int:
         """Where ``name`` is in the list of ids; ``NO_POSITION`` where it is not. Any text may be asked for."""
-        key = name.encode("utf-8", "surrogatepass")
-        bucket = _hash(key) & self._mask
-        low, high = self._starts[bucket], self._starts[bucket + 1]
-        while low < high:
-            middle = (low + high) >> 1
-            at: int = self._slots[middle]
-            found = self._data[self._offsets[at] : self._offsets[at + 1]].tobytes()
-            if found == key:
-                return at
-            if found < key:
-                low = middle + 1
-            else:
-                high = middle
-        return NO_POSITION
+        return self._one_by_one((name,))[0]
 
-    def positions(self, names: Iterable[str]) -> list[int]:
+    def positions(self, names: Sequence[str]) -> list[int]:
         """``position`` of each."""
-        return [self.position(name) for name in names]
+        return self._together(names) if len(names) >= _TOGETHER else self._one_by_one(names)
 
     def name(self, position: int) -> str:
         """The id at a position, 0 .. n - 1.
@@ -101,44 +89,81 @@ class IdIndex:
             raise IndexError(position)
         return str(self._data[self._offsets[position] : self._offsets[position + 1]], "utf-8")
 
+    def _one_by_one(self, names: Sequence[str]) -> list[int]:
+        starts, slots, offsets, data = self._starts, self._slots, self._offsets, self._data
+        mask = len(starts) - 2
+        positions = []
+        for name in names:
+            key = name.encode("utf-8", "surrogatepass")
+            bucket = _hash(key) & mask
+            low, high, position = starts[bucket], starts[bucket + 1], NO_POSITION
+            while low < high:
+                middle = (low + high) >> 1
+                at = slots[middle]
+                found = data[offsets[at] : offsets[at + 1]].tobytes()
+                if found == key:
+                    position = at
+                    break
+                if found < key:
+                    low = middle + 1
+                else:
+                    high = middle
+            positions.append(position)
+        return positions
+
+    def _together(self, names: Sequence[str]) -> list[int]:
+        """The first id of every bucket is compared at once, then every second; the few others are looked for singly."""
+        keys = [name.encode("utf-8", "surrogatepass") for name in names]
+        asked = pa.array(keys, pa.large_binary())
+        bucket = np.fromiter(map(_hash, keys), np.int64, len(keys)) & (len(self._start) - 2)
+        first, end = self._start[bucket].astype(np.int64), self._start[bucket + 1]
+        positions = np.full(len(keys), NO_POSITION)
+        left = np.arange(len(keys))
+        for depth in range(_COMPARED_AT_ONCE):
+            left = left[first[left] + depth < end[left]]
+            at = self._slot[first[left] + depth]
+            same = pc.equal(self._keys.take(pa.array(at)), asked.take(pa.array(left))).to_numpy(zero_copy_only=False)
+            positions[left[same]] = at[same]
+            left = left[~same]
+        others = left[first[left] + _COMPARED_AT_ONCE < end[left]].tolist()
+        positions[others] = self._one_by_one([names[at] for at in others])
+        found: list[int] = positions.tolist()
+        return found
+
 
 class PlaceIndex:
-    """Which vocabulary row each known place id is read as: ``PlaceRows``, from files and for a few ids at a time."""
+    """Which vocabulary row each known place id is read as: ``PlaceRows`` in files, for a few ids at a time."""
 
-    def __init__(self, ids: IdIndex, rows: memoryview) -> None:
-        """``rows``: [n_ids] int32; see ``open``."""
+    def __init__(self, ids: IdIndex, rows: npt.NDArray[np.int32]) -> None:
+        """``rows``: [n_ids + 1], ``NO_ROW`` at the end, where ``NO_POSITION`` leads; see ``open``."""
         self._ids = ids
-        self._rows = rows
+        self._rows = rows.data
 
     @staticmethod
     def write(folder: Path, place_ids: pa.Array | pa.ChunkedArray, rows: npt.NDArray[np.int32]) -> list[Path]:
-        """Write into ``folder``; returns the files. Arguments as in ``PlaceRows``."""
-        return [*IdIndex.write(folder, place_ids), _save(folder, "rows", rows)]
+        """Write into ``folder``; returns the files. What is written is what ``PlaceRows`` holds."""
+        return [*IdIndex.write(folder, place_ids), _save(folder, "rows", np.append(rows, NO_ROW).astype(np.int32))]
 
     @classmethod
     def open(cls, folder: Path) -> PlaceIndex:
         """What ``write`` wrote, memory-mapped; errors as ``IdIndex.open``."""
-        return cls(IdIndex.open(folder), memoryview(_load(folder, "rows")))
+        return cls(IdIndex.open(folder), _load(folder, "rows"))
 
     def __len__(self) -> int:
         """Places."""
         return len(self._ids)
 
-    def of(self, place_ids: Iterable[str]) -> list[int]:
+    def of(self, place_ids: Sequence[str]) -> list[int]:
         """Rows of the given ids; ``NO_ROW`` for ids never heard of."""
         rows = self._rows
-        return [_NO_ROW if at < 0 else rows[at] for at in map(self._ids.position, place_ids)]
-
-
-def _hash(key: bytes) -> int:
-    return zlib.crc32(key)
+        return [rows[at] for at in self._ids.positions(place_ids)]
 
 
 def _hashes(texts: pa.LargeStringArray) -> npt.NDArray[np.uint32]:
     """[n] hashes of the ids' UTF-8 bytes."""
     parts = (texts.slice(first, _HASHED_AT_ONCE) for first in range(0, len(texts), _HASHED_AT_ONCE))
     keys = (key for part in parts for key in part.cast(pa.large_binary()).to_pylist())
-    return np.fromiter((_hash(key) for key in keys), np.uint32, len(texts))
+    return np.fromiter(map(_hash, keys), np.uint32, len(texts))
 
 
 def _one_array(ids: pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
@@ -152,6 +177,8 @@ def _utf8(texts: pa.LargeStringArray) -> tuple[npt.NDArray[np.int64], npt.NDArra
     if not len(texts):
         return np.zeros(1, np.int64), np.empty(0, np.uint8)
     cuts = np.frombuffer(offsets, np.int64, len(texts) + 1, texts.offset * 8)
+    if data is None:  # nothing but the empty id
+        return cuts - cuts[0], np.empty(0, np.uint8)
     return cuts - cuts[0], np.frombuffer(data, np.uint8, int(cuts[-1] - cuts[0]), int(cuts[0]))
 
 
@@ -162,5 +189,5 @@ def _save(folder: Path, name: str, values: npt.NDArray[Any]) -> Path:
 
 
 def _load(folder: Path, name: str) -> npt.NDArray[Any]:
-    found: npt.NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-    return found
+    """A plain view: numpy's class of mapped arrays costs twice at every step."""
+    return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))

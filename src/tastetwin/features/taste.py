@@ -28,8 +28,10 @@ HISTORY: Final = pa.schema(
 )
 """history: one row per user with a favor; parallel lists, see ``Histories``; an empty list where no place is usable."""
 
-_UNKNOWN_TIME: Final = np.iinfo(np.int64).min
-_DAY: Final = 86_400_000_000
+UNKNOWN_TIME: Final = -(1 << 63)
+"""Microseconds that stand for a time nobody knows, before every other."""
+DAY: Final = 86_400_000_000
+"""Microseconds."""
 
 
 def history_table(favors: pa.Table, place_rows: PlaceRows) -> pa.Table:
@@ -49,13 +51,32 @@ def taste_histories(favors: pa.Table, place_rows: PlaceRows) -> tuple[Histories,
     row = place_rows.of(pa.concat_arrays([reviews[1], likes[1]]))
     time = np.concatenate([reviews[2], likes[2]])
     rating = np.concatenate([reviews[3], likes[3]])
-    rating = rating - _means(user, rating, favors.num_rows)[user]
+    user_ids = np.array(favors.column(USER).to_pylist(), dtype=object)
     favor_counts = np.bincount(user, minlength=favors.num_rows).astype(np.int32)
+    return from_events(user_ids, user, row, time, rating), favor_counts
+
+
+def from_events(
+    user_ids: npt.NDArray[np.object_],
+    user: npt.NDArray[np.int64],
+    row: npt.NDArray[np.int32],
+    time: npt.NDArray[np.int64],
+    rating: npt.NDArray[np.float32],
+) -> Histories:
+    """The histories of [n_users] users with [n_events] favors.
+
+    Args:
+        user_ids: in the order wanted.
+        user: whose favor it is, 0 .. n_users - 1; of one user's at one time, the later in this order is the later.
+        row: vocabulary rows; ``NO_ROW`` where the place is not usable.
+        time: microseconds since 1970 UTC, or ``UNKNOWN_TIME``.
+        rating: NaN where unknown.
+    """
+    n = len(user_ids)
+    rating = rating - _means(user, rating, n)[user]
     usable = np.flatnonzero(row != NO_ROW)
     in_order = usable[np.lexsort((time[usable], user[usable]))]
-    histories = _collapse(user[in_order], row[in_order], time[in_order], rating[in_order], favors.num_rows)
-    user_ids = np.array(favors.column(USER).to_pylist(), dtype=object)
-    return Histories(user_ids, *histories), favor_counts
+    return Histories(user_ids, *_collapse(user[in_order], row[in_order], time[in_order], rating[in_order], n))
 
 
 def _events(
@@ -66,7 +87,7 @@ def _events(
     user = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False).astype(np.int64)
     events = lists.flatten()
     places = events.field(place).cast(pa.string())
-    times = pc.fill_null(events.field(time).cast(TIME).cast(pa.int64()), _UNKNOWN_TIME).to_numpy(zero_copy_only=False)
+    times = pc.fill_null(events.field(time).cast(TIME).cast(pa.int64()), UNKNOWN_TIME).to_numpy(zero_copy_only=False)
     if rating is None:
         return user, places, times, np.full(len(user), np.nan, dtype=np.float32)
     ratings = pc.fill_null(events.field(rating).cast(pa.float32()), float("nan")).to_numpy(zero_copy_only=False)
@@ -109,7 +130,7 @@ def _collapse(
     counts = np.bincount(user[last], minlength=n_users)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     when = time[last]
-    days = np.where(when == _UNKNOWN_TIME, UNKNOWN_DAY, when // _DAY).astype(np.int32)
+    days = np.where(when == UNKNOWN_TIME, UNKNOWN_DAY, when // DAY).astype(np.int32)
     return offsets, row[last].astype(np.int32), visits[order], mean[order], days
 
 

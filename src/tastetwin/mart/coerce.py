@@ -114,7 +114,10 @@ def number(value: object) -> float:
         value = word
     elif isinstance(value, bool) or not isinstance(value, int | float):
         raise Unusable("type")
-    result = float(value) + 0.0
+    try:
+        result = float(value) + 0.0
+    except OverflowError:  # an integer of more digits than ``jsonline`` lets through
+        raise Unusable("not_finite") from None
     if not math.isfinite(result):
         raise Unusable("not_finite")
     return result

@@ -40,10 +40,10 @@ def _brackets(body: bytes) -> bytes:
 
 
 def _deeper(brackets: bytes, limit: int) -> bool:
-    """Whether something is left after the innermost pairs were taken out so many times.
+    """Whether pairs are left after the innermost ones were taken out so many times, or a heap without partners.
 
-    Of brackets without their partner, ``limit`` may be left over: the parser refuses them.
+    A few of those are no depth: the parser refuses them.
     """
     for _ in range(limit):
         brackets = brackets.replace(b"()", b"")
-    return len(brackets) > limit
+    return b"()" in brackets or len(brackets) > limit

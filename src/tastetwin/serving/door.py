@@ -41,6 +41,8 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _TRACEPARENT: Final = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TIMEOUT: Final = TIMEOUT_HEADER.encode()
 _MILLISECONDS: Final = re.compile(rb"[0-9]{1,9}")
+_SMALL: Final = 6
+"""Digits of the length of a body that is read and thrown away rather than its connection closed."""
 _BODILESS: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
 
@@ -65,7 +67,7 @@ class RequestContext:
     """None on routes that are open to all."""
     route: str
     """The template."""
-    params: dict[str, str]
+    params: Mapping[str, str]
     """Values of the template's named segments, percent-decoded."""
     deadline: float
     """In ``loop.time()`` seconds: the server's, or the caller's where they told an earlier one."""
@@ -143,7 +145,7 @@ class Door:
                 return await exchange.healthy(route.template == LIVE or self._readiness.ready)
             await self._pass_on(scope, headers, exchange, route, found[1], caller)
         except Refused as refused:
-            await exchange.refuse(refused.refusal)
+            await exchange.refuse(refused.refusal, _is_unread(refused.refusal, scope, headers))
         finally:
             if exchange.span is not None:
                 tracing.end(exchange.span, exchange.status)
@@ -190,7 +192,7 @@ class Door:
         headers: dict[bytes, bytes],
         exchange: Exchange,
         route: Route,
-        params: dict[str, str],
+        params: Mapping[str, str],
         caller: Caller | None,
     ) -> None:
         if self.in_flight >= self._limits.in_flight:
@@ -252,6 +254,15 @@ def _patience(headers: Mapping[bytes, bytes]) -> float:
     """Until when the caller waits, in ``loop.time()`` seconds; for ever if they do not say."""
     told = headers.get(_TIMEOUT, b"")
     return asyncio.get_running_loop().time() + int(told) / 1_000 if _MILLISECONDS.fullmatch(told) else math.inf
+
+
+def _is_unread(refusal: refusals.Refusal, scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether so much of a body may still come that it is better not waited for."""
+    if refusal is refusals.TOO_LARGE:
+        return True
+    length = headers.get(b"content-length", b"0")
+    known = b"transfer-encoding" not in headers and length.isdigit()
+    return CONTEXT not in scope and not (known and len(length) < _SMALL)
 
 
 class Deadlines:

@@ -52,10 +52,10 @@ class Exchange:
             self._held.append(message)
         return _nothing()
 
-    def _start(self, message: Message) -> Awaitable[None]:
+    def _start(self, message: Message, closes: bool = False) -> Awaitable[None]:
         self.started = True
         headers: Headers = [*message.get("headers", ()), *SECURITY, (b"x-request-id", self.request_id)]
-        if self._readiness.draining:
+        if closes or self._readiness.draining:
             headers.append(_CLOSE)
         message["headers"] = headers
         return self._send(message)
@@ -63,7 +63,7 @@ class Exchange:
     async def release(self) -> None:
         """The inner app returned: send what was held back after all, unless the app had been cut off."""
         if self._cut is not None and not self.started:
-            await self.refuse(self._cut)
+            await self.refuse(self._cut, unread=True)
         elif self._held is not None:
             first, *rest = self._held
             await self._start(first)
@@ -87,15 +87,19 @@ class Exchange:
 
         return receive
 
-    async def refuse(self, refusal: Refusal) -> None:
-        """Answer without the inner app, or in its stead; an answer that has begun is left unfinished."""
+    async def refuse(self, refusal: Refusal, unread: bool = False) -> None:
+        """Answer without the inner app, or in its stead; an answer that has begun is left unfinished.
+
+        ``unread``: a large body may be on its way, which is not waited for: the connection ends.
+        """
         self.code = refusal.code
         if self.started:
             return
         self.status = refusal.status
         headers, body = refusal.response(self.request_id)
-        await self._start({"type": "http.response.start", "status": refusal.status, "headers": headers})
-        if refusal is TOO_LARGE:
+        start: Message = {"type": "http.response.start", "status": refusal.status, "headers": headers}
+        await self._start(start, closes=unread)
+        if unread:
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
             await self._linger()
             body = b""

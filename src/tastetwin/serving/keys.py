@@ -83,7 +83,7 @@ class Keys:
         self.path = path
         self._clock = clock
         self._seen: object = None
-        self._next_look = 0.0
+        self._next_look = clock() + LOOK_SECONDS
         self._callers: dict[bytes, Caller] | None = None
         self._look()
 
@@ -94,23 +94,24 @@ class Keys:
         choose a digest: to come nearer to a stored one is to find a preimage of SHA-256. So it tells nothing of keys.
         """
         now = self._clock()
-        if now >= self._next_look or self._callers is None:
+        if now >= self._next_look:
             self._next_look = now + LOOK_SECONDS
             self._look()
-        assert self._callers is not None
+        if self._callers is None:
+            raise _unreadable(self.path, "as of the last look")
         return self._callers.get(_digest(presented))
 
     def _look(self) -> None:
+        before, self._callers = self._callers, None
         try:
             stat = self.path.stat()
         except OSError as error:
-            self._callers = None
             raise _unreadable(self.path, error.strerror or "unreadable") from error
         seen = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-        if seen != self._seen or self._callers is None:
-            self._callers = None
-            self._callers = {bytes.fromhex(entry.sha256): entry.caller() for entry in read_keys(self.path)}
+        if seen != self._seen or before is None:
+            before = {bytes.fromhex(entry.sha256): entry.caller() for entry in read_keys(self.path)}
             self._seen = seen
+        self._callers = before
 
 
 def read_keys(path: Path) -> list[KeyEntry]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from itertools import combinations
 from typing import Final, NamedTuple
 
 LIVE: Final = "/healthz"
 READY: Final = "/readyz"
+REMEMBERED: Final = 256
+"""Paths whose route is known without a walk: most requests come on few. A path has 64 KiB at most."""
 _TEMPLATE: Final = re.compile(r"/|(/([A-Za-z0-9._~:-]+|\{[a-z_]+\}))+")
 
 
@@ -36,20 +39,19 @@ class Policy:
     """
 
     def __init__(self, routes: Mapping[tuple[str, str], str | None]) -> None:
-        table: dict[tuple[str, str], str | None] = {("GET", LIVE): None, ("GET", READY): None, **routes}
-        self.routes = tuple(_route(method, template, scope) for (method, template), scope in table.items())
-        _refuse_conflicts(self.routes)
-        self._literal = {(route.method, route.template): route for route in self.routes if not route.names}
+        own = (_route("GET", LIVE, None), _route("GET", READY, None))
+        given = tuple(_route(method, template, scope) for (method, template), scope in routes.items())
+        _refuse_conflicts(given)  # what the door itself answers cannot be mistaken inside
+        self.routes = (*given, *own)
         self._trees: dict[str, _Node] = {}
         for route in self.routes:
             self._trees.setdefault(route.method, _Node()).add(_segments(route.template), route)
         self._deepest = max(len(_segments(route.template)) for route in self.routes)
 
-    def match(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
+        self.match: Callable[[str, str], tuple[Route, Mapping[str, str]] | None] = lru_cache(REMEMBERED)(self._match)
         """The route of a request and the values of its named segments; None = there is no such route."""
-        route = self._literal.get((method, path))
-        if route is not None:
-            return route, {}
+
+    def _match(self, method: str, path: str) -> tuple[Route, Mapping[str, str]] | None:
         tree = self._trees.get(method)
         if tree is None:
             return None
@@ -79,14 +81,17 @@ class _Node:
         node.route = route
 
     def find(self, segments: list[str], at: int) -> Route | None:
-        if at == len(segments):
-            return self.route
-        segment = segments[at]
-        literal = self.literal.get(segment)
-        found = None if literal is None else literal.find(segments, at + 1)
-        if found is None and self.any is not None and segment:
-            found = self.any.find(segments, at + 1)
-        return found
+        """A loop for as long as there is one way to go; only where there are two it may have to come back."""
+        node = self
+        for place in range(at, len(segments)):
+            literal = node.literal.get(segments[place])
+            other = node.any if segments[place] else None
+            if literal is not None and other is not None:
+                return literal.find(segments, place + 1) or other.find(segments, place + 1)
+            if literal is None and other is None:
+                return None
+            node = literal or other  # type: ignore[assignment]
+        return node.route
 
 
 def _segments(template: str) -> list[str]:

@@ -167,10 +167,10 @@ def tensor_from_numbers(name: str, datatype: object, shape: object, data: object
         refuse(f"tensor {name!r}", strange, f"every value of the data fits {datatype}")
     try:
         with np.errstate(over="raise"):
-            values = np.array(flat, dtype).reshape(dims)
+            values = np.array(flat, dtype)
     except (OverflowError, FloatingPointError):
         refuse(f"tensor {name!r}", "a number that is too large", f"every value of the data fits {datatype}")
-    return values
+    return values.reshape(dims)
 
 
 def refuse(place: str, value: object, rule: str) -> NoReturn:
@@ -208,9 +208,12 @@ def _dtype(name: str, datatype: object) -> np.dtype[Any]:
 def _shape(name: str, shape: object) -> tuple[int, ...]:
     if not isinstance(shape, list) or len(shape) > MAX_DIMS:
         refuse(f"tensor {name!r}", shape, f"shape is a list of at most {MAX_DIMS} sizes")
-    if any(type(size) is not int or not 0 <= size < 1 << 31 for size in shape):
-        refuse(f"tensor {name!r}", shape, "every size of the shape is an integer from 0 on")
-    if math.prod(size or 1 for size in shape) > MAX_VALUES:
+    most = 1
+    for size in shape:
+        if type(size) is not int or size < 0:
+            refuse(f"tensor {name!r}", shape, "every size of the shape is an integer from 0 on")
+        most *= size or 1
+    if most > MAX_VALUES:
         refuse(f"tensor {name!r}", shape, f"a tensor of at most {MAX_VALUES} values")
     return tuple(shape)
 

@@ -63,9 +63,7 @@ NO_SCOPE: Final = _fixed(
     403, "HTTP-SCOPE", "API key", "a key that may do this", "ask for a key with the scope that the route names"
 )
 BUSY: Final = _fixed(503, "HTTP-BUSY", "server", "fewer requests at once", "try again, later each time")
-TOO_LARGE: Final = _fixed(
-    413, "HTTP-BODY", "body", "no more bytes than the server takes", "send less at once", [(b"connection", b"close")]
-)
+TOO_LARGE: Final = _fixed(413, "HTTP-BODY", "body", "no more bytes than the server takes", "send less at once")
 TOO_LATE: Final = _fixed(504, "HTTP-DEADLINE", "server", "an answer within the server's time", "ask for less, or again")
 ENDING: Final = _fixed(503, "HTTP-ENDING", "server", "a server that goes on", "try again", [(b"connection", b"close")])
 INTERNAL: Final = _fixed(500, "HTTP-INTERNAL", "server", "no error in our code", "report it with the request's id")

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import BinaryIO, Generic, Protocol, TypeVar
 
+from tastetwin.config import ServeConfig
 from tastetwin.serving.door import Callers, Door, Limits, Scope
 from tastetwin.serving.exchange import Receive, Send
 from tastetwin.serving.life import Served, bind, run
 from tastetwin.serving.policy import Policy
 from tastetwin.serving.readiness import Readiness
 from tastetwin.serving.telemetry import Telemetry
-
-GRACE_SECONDS: Final = 15.0
-"""For what was accepted, once the server was told to end."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,8 @@ class Listen:
     host: str
     port: int
     metrics_port: int | None
-    drain_seconds: float
+    log: BinaryIO
+    """Where a line a request goes."""
 
 
 class Api(Protocol):
@@ -73,6 +72,7 @@ def serve(
     inner: Lifespan[A],
     guard: Guard,
     listen: Listen,
+    config: ServeConfig,
     telemetry: Telemetry,
     is_ready: Callable[[], bool],
     tell: Callable[[str], None],
@@ -93,8 +93,8 @@ def serve(
         Served(door, bound),
         others,
         readiness,
-        listen.drain_seconds,
-        GRACE_SECONDS,
+        config.drain_seconds,
+        config.grace_seconds,
         lambda: tell(f"{at}  docs: {at}/docs"),
     )
     telemetry.close()

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import traceback
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import orjson
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from tastetwin.errors import TasteTwinError
 from tastetwin.serving.tracing import Tracing
@@ -38,16 +43,10 @@ class Telemetry:
     def __init__(self, service: str, log: BinaryIO, log_share: float = 1.0, tracing: Tracing | None = None) -> None:
         self.registry = CollectorRegistry()
         self.tracing = tracing
-        names = ["route", "method", "status"]
-        self._requests = Counter("tastetwin_requests", "Answers.", names, registry=self.registry)
-        self._seconds = Histogram(
-            "tastetwin_request_seconds", "From the headers to the answer.", ["route"], registry=self.registry,
-            buckets=SECONDS,
-        )  # fmt: skip
+        self._answers = _Answers()
+        self.registry.register(self._answers)
         self._refused = Counter("tastetwin_refused", "Answers without the app.", ["reason"], registry=self.registry)
         self.in_flight = Gauge("tastetwin_requests_in_flight", "Being worked on.", registry=self.registry)
-        # labels() is slow: a lock, checks and tuples for what is the same few children all the time.
-        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._sampled = int(log_share * 2**32)
         self._log: Any = _logger(log, service)
 
@@ -55,9 +54,7 @@ class Telemetry:
         self, request_id: bytes, method: str, route: str, status: int, seconds: float, caller: str, code: str
     ) -> None:
         """Count an answer, and perhaps log it. ``code`` is that of a refusal or error, else empty."""
-        children = self._children.get((route, method, status)) or self._child(route, method, status)
-        children[0].inc()
-        children[1].observe(seconds)
+        self._answers.count(route, method, status, seconds)
         if code:
             self._refused.labels(code).inc()
         if zlib.crc32(request_id) < self._sampled or (status >= 500 and code != "HTTP-BUSY"):
@@ -93,9 +90,34 @@ class Telemetry:
         if self.tracing is not None:
             self.tracing.close()
 
-    def _child(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
-        child = self._requests.labels(route, method, str(status)), self._seconds.labels(route)
-        return self._children.setdefault((route, method, status), child)
+
+class _Answers(Collector):
+    """Number and duration of answers. The library's own counters take three locks a request, and twice the time."""
+
+    def __init__(self) -> None:
+        self._series: dict[tuple[str, str, int], list[float]] = {}
+
+    def count(self, route: str, method: str, status: int, seconds: float) -> None:
+        """A series has the sum of seconds, then the number of answers in each bucket."""
+        series = self._series.get((route, method, status))
+        if series is None:
+            series = self._series.setdefault((route, method, status), [0.0] * (len(SECONDS) + 2))
+        series[0] += seconds
+        series[bisect_left(SECONDS, seconds) + 1] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        """For Prometheus: answers by route, method and status; durations by route."""
+        answers = CounterMetricFamily("tastetwin_requests", "Answers.", labels=["route", "method", "status"])
+        seconds = HistogramMetricFamily("tastetwin_request_seconds", "From headers to answer.", labels=["route"])
+        routes: dict[str, list[float]] = {}
+        for (route, method, status), series in list(self._series.items()):
+            answers.add_metric([route, method, str(status)], sum(series[1:]))
+            routes[route] = [a + b for a, b in zip(routes.get(route, [0.0] * len(series)), series, strict=True)]
+        for route, (total, *buckets) in routes.items():
+            names = [*map(floatToGoString, SECONDS), "+Inf"]
+            seconds.add_metric([route], list(zip(names, accumulate(buckets), strict=True)), total)
+        yield answers
+        yield seconds
 
 
 def _logger(log: BinaryIO, service: str) -> Any:

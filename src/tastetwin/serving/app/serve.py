@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from tastetwin.client import Client
-from tastetwin.config import AppConfig
+from tastetwin.config import AppConfig, Config
 from tastetwin.serving.app.http import STATUSES, Api, endpoints, policy
 from tastetwin.serving.app.openapi import pages
 from tastetwin.serving.app.routes import App
@@ -39,20 +39,19 @@ class Credentials:
         return f"Credentials(keys={self.keys}, gateway_key='***', secret={self.secret})"
 
 
-def serve_app(
-    config: AppConfig, credentials: Credentials, listen: Listen, tell: Callable[[str], None], log: BinaryIO
-) -> None:
-    """Serve until the process is told to end; ``tell`` hears the address once requests are answered, ``log`` all else.
+def serve_app(config: Config, credentials: Credentials, listen: Listen, tell: Callable[[str], None]) -> None:
+    """Serve until the process is told to end; ``tell`` hears the address once requests are answered.
 
     Raises:
         UsageError: SERVE-ADDRESS, GATEWAY-ADDRESS, STATE-ADDRESS.
         StoreError: KEYS-FILE, SECRET-FILE, STATE-UNAVAILABLE.
     """
-    telemetry = Telemetry("app", log, config.log_share, tracing_from_environment("app"))
-    tokens = Tokens(signing_keys(credentials.secret), config.user_per_second, config.user_burst)
-    inner = Lifespan(lambda: opened(config, credentials.gateway_key, tokens))
-    guard = Guard(policy(endpoints(config)), AppCallers(Keys(credentials.keys), tokens), limits(config), STATUSES)
-    serve(inner, guard, listen, telemetry, lambda: inner.api is not None, tell)
+    app = config.app
+    telemetry = Telemetry("app", listen.log, config.serve.log_share, tracing_from_environment("app"))
+    tokens = Tokens(signing_keys(credentials.secret), app.user_per_second, app.user_burst)
+    inner = Lifespan(lambda: opened(app, credentials.gateway_key, tokens))
+    guard = Guard(policy(endpoints(app)), AppCallers(Keys(credentials.keys), tokens), limits(app), STATUSES)
+    serve(inner, guard, listen, config.serve, telemetry, lambda: inner.api is not None, tell)
 
 
 def limits(config: AppConfig) -> Limits:

@@ -1,8 +1,8 @@
 """Length-aware dynamic batching: rows of all waiting requests, computed in calls of similar lengths.
 
-Greedy: a worker that is free takes what waits at once, so an idle server adds no delay and a busy one makes bigger
-calls. Everything but the calls themselves happens on the event loop's thread; ONNX Runtime lets go of Python's lock
-while it computes.
+Greedy: a server that is idle begins at once and adds no delay; a busy one makes bigger calls, and more workers join as
+more waits. Everything but the calls themselves happens on the event loop's thread; ONNX Runtime lets go of Python's
+lock while it computes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -21,11 +21,12 @@ from tastetwin.serving.backend.metrics import Metrics
 from tastetwin.serving.backend.model import Floats, Model, Rows, are_sound
 from tastetwin.serving.backend.refusals import busy, deadline_passed
 
-CALL_COST: Final = 16
+CALL_COST: Final = 32
 """What a call of the model costs before its first favor, in padded favors: where rows of a call would be padded by more
 than that, two calls are cheaper."""
-SHARE: Final = 256
-"""Favors below which waiting work is not split among free workers."""
+SHARE: Final = 512
+"""Favors that must wait before another worker joins those at work: a few milliseconds of theirs. With less, it would
+make smaller calls of rows less alike, for the same vectors."""
 
 
 @dataclass(eq=False, slots=True)
@@ -36,7 +37,7 @@ class Job:
     rows: Rows
     answer: asyncio.Future[Floats]
     vectors: Floats
-    left: int = field(default=0)
+    left: int
 
 
 class Item(NamedTuple):
@@ -75,7 +76,7 @@ class Batcher:
         """Start with ``threads`` workers."""
         self._config, self._metrics = config, metrics
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
-        self._free = threads
+        self._free = self._threads = threads
         self._waiting: deque[Item] = deque()
         self._favors = 0
         self._woken = False
@@ -105,7 +106,7 @@ class Batcher:
         self._waiting.extend(Item(job, row, length) for row, length in enumerate(rows.lengths))
         self._favors += sum(rows.lengths)
         self._wake()
-        timer = self._loop.call_later(seconds, _fail, job, deadline_passed(seconds))
+        timer = self._loop.call_later(seconds, _expire, job, seconds)
         try:
             return await job.answer
         finally:
@@ -117,17 +118,14 @@ class Batcher:
 
     def _wake(self) -> None:
         """Soon, not now: requests that arrived together are taken together."""
-        if self._free and not self._woken:
+        is_full = self._favors >= self._config.batch_tokens
+        if self._free and (is_full or not self._woken):
             self._woken = True
-            wait = self._config.batch_wait_ms / 1_000
-            if wait and len(self._waiting) < self._config.queue_rows // 2:
-                self._loop.call_later(wait, self._hand_out)
-            else:
-                self._loop.call_soon(self._hand_out)
+            self._loop.call_later(0 if is_full else self._config.batch_wait_ms / 1_000, self._hand_out)
 
     def _hand_out(self) -> None:
         self._woken = False
-        while self._free and self._waiting:
+        while self._waiting and (self._free == self._threads or (self._free and self._favors >= SHARE)):
             items = self._take(min(self._config.batch_tokens, max(SHARE, self._favors // self._free)))
             if items:
                 self._free -= 1
@@ -161,8 +159,7 @@ class Batcher:
                     _add(item, found[at])
         if is_last:
             self._free += 1
-            if self._waiting:
-                self._wake()
+            self._hand_out()
 
 
 def _outcomes(call: Sequence[Item]) -> list[Outcome]:
@@ -189,6 +186,10 @@ def _add(item: Item, vector: Floats) -> None:
     job.left -= 1
     if job.left == 0 and not job.answer.done():
         job.answer.set_result(job.vectors)
+
+
+def _expire(job: Job, seconds: float) -> None:
+    _fail(job, deadline_passed(seconds))
 
 
 def _fail(job: Job, error: Exception) -> None:

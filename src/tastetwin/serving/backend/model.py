@@ -83,10 +83,12 @@ class Model:
         """Favors of each row of [n, length] places."""
         if places.size == 0:
             return [0] * len(places)
-        if places.min() < 0 or places.max() >= self.table_rows:
-            found = next(place for place in (places.min(), places.max()) if not 0 <= place < self.table_rows)
-            raise bad_input("tensor 'places'", found, f"rows of the vocabulary, from 0 to {self.table_rows - 1}")
+        if (highest := places.view(np.uint64).max()) >= self.table_rows:  # a negative one is a very high one
+            rule = f"rows of the vocabulary, from 0 to {self.table_rows - 1}"
+            raise bad_input("tensor 'places'", highest.astype(np.int64), rule)
         inside = places != PAD_ROW
+        if np.count_nonzero(inside) == places.size:
+            return [places.shape[1]] * len(places)
         lengths = np.count_nonzero(inside, axis=1)
         if not np.array_equal(inside, np.arange(places.shape[1]) < lengths[:, None]):
             raise bad_input("tensor 'places'", f"{PAD_ROW} before a place", "padding after the last favor only")

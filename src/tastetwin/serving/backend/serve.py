@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ try:
 
     from tastetwin.serving.backend.admin import LIMIT, Admin
     from tastetwin.serving.backend.batcher import Batcher
+    from tastetwin.serving.backend.follow import follow
     from tastetwin.serving.backend.grpc_service import grpc_server
     from tastetwin.serving.backend.http import Application, Http, body_limit
     from tastetwin.serving.backend.metrics import Metrics
@@ -51,7 +53,7 @@ def serve_backend(store: Store, versions: Sequence[str], config: BackendConfig, 
 
     Args:
         store: holds the bundles.
-        versions: their ids; none = that of the published run.
+        versions: their ids; none = that of the published run, and of whatever run is published later.
         config: how to compute, and the limits.
         listen: addresses.
         tell: hears addresses once they answer, loads and unloads.
@@ -60,8 +62,7 @@ def serve_backend(store: Store, versions: Sequence[str], config: BackendConfig, 
         UsageError: SERVE-ADDRESS when an address cannot be listened on; NOT-PUBLISHED, BAD-VERSION, NO-PROVIDER.
         StoreError: NO-GENERATION, DAMAGED, BAD-MODEL.
     """
-    chosen = list(versions) or [published_run(store).generation("train")]
-    uvloop.run(_serve(store, chosen, config, listen, tell))
+    uvloop.run(_serve(store, list(versions), config, listen, tell))
 
 
 async def _serve(store: Store, versions: list[str], config: BackendConfig, listen: Listen, tell: Tell) -> None:
@@ -78,13 +79,18 @@ async def _serve(store: Store, versions: list[str], config: BackendConfig, liste
             await listeners.http(Admin(service, LIMIT), listen.admin_host, listen.admin_port, tell, "admin ")
         if listen.grpc_port is not None:
             await listeners.grpc(grpc_server(service), listen.host, listen.grpc_port, tell)
-        for version in versions:
+        for version in versions or [published_run(store).generation("train")]:
             await repository.load(version)
+        following = None if versions else asyncio.create_task(follow(store, repository, tell))
+        gc.collect()
+        gc.freeze()  # what is there now stays: later collections need not walk through it (18 ms)
         service.is_ready = True
         tell("ready")
         await stopped.wait()
         service.is_ready, service.is_draining = False, True
         await asyncio.sleep(config.drain_seconds)
+        if following is not None:
+            following.cancel()
     batcher.close()
 
 

@@ -23,9 +23,10 @@ def twin_rows(people: People, found: Near, mine: Rows, wanted: Wanted, with_scor
             row.update(numbers)
     rows = rows[wanted.skip :]
     if wanted.evidence:
-        explain = people.pack.explainers[wanted.language].explain
-        for row, at in zip(rows, found.people[wanted.skip :].tolist(), strict=True):
-            row["evidence"] = evidence(explain(mine, people.rows(at)))
+        theirs = (people.rows(at) for at in found.people[wanted.skip :].tolist())
+        explained = people.pack.explainers[wanted.language].explain_each(mine, theirs)
+        for row, each in zip(rows, explained, strict=True):
+            row["evidence"] = evidence(each)
     return rows
 
 

@@ -42,7 +42,7 @@ class VectorSource:
         """[n_users, dim] unit vectors by the pack's bundle, as the model gives them.
 
         Raises:
-            StoreError: BACKEND-UNAVAILABLE; DEADLINE.
+            StoreError: BACKEND-UNAVAILABLE; DEADLINE-EXCEEDED.
         """
         bundle, longest = pack.manifest.bundle, pack.manifest.max_length
         whole = pad(histories, np.arange(histories.n_users), longest)

@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from tastetwin.config import Config
 from tastetwin.errors import TasteTwinError
+from tastetwin.privacy.opt_out import read_forgotten
 from tastetwin.serving.gateway.answers import Json
 from tastetwin.serving.gateway.backends import Backends
 from tastetwin.serving.gateway.encode import VectorSource
@@ -20,6 +21,8 @@ from tastetwin.serving.gateway.service import Service
 from tastetwin.serving.gateway.versions import DenySet, Version, open_version, wanted_runs
 from tastetwin.store import Store
 
+TIDY_EVERY: Final = 5
+"""Refreshes between looks at who was forgotten and what a newer run has."""
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -35,6 +38,7 @@ class Gateway:
         self._routes: Routes | None = None
         self._waiting: dict[str, Version] = {}
         """Opened, and perhaps not yet answered from."""
+        self._refreshes = 0
         self._keeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -55,7 +59,7 @@ class Gateway:
             self._keeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeping
-        self._log.close()
+        await asyncio.to_thread(self._log.close)
 
     @property
     def ready(self) -> bool:
@@ -71,6 +75,11 @@ class Gateway:
         """
         assert self._routes is not None, "entered"
         return self.service.versions[self._routes.choose(sticky, named)]
+
+    def shadows(self, key: bytes, answered: Version) -> list[Version]:
+        """The other versions that see a request."""
+        assert self._routes is not None, "entered"
+        return [self.service.versions[name] for name in self._routes.shadows(key) if name != answered.name]
 
     def described(self) -> Json:
         """``schemas.ModelsAnswer``."""
@@ -91,7 +100,7 @@ class Gateway:
     async def _keep_up(self) -> None:
         while True:
             await asyncio.sleep(self.config.gateway.refresh_seconds)
-            for step in (self._follow_opt_outs, self._follow_pointer, self.service.intake.follow):
+            for step in (self._follow_opt_outs, self._follow_pointer, self.service.intake.follow, self._tidy):
                 try:
                     await step()
                 except TasteTwinError as error:
@@ -101,6 +110,13 @@ class Gateway:
     async def _follow_opt_outs(self) -> None:
         if await asyncio.to_thread(self._denied.refresh):
             self.service.apply_opt_outs()
+
+    async def _tidy(self) -> None:
+        """Now and then, and not only when somebody was forgotten: an event of theirs may have been under way."""
+        self._refreshes += 1
+        if self._refreshes % TIDY_EVERY == 0:
+            forgotten = await asyncio.to_thread(read_forgotten, self.store)
+            await self.service.intake.tidy(forgotten.names)
 
     async def _follow_pointer(self) -> None:
         """Hold the versions that are routed to now; another one answers only once a backend is ready for it."""

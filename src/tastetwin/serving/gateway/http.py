@@ -5,21 +5,25 @@ Bare ASGI behind the ``Door``: requests are checked by the models of ``schemas``
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any, Final, Generic
 
 import orjson
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from pydantic import BaseModel
 
 from tastetwin.client import schemas
-from tastetwin.errors import UsageError
+from tastetwin.errors import TasteTwinError, UsageError
 from tastetwin.serving.api import DOCS, OPENAPI, Body, body_of, read, respond
 from tastetwin.serving.door import RequestContext, Scope, context
 from tastetwin.serving.exchange import Receive, Send
 from tastetwin.serving.gateway.answers import Json
 from tastetwin.serving.gateway.encode import Call
 from tastetwin.serving.gateway.gateway import Gateway
+from tastetwin.serving.gateway.outputs import Outputs, key_of
 from tastetwin.serving.gateway.versions import Version
 from tastetwin.serving.policy import Policy
 
@@ -125,20 +129,24 @@ async def _opt_out(asked: Asked[schemas.UserRequest]) -> Json:
 
 
 EVENTS_PER_ITEM: Final = 4
+SHADOWS: Final = 16
+"""Requests that shadows answer at once; further ones they do not see."""
 
+EMBED: Final[Endpoint[Any]] = Endpoint(
+    "embed", "embed", "Taste vectors of histories", schemas.EmbedRequest, schemas.EmbedAnswer, _embed, lambda _: ""
+)
+TWINS: Final[Endpoint[Any]] = Endpoint(
+    "twins",
+    "twins",
+    "The twins of a user, or of a history sent along",
+    schemas.TwinsRequest,
+    schemas.TwinsAnswer,
+    _twins,
+    lambda body: body.user or "",
+)
 ENDPOINTS: Final[tuple[Endpoint[Any], ...]] = (
-    Endpoint(
-        "embed", "embed", "Taste vectors of histories", schemas.EmbedRequest, schemas.EmbedAnswer, _embed, lambda _: ""
-    ),
-    Endpoint(
-        "twins",
-        "twins",
-        "The twins of a user, or of a history sent along",
-        schemas.TwinsRequest,
-        schemas.TwinsAnswer,
-        _twins,
-        lambda body: body.user or "",
-    ),
+    EMBED,
+    TWINS,
     Endpoint(
         "twins/batch",
         "twins",
@@ -197,9 +205,18 @@ def policy() -> Policy:
 class Api:
     """The inner app."""
 
-    def __init__(self, gateway: Gateway, pages: Mapping[str, tuple[bytes, bytes]]) -> None:
-        """``pages``: ready answers by path, as content type and body."""
-        self._gateway, self._pages = gateway, pages
+    def __init__(
+        self, gateway: Gateway, pages: Mapping[str, tuple[bytes, bytes]], kept: Outputs, shadows: Shadows
+    ) -> None:
+        """Answer from a gateway.
+
+        Args:
+            gateway: entered.
+            pages: ready answers by path, as content type and body.
+            kept: answers that depend on nothing but the request and the version.
+            shadows: whoever answers unseen.
+        """
+        self._gateway, self._pages, self._kept, self._shadows = gateway, pages, kept, shadows
         self._endpoints = {each.template: each for each in ENDPOINTS}
 
     @property
@@ -212,20 +229,71 @@ class Api:
         asked = context(scope)
         endpoint = self._endpoints.get(asked.route)
         if endpoint is not None:
-            body = await self._answer(endpoint, scope, await body_of(receive), asked)
-            return await respond(send, orjson.dumps(body))
+            return await respond(send, await self._answer(endpoint, scope, await body_of(receive), asked))
         if asked.route == BASE:
             return await respond(send, orjson.dumps(self._gateway.described()))
         kind, page = self._pages[asked.route]
         await respond(send, page, kind)
 
-    async def _answer(self, endpoint: Endpoint[Any], scope: Scope, raw: bytes, asked: RequestContext) -> Json:
+    async def _answer(self, endpoint: Endpoint[Any], scope: Scope, raw: bytes, asked: RequestContext) -> bytes:
         _check_model(asked.params["model"], self._gateway.config.app.model)
-        body = read(endpoint.takes, raw)
         named = next((value.decode("latin-1") for name, value in scope["headers"] if name == VERSION_HEADER), None)
-        version = self._gateway.choose(endpoint.sticky(body).encode("utf-8", "surrogatepass"), named)
-        said = await endpoint.answer(Asked(self._gateway, version, body, asked))
-        return said if endpoint.gives is schemas.OptOutAnswer else self._gateway.service.origin(version) | said
+        if endpoint is not EMBED:
+            body = read(endpoint.takes, raw)
+            version = self._gateway.choose(endpoint.sticky(body).encode("utf-8", "surrogatepass"), named)
+            return await self._made(endpoint, Asked(self._gateway, version, body, asked))
+        # Nobody's in particular, and the same for everybody who asks the same: kept as it was sent.
+        version = self._gateway.choose(raw, named)
+        key = key_of(f"{version.name} {date.today()}", raw)  # what is of the future today is not tomorrow
+        (ready,) = self._kept.get([key])
+        if ready is None:
+            ready = await self._made(endpoint, Asked(self._gateway, version, read(endpoint.takes, raw), asked))
+            self._kept.put([(key, ready)])
+        return ready
+
+    async def _made(self, endpoint: Endpoint[Any], asked: Asked[Any]) -> bytes:
+        said = await endpoint.answer(asked)
+        if endpoint is TWINS:
+            self._shadows.see(asked, said)
+        if endpoint.gives is not schemas.OptOutAnswer:
+            said = self._gateway.service.origin(asked.version) | said
+        return orjson.dumps(said, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+class Shadows:
+    """Versions that answer some requests too, unseen: how their lists differ is measured before anybody gets them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._overlap = Histogram(
+            "tastetwin_gateway_shadow_overlap",
+            "Share of the list that the shadow's has too",
+            ["version"],
+            registry=registry,
+            buckets=[at / 10 for at in range(11)],
+        )
+        self._failed = Counter(
+            "tastetwin_gateway_shadow_failures", "Requests that only the shadow could not answer", ["version"],
+            registry=registry,
+        )  # fmt: skip
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def see(self, asked: Asked[schemas.TwinsRequest], said: Json) -> None:
+        """Let shadows answer a request that was answered; at most ``SHADOWS`` at a time."""
+        key = (asked.body.user or asked.context.request_id).encode("utf-8", "surrogatepass")
+        for version in asked.gateway.shadows(key, asked.version):
+            if len(self._tasks) < SHADOWS:
+                task = asyncio.create_task(self._answer(replace(asked, version=version), said))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, asked: Asked[schemas.TwinsRequest], said: Json) -> None:
+        try:
+            theirs = await _twins(asked)
+        except TasteTwinError:
+            self._failed.labels(asked.version.name).inc()
+            return
+        mine, others = ({twin["user"] for twin in each["twins"]} for each in (said, theirs))
+        self._overlap.labels(asked.version.name).observe(len(mine & others) / max(len(mine), 1))
 
 
 def _check_model(named: str, known: str) -> None:

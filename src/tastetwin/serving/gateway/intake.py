@@ -21,8 +21,9 @@ from tastetwin.features.favors import Favors, favored, merged
 from tastetwin.features.histories import Histories, joined
 from tastetwin.features.home import home_regions
 from tastetwin.features.online import history_of, joined_histories
+from tastetwin.privacy.opt_out import name_of
 from tastetwin.serving.gateway.encode import Call, VectorSource
-from tastetwin.serving.gateway.fresh import FreshLog, FreshRecord
+from tastetwin.serving.gateway.fresh import FreshLog, FreshRecord, said_by_run
 from tastetwin.serving.gateway.pack import Pack
 from tastetwin.serving.gateway.people import People
 from tastetwin.serving.gateway.versions import DenySet
@@ -42,27 +43,48 @@ class Intake:
         self._unread: dict[str, FreshRecord] = {}
         """Changes that no model could be reached for yet."""
         self._cursor = 0
+        self._forgotten: frozenset[str] = frozenset()
+        self._pruned = 0.0
+        """Nothing older is in the log."""
 
     async def serve(self, people: Sequence[People]) -> None:
         """From now on, what came and comes is part of these."""
         self._people = people
-        records, self._cursor = await asyncio.to_thread(self._log.since, 0)
+        records, cursor = await asyncio.to_thread(self._log.since, 0)
         await self._read_in(records)
+        self._cursor = cursor  # only now: what an error kept from being read in is asked for again
 
     async def add(self, came: dict[str, Favors], call: Call) -> None:
         """Keep favors by user, durably, and read them in if a model can be reached.
 
         Raises:
-            StoreError: STORE-UNWRITABLE.
+            StoreError: as ``FreshLog``; they count as not kept then, and must be sent again.
         """
-        now = time.time()
-        await self._try([self._log.add(user, favors, now) for user, favors in came.items()], call)
+        if came:
+            await self._try(await asyncio.to_thread(self._log.add_many, came, time.time()), call)
 
     async def follow(self) -> None:
         """Read in what other gateways kept, and what no model could be reached for."""
-        records, self._cursor = await asyncio.to_thread(self._log.since, self._cursor)
-        new = [record for record in records if record.number > self._latest.get(record.user, 0)]
-        await self._read_in([*new, *self._unread.values()])
+        records, cursor = await asyncio.to_thread(self._log.since, self._cursor)
+        new = {each.user: each for each in records if each.number > self._latest.get(each.user, 0)}
+        await self._read_in([*(self._unread | new).values()])
+        self._cursor = cursor
+
+    async def tidy(self, forgotten: frozenset[str]) -> None:
+        """Drop what the runs of all versions served have, and everything of whom these hashes of ids name.
+
+        Raises:
+            StoreError: as ``FreshLog``.
+        """
+        await asyncio.to_thread(self._log.remove, forgotten)
+        for user in await asyncio.to_thread(_named, list(self._latest), forgotten - self._forgotten):
+            self._latest.pop(user, None)
+            self._unread.pop(user, None)
+        self._forgotten = forgotten
+        before = min((said_by_run(each.pack.manifest.logical_date) for each in self._people), default=0.0)
+        if before > self._pruned:
+            await asyncio.to_thread(self._log.prune, before)
+            self._pruned = before
 
     async def catch_up(self, user: str, call: Call) -> bool:
         """Whether the user's vector is that of all favors known; tries to make it so."""
@@ -89,7 +111,7 @@ class Intake:
                 return False
             raise
         for record in mine:
-            if self._latest[record.user] == record.number:
+            if self._latest.get(record.user) == record.number:
                 self._unread.pop(record.user, None)
         return True
 
@@ -109,9 +131,13 @@ class Intake:
             for at, vector in zip(enough.tolist(), encoded, strict=True):
                 vectors[at] = vector
         for at, record in enumerate(records):
-            if self._latest[record.user] == record.number:
+            if self._latest.get(record.user) == record.number:
                 rows = histories.places[histories.offsets[at] : histories.offsets[at + 1]]
                 people.put(record.user, rows, vectors[at], int(homes[at]))
+
+
+def _named(users: Sequence[str], names: frozenset[str]) -> list[str]:
+    return [user for user in users if name_of(user) in names] if names else []
 
 
 def _everything(pack: Pack, record: FreshRecord) -> Favors:

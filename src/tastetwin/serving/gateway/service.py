@@ -74,7 +74,7 @@ class Service:
         """``schemas.EmbedItem`` of each history; one that cannot be read fails alone.
 
         Raises:
-            StoreError: BACKEND-UNAVAILABLE, DEADLINE.
+            StoreError: BACKEND-UNAVAILABLE, DEADLINE-EXCEEDED.
         """
         pack, found = version.people.pack, [self._read(version.people.pack, item) for item in items]
         good = [each for each in found if isinstance(each, Histories)]
@@ -82,7 +82,7 @@ class Service:
         return [
             {"error": each}
             if not isinstance(each, Histories)
-            else {"vector": next(vectors).tolist(), "places": len(each.places)}
+            else {"vector": next(vectors), "places": len(each.places)}
             for each in found
         ]
 
@@ -116,7 +116,7 @@ class Service:
 
         Raises:
             UsageError: UNKNOWN-USER; what is wrong with a history.
-            StoreError: OPT-OUTS-UNKNOWN; for a history BACKEND-UNAVAILABLE, DEADLINE.
+            StoreError: OPT-OUTS-UNKNOWN; for a history BACKEND-UNAVAILABLE, DEADLINE-EXCEEDED.
         """
         self.denied.check()
         if request.user is not None:
@@ -222,7 +222,7 @@ class Service:
         is answered is stale until one can.
 
         Raises:
-            StoreError: OPT-OUTS-UNKNOWN; STORE-UNWRITABLE.
+            StoreError: OPT-OUTS-UNKNOWN; as ``FreshLog``: nothing was taken in then.
         """
         self.denied.check()
         came, refused = self._sorted_out(events)
