@@ -4,8 +4,8 @@
 
 STORE has a published run; of 200,000 users: ``tastetwin town town/ --users 200000``, then ``tastetwin run --source
 town/ --store store/``. Costs are CPU time of the servers (gateway, and backend where it is asked) per answer, under as
-much load as ``wrk`` makes with 16 connections; latencies are those at half of that rate, arrivals at random (open
-loop), on the same machine as the client.
+much load as ``wrk`` makes with 16 connections; latencies are those at half of that rate (500/s at most), arrivals at random
+(open loop), on the same machine as the client.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ from tastetwin.tables import read_files
 CONNECTIONS: Final = 16
 BODIES: Final = 20_000
 HISTORY: Final = 20
+CLIENT_RATE: Final = 500.0
+"""Arrivals a second that the client can make without being what is measured."""
 BARE: Final = """
 import sys, uvicorn
 from starlette.applications import Starlette
@@ -228,7 +230,8 @@ def measure(name: str, servers: Servers, path: str, bodies: Bodies, seconds: flo
     rate = press(url, servers.key, bodies[third : 2 * third], seconds, folder)
     spent = [now - then for now, then in zip(servers.cpu(), before, strict=True)]
     answers = rate * seconds
-    taken, refused = asyncio.run(arrive(url, servers.key, bodies[2 * third :], rate / 2, seconds))
+    half = min(rate / 2, CLIENT_RATE)
+    taken, refused = asyncio.run(arrive(url, servers.key, bodies[2 * third :], half, seconds))
     p50, p99 = np.percentile(taken, [50, 99])
     return Row(name, rate, spent[0] / answers * 1e6, spent[1] / answers * 1e6, float(p50), float(p99), refused)
 

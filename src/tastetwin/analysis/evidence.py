@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from heapq import nsmallest
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -45,8 +44,7 @@ class EvidenceRules:
     """Places, categories and regions named, at most, each."""
 
 
-@dataclass(frozen=True)
-class Shared:
+class Shared(NamedTuple):
     """One thing two users share."""
 
     key: str
@@ -57,8 +55,7 @@ class Shared:
     """Distinct users who favored it."""
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """Why two users are twins; each tuple the heaviest first, empty where nothing may be named."""
 
     places: tuple[Shared, ...]
@@ -133,6 +130,8 @@ class Explainer:
         self._place_ok = (visitors.places >= k) & ~vocabulary.is_group & self._all_harmless(harmless)
 
         self._may_be_named = self._place_ok.data
+        self._known: dict[int, tuple[list[int], list[int]]] = {}
+        """Categories and region of rows that were asked for; at most what the vocabulary holds."""
 
     def _all_harmless(self, harmless: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         owner, categories = _categories_of(self._vocabulary, np.arange(self._vocabulary.n_rows, dtype=np.int32))
@@ -157,16 +156,21 @@ class Explainer:
         In plain Python: of a few dozen places, array kernels would take most of their time to begin.
         """
         me = self._side(mine)
-        return [self._explain(me, self._side(theirs)) for theirs in others]
-
-    def _explain(self, me: _Side, them: _Side) -> Evidence:
-        found = Evidence(self._places(me, them), self._categories(me, them), self._regions(me, them), "")
-        return replace(found, sentence=self.say(found, self._language))
+        return [self._explain(me, theirs) for theirs in others]
 
     def say(self, evidence: Evidence, language: Language) -> str:
         """Evidence in words."""
-        named = [self._names.get(place.key, place.key) for place in evidence.places]
-        codes, areas = ([shared.key for shared in kind] for kind in (evidence.categories, evidence.regions))
+        return self._said(evidence.places, evidence.categories, evidence.regions, language)
+
+    def _said(
+        self,
+        places: tuple[Shared, ...],
+        categories: tuple[Shared, ...],
+        regions: tuple[Shared, ...],
+        language: Language,
+    ) -> str:
+        named = [self._names.get(place.key, place.key) for place in places]
+        codes, areas = ([shared.key for shared in kind] for kind in (categories, regions))
         return sentence(language, named, codes, areas)
 
     def may_be_named(self, rows: Rows) -> Rows:
@@ -192,51 +196,70 @@ class Explainer:
         return tuple(Shared(str(codes[at]), float(ahead[at]), int(visitors[at])) for at in order if ahead[at] > 0)
 
     def _side(self, rows: Rows) -> _Side:
-        """One of two users: what of theirs may be named, and the shares of their history that it has."""
+        """The user whose twins are explained."""
         listed = rows.tolist()
-        starts, codes = self._category_starts, self._category_codes
-        kinds = [code for row in listed for code in codes[starts[row] : starts[row + 1]]]
-        areas = [area for row in listed if (area := self._row_regions[row]) >= 0]
+        kinds, areas = self._kinds_and_areas(listed)
         return _Side(
             {row for row in listed if self._may_be_named[row]},
-            _shares_of(kinds, self._category_ok),
-            _shares_of(areas, self._region_ok),
+            {at: count / len(kinds) for at, count in Counter(kinds).items() if self._category_ok[at]},
+            {at: count / len(areas) for at, count in Counter(areas).items() if self._region_ok[at]},
         )
 
-    def _places(self, me: _Side, them: _Side) -> tuple[Shared, ...]:
-        both = dict.fromkeys(me.places & them.places, 1.0)
-        return self._heaviest(both, self._place_rarity, self._vocabulary.place_ids, self._visitors.places)
+    def _kinds_and_areas(self, listed: list[int]) -> tuple[list[int], list[int]]:
+        """Indices of all categories and of all known regions of places."""
+        known, kinds, areas = self._known, [], []
+        for row in listed:
+            found = known.get(row)
+            if found is None:
+                starts, region = self._category_starts, self._row_regions[row]
+                found = self._category_codes[starts[row] : starts[row + 1]].tolist(), [region] if region >= 0 else []
+                known[row] = found
+            kinds += found[0]
+            areas += found[1]
+        return kinds, areas
 
-    def _categories(self, me: _Side, them: _Side) -> tuple[Shared, ...]:
-        both = _overlap(me.categories, them.categories)
-        return self._heaviest(both, self._category_rarity, self._vocabulary.category_codes, self._visitors.categories)
-
-    def _regions(self, me: _Side, them: _Side) -> tuple[Shared, ...]:
-        both = _overlap(me.regions, them.regions)
-        return self._heaviest(both, self._region_rarity, self._vocabulary.region_codes, self._visitors.regions)
+    def _explain(self, me: _Side, theirs: Rows) -> Evidence:
+        listed = theirs.tolist()
+        kinds, areas = self._kinds_and_areas(listed)
+        vocabulary, visitors = self._vocabulary, self._visitors
+        places = self._heaviest(
+            [(-self._place_rarity[row], row) for row in me.places.intersection(listed)],
+            vocabulary.place_ids, visitors.places,
+        )  # fmt: skip
+        categories = self._heaviest(
+            _overlap(me.categories, kinds, self._category_rarity), vocabulary.category_codes, visitors.categories
+        )
+        regions = self._heaviest(
+            _overlap(me.regions, areas, self._region_rarity), vocabulary.region_codes, visitors.regions
+        )
+        return Evidence(places, categories, regions, self._said(places, categories, regions, self._language))
 
     def _heaviest(
-        self, overlap: dict[int, float], rarity: memoryview, keys: npt.NDArray[Any], visitors: Ints
+        self, weighted: list[tuple[float, int]], keys: npt.NDArray[Any], visitors: Ints
     ) -> tuple[Shared, ...]:
-        heaviest = nsmallest(self._rules.most, ((-share * rarity[at], at) for at, share in overlap.items()))
-        return tuple(Shared(str(keys[at]), -weight, int(visitors[at])) for weight, at in heaviest)
+        """Of (minus the weight, index)."""
+        weighted.sort()
+        return tuple(Shared(str(keys[at]), -weight, int(visitors[at])) for weight, at in weighted[: self._rules.most])
 
 
 class _Side(NamedTuple):
+    """What may be named of a user's history."""
+
     places: set[int]
-    """Rows that may be named."""
+    """Rows."""
     categories: dict[int, float]
-    """Of the categories that may be named, by index: the share of all categories of the history."""
+    """By index: the share of all categories of the history."""
     regions: dict[int, float]
 
 
-def _shares_of(indices: list[int], may_be_named: npt.NDArray[np.bool_]) -> dict[int, float]:
-    total = float(max(len(indices), 1))
-    return {at: count / total for at, count in Counter(indices).items() if may_be_named[at]}
-
-
-def _overlap(mine: dict[int, float], theirs: dict[int, float]) -> dict[int, float]:
-    return {at: min(share, theirs[at]) for at, share in mine.items() if at in theirs}
+def _overlap(mine: dict[int, float], theirs: list[int], rarity: memoryview) -> list[tuple[float, int]]:
+    """Minus the weight and index of what both have: the smaller share times the rarity."""
+    counts: dict[int, int] = {}
+    for at in theirs:
+        if at in mine:
+            counts[at] = counts.get(at, 0) + 1
+    total = len(theirs)
+    return [(-min(mine[at], count / total) * rarity[at], at) for at, count in counts.items()]
 
 
 def _shares(keys: npt.NDArray[np.integer], size: int) -> npt.NDArray[np.float64]:

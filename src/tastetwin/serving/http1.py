@@ -28,7 +28,7 @@ class Http1(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A new connection: its first request is awaited."""
-        super().connection_made(transport)
+        super().connection_made(_Joining(transport, self.loop))  # type: ignore[arg-type]
         self._head_since = self.loop.time()
 
     def on_message_begin(self) -> None:
@@ -83,3 +83,32 @@ class Http1(HttpToolsProtocol):
             return int(struct.unpack("i", fcntl.ioctl(bound.fileno(), termios.FIONREAD, b"\0" * 4))[0])
         except (OSError, ValueError):
             return 0
+
+
+class _Joining:
+    """A transport that sends what is written in one turn of the loop as one: an answer is a head and a body, and two
+    system calls cost more than everything else that we do for a short one."""
+
+    __slots__ = ("_loop", "_parts", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def _flush(self) -> None:
+        if self._parts:
+            data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts = []
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)

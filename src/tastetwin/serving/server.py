@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ class Lifespan(Generic[A]):
             return await self.api(scope, receive, send)
         await receive()
         async with self._opened() as self.api:
+            gc.collect()
+            gc.freeze()  # what is there now stays: later collections need not walk through it
             await send({"type": "lifespan.startup.complete"})
             await receive()
             self.api = None

@@ -20,7 +20,7 @@ import redis
 
 from tastetwin.config import GatewayConfig
 from tastetwin.errors import UsageError
-from tastetwin.features.favors import Favors, Like, Review, landed, merged
+from tastetwin.features.favors import Favors, Like, Review, landed
 from tastetwin.privacy.opt_out import name_of
 from tastetwin.serving.gateway import fresh_redis
 from tastetwin.serving.gateway.fresh import FreshLog, MemoryLog, key_of, said_by_run
@@ -83,10 +83,10 @@ def test_a_record_is_all_that_came_merged_in_order(log: FreshLog, requests: list
         for user, favors in request.items():
             came.setdefault(own + user, []).append(favors)
         assert [record.user for record in returned] == [own + user for user in request]
-        assert all(record.favors == functools.reduce(merged, came[record.user]) for record in returned)
+        assert all(record.favors == functools.reduce(landed, came[record.user]) for record in returned)
     records, _ = log.since(cursor)
     assert {each.user: each.favors for each in records} == {
-        user: functools.reduce(merged, parts) for user, parts in came.items()
+        user: functools.reduce(landed, parts) for user, parts in came.items()
     }
     assert [each.number for each in records] == sorted({each.number for each in records})
 
@@ -115,7 +115,7 @@ def test_since_gives_each_changed_user_once_in_the_order_of_the_last_change(log:
     assert users_of(log) == ["b", "c", "a"]
     found, beyond = log.since(cursor)
     assert [record.user for record in found] == ["c", "a"] and beyond > cursor
-    assert found[-1].favors == merged(review(1), review(4))
+    assert found[-1].favors == landed(review(1), review(4))
 
 
 def test_nothing_added_changes_nothing(log: FreshLog) -> None:
@@ -150,7 +150,7 @@ def test_pruned_is_what_nothing_was_added_to_since(log: FreshLog) -> None:
     log.prune(20.0)
     assert users_of(log) == ["edge", "grows"]
     log.prune(20.0)
-    assert log.since(0)[0][1].favors == merged(review(2), review(4))
+    assert log.since(0)[0][1].favors == landed(review(2), review(4))
     log.prune(math.inf)
     assert log.since(0)[0] == []
 
@@ -178,7 +178,7 @@ def test_processes_that_add_at_once_lose_nothing(address: str, opened: Opened) -
         each.join(10)
         assert each.exitcode == 0
     records, _ = opened.log.since(0)
-    wanted = functools.reduce(merged, map(review, [*range(250), *range(1_000, 1_250)]))
+    wanted = functools.reduce(landed, map(review, [*range(250), *range(1_000, 1_250)]))
     assert {record.user: record.favors for record in records} == dict.fromkeys(users, wanted)
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("redis")
 import redis
 
 from tastetwin.errors import StoreError
-from tastetwin.features.favors import merged
+from tastetwin.features.favors import landed
 from tastetwin.privacy.opt_out import name_of
 from tastetwin.serving.gateway import fresh_redis
 from tests.serving.gateway.fresh_logs import Opened, review, users_of
@@ -40,8 +40,8 @@ def test_a_redis_that_does_not_answer_is_an_error_without_its_password(
     finally:
         redis_server.go_on()
     assert log.add_many({"a": review(3)}, 1.0)[0].favors in (
-        merged(review(1), review(3)),
-        functools.reduce(merged, map(review, (1, 2, 3))),  # it may have been done although the answer was lost
+        landed(review(1), review(3)),
+        functools.reduce(landed, map(review, (1, 2, 3))),  # it may have been done although the answer was lost
         review(3),  # and so may the removal
     )
     log.close()

@@ -1,7 +1,7 @@
 """Favors that came since the run: kept, so that neither a restart nor another gateway loses them.
 
-One record a user: all that came, merged as the mart would merge it. Once the run that has them is published they say
-nothing new, and go.
+One record a user: all that came, merged as the mart merges what lands on one day. Once the run that has them is
+published they say nothing new, and go.
 
 Three logs of one contract: this process's memory, LMDB (``fresh_lmdb``: all gateways of a machine share a folder),
 Redis (``fresh_redis``: several machines).
@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from tastetwin.config import GatewayConfig, masked
 from tastetwin.errors import UsageError
-from tastetwin.features.favors import Favors, Like, Review, merged
+from tastetwin.features.favors import Favors, Like, Review, landed
 from tastetwin.privacy.opt_out import name_of
 
 KEPT_DAYS: Final = 1
@@ -119,7 +119,7 @@ def grown(known: FreshRecord | None, user: str, new: Favors, arrived: float, num
     """A user's record after ``new`` came."""
     if known is None:
         return FreshRecord(user, new, arrived, number)
-    return FreshRecord(user, merged(known.favors, new), max(arrived, known.arrived), number)
+    return FreshRecord(user, landed(known.favors, new), max(arrived, known.arrived), number)
 
 
 def dump(record: FreshRecord) -> bytes:

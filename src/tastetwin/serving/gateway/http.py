@@ -238,18 +238,28 @@ class Api:
     async def _answer(self, endpoint: Endpoint[Any], scope: Scope, raw: bytes, asked: RequestContext) -> bytes:
         _check_model(asked.params["model"], self._gateway.config.app.model)
         named = next((value.decode("latin-1") for name, value in scope["headers"] if name == VERSION_HEADER), None)
-        if endpoint is not EMBED:
-            body = read(endpoint.takes, raw)
-            version = self._gateway.choose(endpoint.sticky(body).encode("utf-8", "surrogatepass"), named)
-            return await self._made(endpoint, Asked(self._gateway, version, body, asked))
-        # Nobody's in particular, and the same for everybody who asks the same: kept as it was sent.
-        version = self._gateway.choose(raw, named)
-        key = key_of(f"{version.name} {date.today()}", raw)  # what is of the future today is not tomorrow
+        if endpoint not in (EMBED, TWINS):
+            return await self._made(endpoint, self._asked(endpoint, read(endpoint.takes, raw), named, asked))
+        key = self._key(endpoint, raw, named, asked)
         (ready,) = self._kept.get([key])
         if ready is None:
-            ready = await self._made(endpoint, Asked(self._gateway, version, read(endpoint.takes, raw), asked))
-            self._kept.put([(key, ready)])
+            body = read(endpoint.takes, raw)
+            ready = await self._made(endpoint, self._asked(endpoint, body, named, asked))
+            if endpoint is EMBED or body.user is None:  # nobody's in particular: the same for all who ask the same
+                self._kept.put([(key, ready)])
         return ready
+
+    def _asked(self, endpoint: Endpoint[Any], body: Any, named: str | None, asked: RequestContext) -> Asked[Any]:
+        version = self._gateway.choose(endpoint.sticky(body).encode("utf-8", "surrogatepass"), named)
+        return Asked(self._gateway, version, body, asked)
+
+    def _key(self, endpoint: Endpoint[Any], raw: bytes, named: str | None, asked: RequestContext) -> bytes:
+        """Of all that an answer to whoever it may be depends on."""
+        version = self._gateway.choose(b"", named).name
+        if endpoint is EMBED:
+            return key_of(f"{version} {date.today()}", raw)  # what is of the future today is not tomorrow
+        scores = asked.caller is not None and "score" in asked.caller.scopes
+        return key_of(f"{version} {date.today()} {scores} {self._gateway.service.moment()}", raw)
 
     async def _made(self, endpoint: Endpoint[Any], asked: Asked[Any]) -> bytes:
         said = await endpoint.answer(asked)

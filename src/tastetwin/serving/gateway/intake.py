@@ -38,6 +38,8 @@ class Intake:
     def __init__(self, config: Config, source: VectorSource, log: FreshLog, denied: DenySet) -> None:
         self._config, self._source, self._log, self._denied = config, source, log, denied
         self._people: Sequence[People] = ()
+        self._changes = self._seen = 0
+        self._looked = time.monotonic()
         self._latest: dict[str, int] = {}
         """Number of the last change known of each user."""
         self._unread: dict[str, FreshRecord] = {}
@@ -46,6 +48,13 @@ class Intake:
         self._forgotten: frozenset[str] = frozenset()
         self._pruned = 0.0
         """Nothing older is in the log."""
+
+    def moment(self) -> int:
+        """How many vectors have changed, as of a second ago at most."""
+        now = time.monotonic()
+        if now - self._looked >= 1:
+            self._looked, self._seen = now, self._changes
+        return self._seen
 
     async def serve(self, people: Sequence[People]) -> None:
         """From now on, what came and comes is part of these."""
@@ -133,6 +142,7 @@ class Intake:
         for at, record in enumerate(records):
             if self._latest.get(record.user) == record.number:
                 rows = histories.places[histories.offsets[at] : histories.offsets[at + 1]]
+                self._changes += 1
                 people.put(record.user, rows, vectors[at], int(homes[at]))
 
 

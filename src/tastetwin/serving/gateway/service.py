@@ -37,6 +37,7 @@ class Service:
         self.intake = Intake(config, source, log, denied)
         self._source = source
         self._versions: dict[str, Version] = {}
+        self._hidings = 0
 
     # -- versions -----------------------------------------------------------------------------------------------------
 
@@ -55,6 +56,7 @@ class Service:
 
     def apply_opt_outs(self) -> None:
         """Hide whom the deny set names now."""
+        self._hidings += 1
         for version in self._versions.values():
             self.denied.apply(version.people)
 
@@ -67,6 +69,10 @@ class Service:
             "bundle": manifest.bundle,
             "as_of": manifest.logical_date,
         }
+
+    def moment(self) -> str:
+        """Changes whenever other people may be shown than before: at once when somebody leaves, else once a second."""
+        return f"{self._hidings} {self.intake.moment()}"
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
