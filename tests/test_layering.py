@@ -110,6 +110,31 @@ def test_importing_the_package_loads_nothing_heavy(what: str) -> None:
     assert found.stdout.strip() == "[]"
 
 
+NUMERIC: Final = ("numpy", "scipy", "pyarrow", "faiss", "torch", "onnxruntime", "pyspark", "duckdb", "matplotlib")
+
+
+@pytest.mark.parametrize(
+    ("what", "never"),
+    [
+        ("client", [*NUMERIC, "fastapi", "uvicorn", "tastetwin.serving"]),
+        ("client.client", [*NUMERIC, "fastapi", "uvicorn", "tastetwin.serving"]),
+        ("serving.app", [*NUMERIC, "tastetwin.serving.backend", "tastetwin.serving.gateway"]),
+        ("serving.gateway", ["torch", "onnxruntime", "tastetwin.serving.backend", "tastetwin.serving.app"]),
+    ],
+)
+def test_a_tier_loads_nothing_of_another(what: str, never: list[str]) -> None:
+    """Each has an image of its own: the app's holds no index, the gateway's no model, and a client's neither."""
+    folder = SOURCE.joinpath(*what.split("."))
+    inside = sorted(folder.glob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+    names = [f"tastetwin.{name_of(module)}".removesuffix(".__init__") for module in inside]
+    code = f"import sys, {', '.join(names)}; print([name for name in {never!r} if name in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, env=environment
+    )
+    assert found.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("module", [m for m in MODULES if part_of(m) != "model"], ids=name_of)
 def test_only_the_model_knows_torch(module: Path) -> None:
     """Everything but training runs where the 'train' extra is not installed."""

@@ -242,8 +242,15 @@ class AppConfig(Section):
 
     gateway: str = Field("http://127.0.0.1:8102", description="address of the model gateway")
     model: str = Field("taste", description="name of the model at the gateway")
-    state: str | None = Field(None, description="dismissals, follows: a folder (LMDB) or redis://...; empty = memory")
+    state: str | None = Field(None, description="dismissals, follows: a folder (SQLite) or redis://...; empty = memory")
     page_size: int = Field(20, ge=1, le=100, description="twins on a page")
+    place_people: bool = Field(
+        False, description="whether users may ask whose taste fits a place: it tells much of who was there"
+    )
+    user_per_second: float = Field(5.0, gt=0, le=1e6, description="requests of one user, in the long run")
+    user_burst: int = Field(20, ge=1, le=1_000_000, description="requests of one user at once, at most")
+    deadline_ms: float = Field(2_000, gt=0, le=600_000, description="of a request, the gateway's part included")
+    in_flight: int = Field(256, ge=1, le=10_000, description="requests worked on at once; more are refused with 503")
     brokers: str | None = Field(None, description="Kafka brokers HOST:PORT[,HOST:PORT]; empty = no events are read")
     events_topic: str = Field("tastetwin.events", description="topic of reviews and likes, one JSON object a message")
     twins_topic: str = Field("tastetwin.twins", description="compacted topic of changed twin lists")

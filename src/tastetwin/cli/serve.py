@@ -96,11 +96,43 @@ def gateway(
 
     Example: `tastetwin serve gateway --store store/ --keys keys.json`
     """
-    from tastetwin.serving.gateway.serve import Listen, serve_gateway
+    from tastetwin.serving.gateway.serve import serve_gateway
+    from tastetwin.serving.server import Listen
     from tastetwin.store import Store
 
     settings, listen = settings_of(config), Listen(host, port, metrics_port, sys.stderr.buffer)
     serve_gateway(Store.open(store), settings, _keys(keys, settings.serve.keys), listen, _tell)
+
+
+@serve_app.command()
+def app(
+    secret: Annotated[
+        Path, typer.Option("--secret", help="Signs user tokens; made if it is not there.", metavar="FILE")
+    ],
+    keys: KeysOption = None,
+    gateway_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the key for the gateway.", show_default=f"the key itself in {KEY}", metavar="FILE"
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any that is free.")] = 8103,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="/metrics for Prometheus; without it there are none.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    config: ConfigOption = None,
+) -> None:
+    """App: the product's Web API, my twins and what I make of them; documentation at /docs.
+
+    Example: `tastetwin serve app --keys keys.json --secret secret.txt --gateway-key gateway.key`
+    """
+    from tastetwin.serving.app.serve import Credentials, serve_app
+    from tastetwin.serving.server import Listen
+
+    settings, listen = settings_of(config), Listen(host, port, metrics_port, sys.stderr.buffer)
+    credentials = Credentials(_keys(keys, settings.serve.keys), key_of(gateway_key), secret)
+    serve_app(settings, credentials, listen, _tell)
 
 
 def _keys(given: Path | None, configured: str | None) -> Path:

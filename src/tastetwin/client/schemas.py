@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from tastetwin.analysis.sentences import Language
 
 MAX_ID = 1_000
-MAX_EXCLUDED = 1_000
+MAX_EXCLUDED = 2_000
 MAX_SKIP = 1_000
+TIMEOUT_HEADER: Final = "tastetwin-timeout-ms"
+"""How long the caller will wait: nothing needs to be done for them after that."""
 
 UserId = Annotated[str, Field(min_length=1, max_length=MAX_ID, description="the source's id of a user")]
 Event = Annotated[dict[str, JsonValue], Field(description="fields as in the source, see docs/reference/tables.md")]
@@ -66,6 +68,9 @@ class TwinsRequest(Wanted):
     user: UserId | None = None
     reviews: list[Event] = []
     likes: list[Event] = []
+    viewer: UserId | None = Field(
+        None, description="who will see the twins of a history: not themselves, whom they follow, or who blocked them"
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> TwinsRequest:

@@ -8,6 +8,7 @@ this.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import time
@@ -18,6 +19,7 @@ from typing import Any, Final, Protocol
 
 from starlette.requests import ClientDisconnect
 
+from tastetwin.client.schemas import TIMEOUT_HEADER
 from tastetwin.errors import StoreError, TasteTwinError, UsageError
 from tastetwin.serving import refusals, tracing
 from tastetwin.serving.exchange import Exchange, Receive, Send
@@ -37,6 +39,8 @@ CLIENT_LEFT: Final = 499
 """Status of requests whose caller was gone before the answer; as in nginx, only for metrics and logs."""
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _TRACEPARENT: Final = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TIMEOUT: Final = TIMEOUT_HEADER.encode()
+_MILLISECONDS: Final = re.compile(rb"[0-9]{1,9}")
 _SMALL: Final = 6
 """Digits of the length of a body that is read and thrown away rather than its connection closed."""
 _BODILESS: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
@@ -66,7 +70,7 @@ class RequestContext:
     params: Mapping[str, str]
     """Values of the template's named segments, percent-decoded."""
     deadline: float
-    """In ``loop.time()`` seconds."""
+    """In ``loop.time()`` seconds: the server's, or the caller's where they told an earlier one."""
     traceparent: str | None
     """To be sent to the next tier."""
 
@@ -200,6 +204,7 @@ class Door:
         assert task is not None
         self.in_flight += 1
         due = self._deadlines.enter(task)
+        due = min(due, _patience(headers))
         asked = RequestContext(exchange.request_id.decode(), caller, route.template, params, due, trace)
         scope[CONTEXT] = asked
         if self._telemetry.tracing is not None:
@@ -243,6 +248,12 @@ class Door:
         if told.code not in self._statuses and not isinstance(error, UsageError):
             self._telemetry.failed(request_id, route.template, error)
         return Refused(told)
+
+
+def _patience(headers: Mapping[bytes, bytes]) -> float:
+    """Until when the caller waits, in ``loop.time()`` seconds; for ever if they do not say."""
+    told = headers.get(_TIMEOUT, b"")
+    return asyncio.get_running_loop().time() + int(told) / 1_000 if _MILLISECONDS.fullmatch(told) else math.inf
 
 
 def _is_unread(refusal: refusals.Refusal, scope: Scope, headers: Mapping[bytes, bytes]) -> bool:

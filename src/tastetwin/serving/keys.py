@@ -41,6 +41,11 @@ class Caller:
     per_second: float
     burst: int
 
+    @property
+    def bucket(self) -> str:
+        """Whose requests are counted together; kept in memory only."""
+        return self.name
+
 
 class KeyEntry(BaseModel):
     """One key as it is kept."""

@@ -9,15 +9,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from tastetwin.client import schemas
 from tastetwin.errors import TasteTwinError, UsageError
-from tastetwin.serving.body import check_depth
+from tastetwin.serving.api import DOCS, OPENAPI, Body, body_of, read, respond
 from tastetwin.serving.door import RequestContext, Scope, context
 from tastetwin.serving.exchange import Receive, Send
 from tastetwin.serving.gateway.answers import Json
@@ -39,8 +39,6 @@ STATUSES: Final[Mapping[str, int]] = {
 }
 SHOWN: Final = 100
 """Characters of what somebody sent that an error repeats."""
-
-Body = TypeVar("Body", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,6 @@ async def _opt_out(asked: Asked[schemas.UserRequest]) -> Json:
 EVENTS_PER_ITEM: Final = 4
 SHADOWS: Final = 16
 """Requests that shadows answer at once; further ones they do not see."""
-JSON: Final = b"application/json"
 
 EMBED: Final[Endpoint[Any]] = Endpoint(
     "embed", "embed", "Taste vectors of histories", schemas.EmbedRequest, schemas.EmbedAnswer, _embed, lambda _: ""
@@ -196,8 +193,6 @@ ENDPOINTS: Final[tuple[Endpoint[Any], ...]] = (
         lambda body: body.user,
     ),
 )
-DOCS: Final = "/docs"
-OPENAPI: Final = "/openapi.json"
 
 
 def policy() -> Policy:
@@ -224,14 +219,19 @@ class Api:
         self._gateway, self._pages, self._kept, self._shadows = gateway, pages, kept, shadows
         self._endpoints = {each.template: each for each in ENDPOINTS}
 
+    @property
+    def ready(self) -> bool:
+        """Whether a load balancer should send requests here."""
+        return self._gateway.ready
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         asked = context(scope)
         endpoint = self._endpoints.get(asked.route)
         if endpoint is not None:
-            return await respond(send, await self._answer(endpoint, scope, await _body(receive), asked), JSON)
+            return await respond(send, await self._answer(endpoint, scope, await body_of(receive), asked))
         if asked.route == BASE:
-            return await respond(send, orjson.dumps(self._gateway.described()), JSON)
+            return await respond(send, orjson.dumps(self._gateway.described()))
         kind, page = self._pages[asked.route]
         await respond(send, page, kind)
 
@@ -312,41 +312,3 @@ def _check_model(named: str, known: str) -> None:
         raise UsageError(
             "UNKNOWN-MODEL", place="path", value=value, rule=f"the model {known}", fix=f"{BASE}/{known}/..."
         )
-
-
-def read(model: type[Body], raw: bytes) -> Body:
-    """A request's body.
-
-    Raises:
-        UsageError: HTTP-DEPTH; BAD-REQUEST with what is wrong first.
-    """
-    check_depth(raw)
-    try:
-        return model.model_validate_json(raw)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        # The value is left out: errors are logged by some callers, and it may be somebody's id.
-        raise UsageError(
-            "BAD-REQUEST",
-            place=".".join(map(str, first["loc"])) or "body",
-            rule=first["msg"],
-            fix=f"see {DOCS}",
-        ) from None
-
-
-async def _body(receive: Receive) -> bytes:
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return b""
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-async def respond(send: Send, body: bytes, kind: bytes) -> None:
-    """A whole answer."""
-    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -132,7 +132,8 @@ class Service:
         found = self._history(people.pack, History(reviews=request.reviews, likes=request.likes))
         vector = (await list_vectors(self._source, people.pack, found, call))[0]
         home = int(home_regions(found, people.pack.vocabulary)[0])
-        asker = Asker(vector, home, excluded=self._positions(people, request.exclude))
+        excluded = self._positions(people, request.exclude) | self._not_shown_to(people, request.viewer)
+        asker = Asker(vector, home, excluded=excluded)
         near = closest(people, asker, request.skip + request.k)
         rows = answers.twin_rows(people, near, found.places, request, with_scores)
         return {"source": "request", "stale": False, "twins": rows}
@@ -219,6 +220,10 @@ class Service:
         if position == NOBODY or people.vector(position) is None:
             raise unknown_user()
         return position
+
+    def _not_shown_to(self, people: People, viewer: str | None) -> frozenset[int]:
+        position = NOBODY if viewer is None else people.find(viewer)
+        return frozenset() if position == NOBODY else people.excluded(position)
 
     def _positions(self, people: People, users: Sequence[str]) -> frozenset[int]:
         return frozenset(map(people.find, users)) - {NOBODY}
