@@ -17,16 +17,19 @@ KeysOption = Annotated[
     Path | None,
     typer.Option("--keys", help="API keys; see: tastetwin keys add", metavar="FILE", show_default="serve.keys"),
 ]
-ALL_SCOPES = ("embed", "twins", "score", "favors", "opt-out", "app")
 
 
 @serve_app.callback(invoke_without_command=True, no_args_is_help=True)
 def together(
     context: typer.Context,
     store: Annotated[str | None, typer.Option("--store", help="Serve this store by all tiers.", metavar="DIR")] = None,
-    keys: Annotated[
-        Path, typer.Option("--keys", help="API keys; made with one that may do everything.", metavar="FILE")
-    ] = Path("tastetwin-keys.json"),
+    home: Annotated[
+        Path,
+        typer.Option("--home", help="Keys, secrets, and what outlives a restart; made at first use.", metavar="DIR"),
+    ] = Path("tastetwin-home"),
+    port: Annotated[
+        int, typer.Option(min=1, max=65_531, help="Of the backend; gateway, app and events take the next three.")
+    ] = 8101,
     config: ConfigOption = None,
 ) -> None:
     """Without a command: all tiers on this machine, until ctrl-C.
@@ -37,21 +40,16 @@ def together(
         return
     if store is None:
         raise typer.BadParameter("name a store, or a tier", param_hint="--store")
-    from tastetwin.serving.keys import add_key
-    from tastetwin.serving.together import Tier, serve_all
+    from tastetwin.serving.together import Home, all_tiers, keep_running
     from tastetwin.store import Store
 
     Store.open(store)
-    if not keys.exists():
-        console.err.print(
-            f"key: {add_key(keys, 'laptop', ALL_SCOPES)}  (in {keys}; it is not shown again)", markup=False
-        )
-    settings = [] if config is None else ["--config", str(config)]
-    tiers = [
-        Tier("backend", ["backend", "--store", store, *settings], "http://127.0.0.1:8101/v2/health/ready"),
-        Tier("gateway", ["gateway", "--store", store, "--keys", str(keys), *settings], "http://127.0.0.1:8102/readyz"),
-    ]
-    serve_all(tiers, lambda: _tell("ready: try http://127.0.0.1:8102/docs"))
+    made = Home.at(home)
+    if made.new_key is not None:
+        _tell(f"key: {made.new_key}  (may do everything; only its hash is kept, so note it down)")
+    tiers = all_tiers(store, made, settings_of(config), config, port)
+    pages = [f"http://127.0.0.1:{port + number}/docs" for number in (1, 2)]
+    keep_running(tiers, lambda: _tell(f"ready: model gateway {pages[0]}  app {pages[1]}"))
 
 
 @serve_app.command()
@@ -166,7 +164,7 @@ def events(
 
     Example: `tastetwin serve events --gateway-key gateway.key --config settings.yaml`
     """
-    from tastetwin.client.client import Client  # type: ignore[import-not-found, unused-ignore]
+    from tastetwin.client.client import Client
     from tastetwin.serving.app.events.serve import Member, serve_events
 
     settings = settings_of(config)

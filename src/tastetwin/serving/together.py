@@ -11,11 +11,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from tastetwin.config import Config
 from tastetwin.errors import StoreError
+from tastetwin.serving.keys import SCOPES, add_key
 
+APP_SCOPES: Final = ("twins", "favors", "opt-out")
 RESTARTS: Final = 5
 """Within a minute; a tier that ends more often takes all down."""
 _LOOK: Final = 0.1
@@ -81,7 +85,69 @@ class Tier:
             self.process.wait()
 
 
-def serve_all(tiers: Sequence[Tier], tell: Callable[[], None]) -> None:
+@dataclass(frozen=True)
+class Home:
+    """Where tiers that run together keep what outlives them."""
+
+    folder: Path
+    new_key: str | None
+    """One that may do everything, if it was made just now: it can be seen at no other time."""
+
+    @classmethod
+    def at(cls, folder: Path) -> Home:
+        """The home in a folder, made if there is none.
+
+        Raises:
+            StoreError: KEYS-FILE where it cannot be written.
+        """
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home = cls(folder, None)
+        if home.keys.exists() and home.gateway_key.exists():
+            return home
+        home.keys.unlink(missing_ok=True)
+        home.gateway_key.touch(mode=0o600)
+        home.gateway_key.write_text(add_key(home.keys, "app", APP_SCOPES))
+        return cls(folder, add_key(home.keys, "owner", SCOPES))
+
+    @property
+    def keys(self) -> Path:
+        """Of whoever may ask gateway and app."""
+        return self.folder / "keys.json"
+
+    @property
+    def gateway_key(self) -> Path:
+        """The app's own for the gateway."""
+        return self.folder / "gateway.key"
+
+    @property
+    def secret(self) -> Path:
+        """The app's, for user tokens."""
+        return self.folder / "secret.txt"
+
+
+def all_tiers(store: str, home: Home, config: Config, config_file: Path | None, port: int) -> list[Tier]:
+    """Backend, gateway, app and, where there are brokers, events: on ports from ``port`` on."""
+    settings = [] if config_file is None else ["--config", str(config_file)]
+    at = [f"http://127.0.0.1:{port + number}" for number in range(4)]
+    gateway = {"TASTETWIN_GATEWAY__BACKENDS": f'["{at[0]}"]'}
+    gateway |= {} if config.gateway.fresh else {"TASTETWIN_GATEWAY__FRESH": str(home.folder / "fresh")}
+    gateway |= {} if config.gateway.outputs else {"TASTETWIN_GATEWAY__OUTPUTS": str(home.folder / "outputs")}
+    app = {"TASTETWIN_APP__GATEWAY": at[1]}
+    app |= {} if config.app.state else {"TASTETWIN_APP__STATE": str(home.folder / "state")}
+    ports = [["--port", str(port + number), *settings] for number in range(3)]
+    keys, key = ["--keys", str(home.keys)], ["--gateway-key", str(home.gateway_key)]
+    tiers = [
+        Tier("backend", ["backend", "--store", store, *ports[0]], f"{at[0]}/v2/health/ready"),
+        Tier("gateway", ["gateway", "--store", store, *keys, *ports[1]], f"{at[1]}/readyz", gateway),
+        Tier("app", ["app", *keys, *key, "--secret", str(home.secret), *ports[2]], f"{at[2]}/readyz", app),
+    ]
+    if config.app.brokers is not None:
+        words = ["events", *key, "--metrics-port", str(port + 3), *settings]
+        tiers.append(Tier("events", words, f"{at[3]}/readyz", app))
+    return tiers
+
+
+def keep_running(tiers: Sequence[Tier], tell: Callable[[], None]) -> None:
     """Start the tiers in order, keep them running, and end them in the opposite order at SIGTERM or SIGINT.
 
     Args:

@@ -1,0 +1,128 @@
+"""One command serves a store by all tiers, keeps them up, and takes all of them down."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tastetwin.config import AppConfig, Config
+from tastetwin.errors import StoreError
+from tastetwin.serving.keys import Keys
+from tastetwin.serving.together import RESTARTS, Home, Tier, all_tiers
+from tests.serving.processes import started
+from tests.world import Journey
+
+READY = re.compile("ready: model")
+KEY = re.compile(r"tt_[A-Za-z0-9_-]+")
+
+
+def free_ports(n: int) -> int:
+    """The first of n ports in a row that nobody listens on."""
+    for first in range(31_000, 60_000, 7):
+        held = []
+        try:
+            for port in range(first, first + n):
+                held.append(socket.create_server(("127.0.0.1", port)))
+        except OSError:
+            continue
+        else:
+            return first
+        finally:
+            for each in held:
+                each.close()
+    raise AssertionError("no free ports")
+
+
+def ask(url: str, key: str, body: Any = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read())
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def words_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+
+
+def test_from_a_store_to_a_user_s_twins_by_one_command(copied: Journey, tmp_path: Path) -> None:
+    """A tier that dies comes back, and nothing is left behind at the end."""
+    port = free_ports(3)
+    home = tmp_path / "home"
+    arguments = ["serve", "--store", copied.store.root, "--home", str(home), "--port", str(port)]
+    with started(arguments, {"TASTETWIN_SERVE__DRAIN_SECONDS": "0"}) as server:
+        server.wait_for(READY)
+        key = server.wait_for(KEY)
+        user = copied.tt.twins().column("user_idno")[0].as_py()
+        token = ask(f"http://127.0.0.1:{port + 2}/v1/tokens", key, {"user": user, "seconds": 60})["token"]
+        twins = ask(f"http://127.0.0.1:{port + 2}/v1/me/twins", token)
+        assert twins["people"]
+        tiers = children(server.process.pid)
+        gateway = next(pid for pid in tiers if "gateway" in words_of(pid))
+        os.kill(gateway, signal.SIGKILL)
+        until = time.monotonic() + 30
+        while True:
+            try:
+                assert ask(f"http://127.0.0.1:{port + 2}/v1/me/twins", token) == twins
+                break
+            except (urllib.error.URLError, ConnectionError):
+                assert time.monotonic() < until, server.lines
+                time.sleep(0.2)
+        tiers = children(server.process.pid)
+        assert len(tiers) == 3
+        assert server.end() == 0
+        assert not [pid for pid in tiers if Path(f"/proc/{pid}").exists()]
+    assert key not in (home / "keys.json").read_text()
+
+
+def test_a_home_is_made_once(tmp_path: Path) -> None:
+    """The owner's key is shown once and stays good; nobody else on the machine reads any of it."""
+    first = Home.at(tmp_path / "home")
+    assert first.new_key is not None
+    again = Home.at(tmp_path / "home")
+    assert again.new_key is None
+    keys = Keys(again.keys)
+    owner, app = keys.caller(first.new_key), keys.caller(again.gateway_key.read_text())
+    assert owner is not None and app is not None
+    assert "score" in owner.scopes and "score" not in app.scopes
+    assert (tmp_path / "home").stat().st_mode & 0o077 == 0
+    assert again.gateway_key.stat().st_mode & 0o077 == 0
+
+
+def test_a_home_that_was_half_made_is_made_anew(tmp_path: Path) -> None:
+    """Killed between the two files, nobody had seen a key."""
+    Home.at(tmp_path / "home").gateway_key.unlink()
+    assert Home.at(tmp_path / "home").new_key is not None
+
+
+def test_events_are_served_where_there_are_brokers(tmp_path: Path) -> None:
+    """Without Kafka there is nothing to consume."""
+    home = Home.at(tmp_path / "home")
+    without = all_tiers("store", home, Config(), None, 8101)
+    with_brokers = all_tiers("store", home, Config(app=AppConfig(brokers="localhost:9092")), None, 8101)
+    assert [tier.name for tier in without] == ["backend", "gateway", "app"]
+    assert [tier.name for tier in with_brokers] == ["backend", "gateway", "app", "events"]
+
+
+def test_a_tier_that_ends_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting that is wrong would else be tried for ever, and nobody would read why."""
+    tier = Tier("backend", ["backend", "--no-such-option"], "http://127.0.0.1:1/")
+    tier.start()
+    with pytest.raises(StoreError, match="TIER-ENDED"):
+        for _ in range(RESTARTS + 1):
+            assert tier.process is not None
+            tier.process.wait(60)
+            tier.revive()
