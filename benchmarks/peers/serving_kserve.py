@@ -1,7 +1,8 @@
-"""The encoder behind KServe's Python server: ``MODEL=encoder.onnx python serving_kserve.py --http_port 8000``."""
+"""The encoder behind KServe's server: ``MODEL=encoder.onnx NAME=taste python serving_kserve.py --http_port 8000``."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import kserve
@@ -13,7 +14,7 @@ class Encode(kserve.Model):  # type: ignore[misc]
 
     def __init__(self) -> None:
         """Ready at once."""
-        super().__init__("taste")
+        super().__init__(os.environ.get("NAME", "taste"))
         self._model = Model()
         self.ready = True
 
@@ -23,7 +24,7 @@ class Encode(kserve.Model):  # type: ignore[misc]
         vectors = self._model.run(given)
         output = kserve.InferOutput("vector", list(vectors.shape), "FP32")
         output.set_data_from_numpy(vectors, binary_data=False)
-        return kserve.InferResponse(payload.id, "taste", [output])
+        return kserve.InferResponse(payload.id, self.name, [output])
 
 
 if __name__ == "__main__":

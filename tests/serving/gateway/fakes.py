@@ -83,7 +83,8 @@ class Fake:
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         if path.endswith("/infer"):
             return await self._infer(path, headers, body, reader, writer)
-        ready = self.live if path == "/v2/health/ready" else path.split("/")[5] in self.versions
+        version = path.split("/")[5] if "/versions/" in path else ""
+        ready = self.live if path == "/v2/health/ready" else version in self.versions
         return await _send(writer, 200 if ready else 503, {}, b"")
 
     async def _infer(

@@ -115,6 +115,7 @@ class Backend:
         self.breaker = Breaker(clock)
         self.ready: frozenset[str] = frozenset()
         """Versions that it had ready when it was last asked."""
+        self._paths: dict[str, str] = {}
         self.in_flight = 0
         self._unheard = 0
 
@@ -171,7 +172,7 @@ class Backend:
 
     async def _post(self, session: aiohttp.ClientSession, request: Request, left: float) -> Floats:
         headers, body = with_timeout(request.headers, request.body, left)
-        url = self._at(f"models/{MODEL}/versions/{quote(request.version, safe='')}/infer")
+        url = self._at(f"{self._paths.get(request.version) or _versioned(request.version)}/infer")
         async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
             answer = await response.read()
         if response.status == 200:
@@ -201,11 +202,24 @@ class Backend:
     async def _versions(self, session: aiohttp.ClientSession, wanted: Collection[str]) -> frozenset[str]:
         if not await _is_so(session, self._at("health/ready")):
             return frozenset()
-        paths = {each: f"models/{MODEL}/versions/{quote(each, safe='')}/ready" for each in wanted}
-        return frozenset([each for each, path in paths.items() if await _is_so(session, self._at(path))])
+        found = {each: await self._where(session, each) for each in wanted}
+        self._paths = {version: path for version, path in found.items() if path is not None}
+        return frozenset(self._paths)
+
+    async def _where(self, session: aiohttp.ClientSession, version: str) -> str | None:
+        """Path of a version that is ready. A server may know no versions (the protocol leaves it the choice; KServe's
+        does not): there a bundle is asked for as a model of that name."""
+        for path in (_versioned(version), f"models/{quote(version, safe='')}"):
+            if await _is_so(session, self._at(f"{path}/ready")):
+                return path
+        return None
 
     def _at(self, path: str) -> URL:
         return URL(f"{self._url}/v2/{path}", encoded=True)
+
+
+def _versioned(version: str) -> str:
+    return f"models/{MODEL}/versions/{quote(version, safe='')}"
 
 
 async def _is_so(session: aiohttp.ClientSession, url: URL) -> bool:
