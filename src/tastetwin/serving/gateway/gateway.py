@@ -39,6 +39,7 @@ class Gateway:
         self._waiting: dict[str, Version] = {}
         """Opened, and perhaps not yet answered from."""
         self._refreshes = 0
+        self._was_ready = False
         self._keeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -63,9 +64,12 @@ class Gateway:
 
     @property
     def ready(self) -> bool:
-        """Whether every version that answers can be encoded for."""
-        versions = self.service.versions.values()
-        return bool(versions) and all(self.backends.ready(version.bundle) for version in versions)
+        """Whether every version could be encoded for once. If no backend is left later, lists are stale and better than
+        none: to be taken out of the load balancer for that would make an outage of it."""
+        if not self._was_ready:
+            versions = self.service.versions.values()
+            self._was_ready = bool(versions) and all(self.backends.ready(version.bundle) for version in versions)
+        return self._was_ready
 
     def choose(self, sticky: bytes, named: str | None) -> Version:
         """The version that answers a request.
