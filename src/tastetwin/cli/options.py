@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from tastetwin import console
+from tastetwin.errors import MissingExtra
 
 if TYPE_CHECKING:
     from tastetwin.config import Config
@@ -31,6 +34,21 @@ AgainOption = Annotated[bool, typer.Option("--again", help="Do it once more even
 
 GATEWAY_KEY: Final = "TASTETWIN_GATEWAY_KEY"
 """Where a key for the gateway is looked for if no file is named."""
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Around imports: what is not installed is named with the extra that brings it.
+
+    Raises:
+        MissingExtra: a package of others is not there.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").split(".")[0] == "tastetwin":
+            raise  # a mistake of ours
+        raise MissingExtra.of(str(error.name), extra) from None
 
 
 def settings_of(path: Path | None) -> Config:

@@ -10,7 +10,7 @@ import typer
 
 from tastetwin import console
 from tastetwin.cli.options import GATEWAY_KEY as KEY
-from tastetwin.cli.options import ConfigOption, StoreOption, key_of, settings_of
+from tastetwin.cli.options import ConfigOption, StoreOption, key_of, needs, settings_of
 
 serve_app = typer.Typer(help="The model online: model backend, model gateway, app.")
 KeysOption = Annotated[
@@ -94,9 +94,11 @@ def gateway(
 
     Example: `tastetwin serve gateway --store store/ --keys keys.json`
     """
-    from tastetwin.serving.gateway.serve import serve_gateway
-    from tastetwin.serving.server import Listen
     from tastetwin.store import Store
+
+    with needs("serve"):
+        from tastetwin.serving.gateway.serve import serve_gateway
+        from tastetwin.serving.server import Listen
 
     settings, listen = settings_of(config), Listen(host, port, metrics_port, sys.stderr.buffer)
     serve_gateway(Store.open(store), settings, _keys(keys, settings.serve.keys), listen, _tell)
@@ -125,8 +127,9 @@ def app(
 
     Example: `tastetwin serve app --keys keys.json --secret secret.txt --gateway-key gateway.key`
     """
-    from tastetwin.serving.app.serve import Credentials, serve_app
-    from tastetwin.serving.server import Listen
+    with needs("serve"):
+        from tastetwin.serving.app.serve import Credentials, serve_app
+        from tastetwin.serving.server import Listen
 
     settings, listen = settings_of(config), Listen(host, port, metrics_port, sys.stderr.buffer)
     credentials = Credentials(_keys(keys, settings.serve.keys), key_of(gateway_key), secret)
@@ -164,8 +167,10 @@ def events(
 
     Example: `tastetwin serve events --gateway-key gateway.key --config settings.yaml`
     """
-    from tastetwin.client.client import Client
-    from tastetwin.serving.app.events.serve import Member, serve_events
+    with needs("serve"):
+        from tastetwin.client.client import Client
+    with needs("kafka"):
+        from tastetwin.serving.app.events.serve import Member, serve_events
 
     settings = settings_of(config)
     key = key_of(gateway_key)
