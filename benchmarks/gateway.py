@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from stack import Process, Stack, arrive, serving, wait_for
+from stack import Process, Stack, arrive, free_ports, serving, wait_for
 from tastetwin.analysis.lookup import TwinLists
 from tastetwin.features.user_favor import USER_FAVOR
 from tastetwin.runs import published_run
@@ -78,7 +78,8 @@ class Bare(Process):
 def bare(folder: Path, body: bytes) -> Iterator[Process]:
     """That route, serving."""
     (folder / "answer.json").write_bytes(body)
-    server = Bare([str(folder / "answer.json"), "28103"], "http://127.0.0.1:28103/")
+    (port,) = free_ports(1)
+    server = Bare([str(folder / "answer.json"), str(port)], f"http://127.0.0.1:{port}/")
     server.start()
     try:
         wait_for(server.ready_at, "POST")

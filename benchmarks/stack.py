@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -83,10 +84,10 @@ class Stack:
 
 
 @contextlib.contextmanager
-def serving(store: str, folder: Path, backends: int = 1, first_port: int = 28_100, **settings: str) -> Iterator[Stack]:
+def serving(store: str, folder: Path, backends: int = 1, **settings: str) -> Iterator[Stack]:
     """Tiers on ports of their own, nothing logged; ``settings`` as of the section ``gateway``."""
     key = add_key(folder / "keys.json", "bench", SCOPES, 1e6, 1_000_000)
-    ports = [first_port + 1 + number for number in range(backends)]
+    first_port, *ports = free_ports(1 + backends)
     workers = [
         Process(["backend", "--store", store, "--port", str(port)], f"http://127.0.0.1:{port}/v2/health/ready")
         for port in ports
@@ -106,6 +107,12 @@ def serving(store: str, folder: Path, backends: int = 1, first_port: int = 28_10
     finally:
         for each in (gateway, *workers):
             each.kill()
+
+
+def free_ports(n: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with contextlib.ExitStack() as held:
+        return [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(n)]
 
 
 def wait_for(url: str, method: str = "GET") -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import random
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tastetwin.errors import StoreError
-from tastetwin.privacy.opt_out import FOLDER, OptOuts, is_opted_out, name_of, opt_in, opt_out, read_opt_outs
+from tastetwin.privacy.opt_out import (
+    FOLDER,
+    OptOuts,
+    OptOutWatch,
+    is_opted_out,
+    name_of,
+    opt_in,
+    opt_out,
+    read_opt_outs,
+)
 from tastetwin.store import Store
 
 IDS = st.text(st.characters(codec=None, categories=["Cs", "Ll", "Lo", "Zs", "Cc", "Po"]), max_size=12)
@@ -97,3 +108,31 @@ def test_a_folder_that_cannot_be_read_is_not_an_empty_one(
     with pytest.raises(StoreError) as caught:
         ask(store)  # type: ignore[operator]
     assert caught.value.problem.code == "STORE-UNREADABLE"
+
+
+def test_a_watch_sees_what_a_reading_sees(tmp_path: Path) -> None:
+    """A gateway looks every second: it must miss nobody who comes or goes, in whatever order and however fast."""
+    store, random_ = Store.create(tmp_path / "store"), random.Random(3)
+    watch, users = OptOutWatch(store), [f"user {number}" for number in range(40)]
+    for step in range(300):
+        user = random_.choice(users)
+        (opt_out if random_.random() < 0.6 else opt_in)(store, [user])
+        if random_.random() < 0.5:
+            assert watch.read() == read_opt_outs(store), step
+    for shard in store.names(FOLDER):  # as if long ago
+        os.utime(store.path(f"{FOLDER}/{shard}"), ns=(0, 10**18))
+    assert watch.read() == watch.read() == read_opt_outs(store)
+    opt_out(store, ["somebody else"])
+    assert watch.read() == read_opt_outs(store)
+
+
+def test_a_watch_refuses_what_a_reading_refuses(tmp_path: Path) -> None:
+    """Whoever cannot know must show nobody."""
+    store = Store.create(tmp_path / "store")
+    opt_out(store, ["a"])
+    watch = OptOutWatch(store)
+    watch.read()
+    shard = store.names(FOLDER)[0]
+    Path(store.path(f"{FOLDER}/{shard}/stray")).write_text("")
+    with pytest.raises(StoreError, match="OPT-OUTS-DAMAGED"):
+        watch.read()

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from tastetwin.errors import StoreError, UsageError
-from tastetwin.privacy.opt_out import OptOuts, name_of, read_opt_outs
+from tastetwin.privacy.opt_out import OptOuts, OptOutWatch, name_of
 from tastetwin.runs import published, read_run
 from tastetwin.serving.gateway.pack import Pack
 from tastetwin.serving.gateway.people import People
@@ -56,6 +56,7 @@ class DenySet:
     def __init__(self, store: Store, stale_after: float, clock: Clock = time.monotonic) -> None:
         """Nothing is read yet; ``stale_after`` seconds without a reading, ``check`` refuses."""
         self._store, self._stale_after, self._clock = store, stale_after, clock
+        self._watch = OptOutWatch(store)
         self._read_at: float | None = None
         self.opt_outs = OptOuts()
 
@@ -66,7 +67,7 @@ class DenySet:
             StoreError: OPT-OUTS-DAMAGED, STORE-UNREADABLE; what was read before stands.
         """
         began = self._clock()
-        found = read_opt_outs(self._store)
+        found = self._watch.read()
         changed = found.names != self.opt_outs.names
         self.opt_outs, self._read_at = found, began
         return changed
