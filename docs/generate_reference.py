@@ -6,11 +6,13 @@ A test holds the pages to the code, so a changed setting, option or table shows 
 from __future__ import annotations
 
 import ast
+import inspect
 import itertools
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+import orjson
 import pyarrow as pa
 from typer.main import get_command
 
@@ -20,6 +22,10 @@ from tastetwin.cli import app
 from tastetwin.config import ENV_PREFIX, Config
 from tastetwin.delivery import views
 from tastetwin.features import user_favor
+from tastetwin.serving.app import openapi as app_api
+from tastetwin.serving.app.http import ENDPOINTS, PEOPLE_OF_PLACE
+from tastetwin.serving.gateway import openapi as gateway_api
+from tastetwin.serving.gateway.http import VERSION_HEADER
 
 FOLDER: Final = Path(__file__).parent / "reference"
 TABLES: Final[list[tuple[str, ModuleType, str]]] = [
@@ -38,11 +44,41 @@ TABLES: Final[list[tuple[str, ModuleType, str]]] = [
     ("`health`", views, "HEALTH"),
     ("`quality`", views, "QUALITY"),
 ]
+VERSION: Final = VERSION_HEADER.decode()
+_LIMITS: Final = {"minimum": "from", "maximum": "to", "minLength": "of length", "maxLength": "to"}
+_LENGTHS: Final = {"minItems": "at least", "maxItems": "at most"}
+_HTTP: Final = """# HTTP
+
+What [serving](../how-to/serve.md) takes and answers. The same, to try: `/docs` of gateway and app; for programs:
+`/openapi.json`. The model backend speaks the [Open Inference Protocol v2](https://github.com/kserve/open-inference-protocol).
+
+Bodies are JSON. A field that is not in a table is refused. Headers of a request:
+
+| header | meaning |
+|---|---|
+| `authorization: Bearer KEY`, or `x-api-key: KEY` | who asks; an app's client sends its token so |
+| `tastetwin-timeout-ms` | how long the caller will wait: nothing is done for them after that |
+| `tastetwin-version` | gateway: a version by name, else [by weight](../how-to/serve.md#versions) |
+| `x-request-id` | under which all tiers log it, 1 to 64 of `A-Za-z0-9._-`, else one is made; every answer has it |
+| `traceparent` | W3C trace context |
+
+`GET /healthz` says that the process lives, `GET /readyz` that it should be sent requests (200, else 503). What is
+refused is answered by a [Refusal](#refusal) with one of these statuses; codes: [errors](errors.md#what-servers-answer).
+
+| status | when | ask again? |
+|---|---|---|
+| 400, 413 | the request is wrong, or too large | no |
+| 401, 403 | no known key; the key may not do this | no |
+| 404 | no such route, model or version; nobody who may be shown of that id | no |
+| 409 | there is no room for one more (app) | no |
+| 429 | above the key's rate | after `Retry-After` |
+| 503 | overloaded, ending, or something behind it is away | after `Retry-After`, later each time |
+| 504 | not done in time | yes: everything may be asked twice |""".splitlines()
 
 
 def pages() -> dict[str, str]:
     """File name -> text of every generated page."""
-    return {"config.md": config_page(), "cli.md": cli_page(), "tables.md": tables_page()}
+    return {"config.md": config_page(), "cli.md": cli_page(), "tables.md": tables_page(), "http.md": http_page()}
 
 
 def config_page() -> str:
@@ -76,13 +112,16 @@ def cli_page() -> str:
     group: Any = get_command(app)
     for name, command in group.commands.items():
         inner = getattr(command, "commands", None)
+        if inner and command.params:  # a group that does something by itself
+            said = _help_lines(inspect.getdoc(command.callback))
+            lines += ["", f"## tastetwin {name}", "", *said, "", *_parameter_table(command)]
         for verb, each in {f"{name} {sub}": one for sub, one in inner.items()}.items() if inner else [(name, command)]:
-            lines += ["", f"## tastetwin {verb}", "", *_help_lines(each), "", *_parameter_table(each)]
+            lines += ["", f"## tastetwin {verb}", "", *_help_lines(each.help), "", *_parameter_table(each)]
     return "\n".join(lines) + "\n"
 
 
-def _help_lines(command: Any) -> list[str]:
-    paragraphs = [" ".join(part.split()) for part in (command.help or "").split("\n\n")]
+def _help_lines(said: str | None) -> list[str]:
+    paragraphs = [" ".join(part.split()) for part in (said or "").split("\n\n")]
     return "\n\n".join(paragraphs).split("\n")
 
 
@@ -138,6 +177,67 @@ def grain(module: ModuleType, name: str) -> str:
             said = text.partition(": ")[2].replace("``", "`")
             return said[0].upper() + said[1:]
     raise LookupError(name)
+
+
+def http_page() -> str:
+    """Every route of gateway and app, and every model that they take or give."""
+    described = {"Model gateway": gateway_api.describe(), "App": app_api.describe((*ENDPOINTS, PEOPLE_OF_PLACE))}
+    lines = [*_HTTP]
+    models: dict[str, Any] = {}
+    for title, raw in described.items():
+        document = orjson.loads(raw)
+        own = document["components"]["schemas"]
+        assert all(models.get(name, model) == model for name, model in own.items()), "one name, one model"
+        models |= own
+        lines += ["", f"## {title}"]
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                lines += ["", f"### {method.upper()} {path}", "", *_operation_lines(operation, own)]
+    lines += ["", "## What is sent and answered"]
+    for name, model in sorted((name, model) for name, model in models.items() if "properties" in model):
+        lines += ["", f"### {name}", "", *_model_lines(model)]
+    return "\n".join(lines) + "\n"
+
+
+def _operation_lines(operation: Any, models: Any) -> list[str]:
+    more, _, scope = operation["description"].partition("Scope: ")
+    needed = "with a user's token" if "`me`" in scope else f"scope {scope.rstrip('.')}"
+    lines = [f"{operation['summary']} ({needed}). {more}".strip()]
+    parameters = [each for each in operation.get("parameters", ()) if each["name"] not in ("model", VERSION)]
+    lines += ["", "| | | |", "|---|---|---|"] if parameters else []
+    lines += [f"| `{each['name']}` | {each['in']} | {_kind(each['schema'])} |" for each in parameters]
+    given = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    taken = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
+    lines += ["", f"{f'Takes {_kind(taken)}, gives' if taken else 'Gives'} {_kind(given)}."]
+    examples = models[taken["$ref"].rsplit("/", 1)[1]].get("examples", ()) if taken else ()
+    return [*lines, "", "```json", *(orjson.dumps(each).decode() for each in examples), "```"] if examples else lines
+
+
+def _model_lines(model: Any) -> list[str]:
+    lines = [" ".join(model["description"].split()), "", "| field | type | default | meaning |", "|---|---|---|---|"]
+    for name, field in model["properties"].items():
+        default = f"`{orjson.dumps(field.get('default')).decode()}`"
+        shown = "required" if name in model.get("required", ()) else default
+        inner = [field, *field.get("anyOf", ()), field.get("items", {})]
+        meaning = next((each["description"] for each in inner if "description" in each), "")
+        lines.append(f"| `{name}` | {_kind(field)} | {shown} | {meaning} |")
+    return lines
+
+
+def _kind(schema: Any) -> str:
+    """A type of JSON Schema, for people."""
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[1]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(_kind(each) for each in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{each}`" for each in schema["enum"])
+    if schema.get("type") == "array":
+        limits = [f", {word} {schema[key]:,}" for key, word in _LENGTHS.items() if key in schema]
+        return "".join([f"list of {_kind(schema.get('items', {}))}", *limits])
+    limits = [f"{word} {schema[key]:,}" for key, word in _LIMITS.items() if key in schema]
+    return " ".join([str(schema.get("type", "any")), *limits])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,13 @@ from typing import Final
 import pytest
 
 from tastetwin import errors
+from tastetwin.serving.app.events.metrics import Metrics as EventMetrics
+from tastetwin.serving.backend.metrics import Metrics as ModelMetrics
+from tastetwin.serving.gateway.backends import BackendMetrics
+from tastetwin.serving.gateway.fresh import FreshMetrics
+from tastetwin.serving.gateway.http import Shadows
+from tastetwin.serving.gateway.outputs import OutputMetrics
+from tastetwin.serving.telemetry import Telemetry
 
 ROOT: Final = Path(__file__).parent.parent
 PAGES: Final = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -74,6 +82,24 @@ def test_the_page_gives_the_exit_code_that_the_class_has() -> None:
     documented = codes_in_docs()
     raised = {code: str(exit_code) for code, exit_code in codes_in_source().items() if exit_code is not None}
     assert {code: documented[code] for code in raised} == raised
+
+
+def metrics_of_all_tiers() -> set[str]:
+    """As Prometheus will see them."""
+    telemetry = Telemetry("gateway", io.BytesIO())
+    telemetry.answered(b"r1", "GET", "/", 503, 0.1, "", "HTTP-BUSY")
+    for made in (BackendMetrics, OutputMetrics, FreshMetrics, Shadows, EventMetrics):
+        made(telemetry.registry)
+    text = telemetry.render().decode() + ModelMetrics().text().decode()
+    kinds = re.findall(r"^# TYPE (\w+) (\w+)", text, flags=re.MULTILINE)
+    return {name for name, _ in kinds} | {f"{name}_bucket" for name, kind in kinds if kind == "histogram"}
+
+
+def test_metrics_that_pages_name_exist() -> None:
+    """An alert on a metric that is not there never rings."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    found = set(re.findall(r"\btastetwin_(?:gateway|backend|events|request|refused)\w*", text))
+    assert len(found) > 10 and found <= metrics_of_all_tiers()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

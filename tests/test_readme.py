@@ -34,10 +34,10 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def commands(page: Path, program: str) -> list[list[str]]:
-    """The arguments of every line of a bash block that starts ``program``."""
-    lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
-    return [words[1:] for line in lines if (words := shlex.split(line, comments=True)) and words[0] == program]
+def commands(page: Path, program: str, language: str = "(?:ba)?sh") -> list[list[str]]:
+    """The arguments of every line that starts ``program``, of bash blocks and of those in sh, which no test runs."""
+    lines = [line for block in blocks(page, language) for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith(f"{program} ")]
 
 
 def examples() -> list[list[str]]:
@@ -60,9 +60,10 @@ def test_every_command_line_parses(arguments: list[str]) -> None:
     """What is written can be typed: the verb exists, and so do its options and their kinds of value."""
     command: Any = get_command(app)
     context = command.make_context("tastetwin", list(arguments))
-    while hasattr(command, "commands"):
-        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+    while hasattr(command, "commands") and (left := [*context._protected_args, *context.args]):
+        name, command, rest = command.resolve_command(context, left)
         context = command.make_context(name, rest, parent=context)
+    assert not hasattr(command, "commands") or command.invoke_without_command
 
 
 def test_every_verb_shows_an_example() -> None:
@@ -117,7 +118,7 @@ def test_the_readme_s_own_data_block_runs(tmp_path: Path) -> None:
     write_town(TownConfig(users=300, seed=3, dirt_share=0), tmp_path / "events")
     for kind in DIRT:
         (tmp_path / "events" / f"{kind}-00000.jsonl").rename(tmp_path / "events" / f"{kind}.jsonl")
-    for arguments in commands(ROOT / "README.md", "tastetwin"):
+    for arguments in commands(ROOT / "README.md", "tastetwin", "bash"):
         # A town's users are not called 42.
         user = _somebody(tmp_path) if any(EXAMPLE_USER in word for word in arguments) else ""
         told = [re.sub(rf"\b{EXAMPLE_USER}\b", user, word) for word in arguments]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, TypeVar
 from urllib.parse import parse_qsl
 
@@ -13,6 +14,13 @@ from tastetwin.serving.exchange import Receive, Send
 
 DOCS: Final = "/docs"
 OPENAPI: Final = "/openapi.json"
+STATIC: Final = f"{DOCS}/static"
+PAGES: Final = (
+    DOCS,
+    OPENAPI,
+    *(f"{STATIC}/{name}" for name in ("swagger-ui.css", "swagger-ui-bundle.js", "start.js")),
+)
+"""Open to everybody; see ``swagger``."""
 JSON: Final = b"application/json"
 MAX_FIELDS: Final = 10
 """Of a query."""
@@ -69,8 +77,8 @@ async def body_of(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-async def respond(send: Send, body: bytes, kind: bytes = JSON) -> None:
-    """A whole answer."""
-    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+async def respond(send: Send, body: bytes, kind: bytes = JSON, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    """A whole answer; ``more``: headers besides type and length."""
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *more]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
-from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from tastetwin import __version__
 from tastetwin.client.schemas import Refusal
-from tastetwin.serving.api import DOCS, OPENAPI
 
 Json = dict[str, Any]
 _REF: Final = "#/components/schemas/{model}"
@@ -33,6 +31,8 @@ REFUSALS: Final[Mapping[str, str]] = {
 class Operation:
     """A method of a path."""
 
+    group: str
+    """Under which heading it stands."""
     method: str
     path: str
     """Template."""
@@ -68,6 +68,7 @@ def describe(title: str, about: str, operations: Sequence[Operation], refusals: 
 def _described(operation: Operation, refusals: Mapping[str, str]) -> Json:
     refusal = {"content": {"application/json": {"schema": _schema(Refusal)}}}
     said: Json = {
+        "tags": [operation.group],
         "operationId": operation.name,
         "summary": operation.summary,
         "description": operation.description,
@@ -104,9 +105,3 @@ def query_parameters(model: type[BaseModel]) -> list[Json]:
         {"name": name, "in": "query", "required": False, "schema": schema}
         for name, schema in model.model_json_schema()["properties"].items()
     ]
-
-
-def pages(title: str, document: bytes) -> dict[str, tuple[bytes, bytes]]:
-    """Ready answers by path: content type and body."""
-    page = get_swagger_ui_html(openapi_url=OPENAPI, title=title)
-    return {DOCS: (b"text/html; charset=utf-8", bytes(page.body)), OPENAPI: (b"application/json", document)}

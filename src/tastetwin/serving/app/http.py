@@ -15,13 +15,14 @@ from pydantic import BaseModel
 from tastetwin.client.schemas import MAX_ID
 from tastetwin.config import AppConfig
 from tastetwin.errors import UsageError
-from tastetwin.serving.api import DOCS, OPENAPI, body_of, read, read_query, respond
+from tastetwin.serving.api import DOCS, PAGES, body_of, read, read_query, respond
 from tastetwin.serving.app import gateway, routes, schemas
 from tastetwin.serving.app.routes import App, Asked, Given, Listed
 from tastetwin.serving.app.tokens import SCOPE as ME
 from tastetwin.serving.door import RequestContext, Scope, context
 from tastetwin.serving.exchange import Receive, Send
 from tastetwin.serving.policy import Policy
+from tastetwin.serving.swagger import Page, respond_page
 
 STATUSES: Final[Mapping[str, int]] = {**gateway.STATUSES, "FOLLOWS-FULL": 409}
 APP: Final = "app"
@@ -135,15 +136,15 @@ def endpoints(config: AppConfig) -> tuple[Endpoint[Any], ...]:
 
 def policy(answered: Sequence[Endpoint[Any]]) -> Policy:
     """Which scope each route needs."""
-    table: dict[tuple[str, str], str | None] = {("GET", DOCS): None, ("GET", OPENAPI): None}
+    table: dict[tuple[str, str], str | None] = {("GET", page): None for page in PAGES}
     return Policy({**table, **{(each.method, each.template): each.scope for each in answered}})
 
 
 class Api:
     """The inner app."""
 
-    def __init__(self, app: App, pages: Mapping[str, tuple[bytes, bytes]]) -> None:
-        """``pages``: ready answers by path, as content type and body."""
+    def __init__(self, app: App, pages: Mapping[str, Page]) -> None:
+        """``pages``: ready answers by path."""
         self._app, self._pages = app, pages
         self._endpoints = {(each.method, each.template): each for each in endpoints(app.config)}
 
@@ -152,8 +153,7 @@ class Api:
         asked = context(scope)
         endpoint = self._endpoints.get((scope["method"], asked.route))
         if endpoint is None:
-            kind, page = self._pages[asked.route]
-            return await respond(send, page, kind)
+            return await respond_page(send, self._pages[asked.route])
         said = await self._answer(endpoint, scope, receive, asked)
         await respond(send, said.model_dump_json().encode())
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import TypeAdapter
 
 from tastetwin.client.schemas import UserId
-from tastetwin.serving import openapi
-from tastetwin.serving.app.http import Endpoint
+from tastetwin.serving import openapi, swagger
+from tastetwin.serving.app.http import APP, Endpoint
+from tastetwin.serving.app.tokens import SCOPE as ME
 from tastetwin.serving.openapi import REFUSALS, Operation, path_parameter, query_parameters
+from tastetwin.serving.swagger import Page
 
 _TITLE: Final = "TasteTwin app"
 _ABOUT: Final = """My twins, for the product's client.
@@ -27,6 +29,7 @@ _REFUSALS: Final = {
     "409": "There is no room for one more.",
     "503": "Overloaded, or the model gateway or the app's state cannot be reached.",
 }
+_GROUPS: Final = {APP: "the product's server, with its key", ME: "a user, with a token"}
 _NAMED: Final = {"user": "the source's id of another user", "place": "the source's id of a place"}
 
 
@@ -44,6 +47,7 @@ def _operation(endpoint: Endpoint[Any]) -> Operation:
     if takes is not None and not in_body:
         parameters += query_parameters(takes)
     return Operation(
+        _GROUPS[endpoint.scope],
         endpoint.method,
         endpoint.template,
         endpoint.answer.__name__ if "Listed" not in endpoint.answer.__qualname__ else _listed(endpoint),
@@ -59,6 +63,6 @@ def _listed(endpoint: Endpoint[Any]) -> str:
     return f"{endpoint.answer.__name__}_{endpoint.template.split('/')[3]}"
 
 
-def pages(answered: Sequence[Endpoint[Any]]) -> dict[str, tuple[bytes, bytes]]:
-    """Ready answers by path: content type and body."""
-    return openapi.pages(_TITLE, describe(answered))
+def pages(answered: Sequence[Endpoint[Any]]) -> Mapping[str, Page]:
+    """The description and the page that shows it, by path."""
+    return swagger.pages(_TITLE, describe(answered))

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from tastetwin.client import schemas
 from tastetwin.errors import TasteTwinError, UsageError
-from tastetwin.serving.api import DOCS, OPENAPI, Body, body_of, read, respond
+from tastetwin.serving.api import PAGES, Body, body_of, read, respond
 from tastetwin.serving.door import RequestContext, Scope, context
 from tastetwin.serving.exchange import Receive, Send
 from tastetwin.serving.gateway.answers import Json
@@ -26,6 +26,7 @@ from tastetwin.serving.gateway.gateway import Gateway
 from tastetwin.serving.gateway.outputs import Outputs, key_of
 from tastetwin.serving.gateway.versions import Version
 from tastetwin.serving.policy import Policy
+from tastetwin.serving.swagger import Page, respond_page
 
 BASE: Final = "/v1/models"
 VERSION_HEADER: Final = b"tastetwin-version"
@@ -197,7 +198,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any], ...]] = (
 
 def policy() -> Policy:
     """Which scope each route needs."""
-    open_to_all: dict[tuple[str, str], str | None] = {("GET", DOCS): None, ("GET", OPENAPI): None}
+    open_to_all: dict[tuple[str, str], str | None] = {("GET", page): None for page in PAGES}
     asked: dict[tuple[str, str], str | None] = {("POST", each.template): each.scope for each in ENDPOINTS}
     return Policy({**open_to_all, ("GET", BASE): "twins", **asked})
 
@@ -205,14 +206,12 @@ def policy() -> Policy:
 class Api:
     """The inner app."""
 
-    def __init__(
-        self, gateway: Gateway, pages: Mapping[str, tuple[bytes, bytes]], kept: Outputs, shadows: Shadows
-    ) -> None:
+    def __init__(self, gateway: Gateway, pages: Mapping[str, Page], kept: Outputs, shadows: Shadows) -> None:
         """Answer from a gateway.
 
         Args:
             gateway: entered.
-            pages: ready answers by path, as content type and body.
+            pages: ready answers by path.
             kept: answers that depend on nothing but the request and the version.
             shadows: whoever answers unseen.
         """
@@ -232,8 +231,7 @@ class Api:
             return await respond(send, await self._answer(endpoint, scope, await body_of(receive), asked))
         if asked.route == BASE:
             return await respond(send, orjson.dumps(self._gateway.described()))
-        kind, page = self._pages[asked.route]
-        await respond(send, page, kind)
+        await respond_page(send, self._pages[asked.route])
 
     async def _answer(self, endpoint: Endpoint[Any], scope: Scope, raw: bytes, asked: RequestContext) -> bytes:
         _check_model(asked.params["model"], self._gateway.config.app.model)

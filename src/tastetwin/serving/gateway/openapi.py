@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from tastetwin.client.schemas import ModelsAnswer
-from tastetwin.serving import openapi
+from tastetwin.serving import openapi, swagger
 from tastetwin.serving.gateway.http import BASE, ENDPOINTS, VERSION_HEADER, Endpoint
 from tastetwin.serving.openapi import Operation, path_parameter
+from tastetwin.serving.swagger import Page
 
 _TITLE: Final = "TasteTwin model gateway"
+_GROUP: Final = "model"
 _ABOUT: Final = """Who shares my taste? Users and places go in and come back under the source's own ids.
 
 Every answer says which run and which model it comes from, and how old the data are. Ask with
@@ -29,13 +31,14 @@ def describe() -> bytes:
 
 
 def _operations() -> Iterator[Operation]:
-    yield Operation("GET", BASE, "models", "The versions that answer", "Scope: `twins`.", ModelsAnswer)
+    yield Operation(_GROUP, "GET", BASE, "models", "The versions that answer", "Scope: `twins`.", ModelsAnswer)
     yield from map(_asked, ENDPOINTS)
 
 
 def _asked(endpoint: Endpoint[Any]) -> Operation:
     model = path_parameter("model", {"type": "string"}, "its name") | {"example": "taste"}
     return Operation(
+        _GROUP,
         "POST",
         endpoint.template,
         endpoint.verb.replace("/", "_"),
@@ -47,6 +50,6 @@ def _asked(endpoint: Endpoint[Any]) -> Operation:
     )
 
 
-def pages() -> dict[str, tuple[bytes, bytes]]:
-    """Ready answers by path: content type and body."""
-    return openapi.pages(_TITLE, describe())
+def pages() -> Mapping[str, Page]:
+    """The description and the page that shows it, by path."""
+    return swagger.pages(_TITLE, describe())

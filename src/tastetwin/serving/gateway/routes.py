@@ -53,7 +53,7 @@ class Routes:
                 place="version",
                 value=asked[:SHOWN],
                 rule="a version that is loaded",
-                fix="leave the header out, or name one that GET /v1/models/taste lists",
+                fix="leave the header out, or name one that GET /v1/models lists",
             )
         return asked
 
