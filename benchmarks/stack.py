@@ -135,7 +135,7 @@ class Answers:
     refused: list[float] = field(default_factory=list)
     """Milliseconds of those answered with 503 or 429."""
     statuses: Counter[str] = field(default_factory=Counter)
-    """Status, or what went wrong with the connection."""
+    """Status and code of an error, or what went wrong with the connection."""
 
     def percentile(self, level: float) -> float:
         """Milliseconds."""
@@ -151,12 +151,13 @@ async def arrive(
     async def ask(session: aiohttp.ClientSession, question: Question, due: float) -> None:
         try:
             async with session.post(f"{stack.url}/{question[0]}", data=question[1]) as answer:
-                await answer.read()
+                body = await answer.read()
                 status = str(answer.status)
+                said = f"{status} {orjson.loads(body)['error']['code']}" if answer.status >= 400 else status
         except aiohttp.ClientError as error:
-            status = type(error).__name__
+            status = said = type(error).__name__
         taken = (time.perf_counter() - due) * 1e3
-        answers.statuses[status] += 1
+        answers.statuses[said] += 1
         if status == "200":
             answers.milliseconds.append(taken)
         elif status in ("503", "429"):
