@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +71,7 @@ class Pack:
         self._history = (self._array("history_offsets"), self._array("history_places"))
         self._not_shown = (self._array("not_shown_offsets"), self._array("not_shown"))
         self._lists = (self._array("list_offsets"), self._array("list_people"), self._array("list_scores"))
+        self._favored = pa.ipc.open_file(pa.memory_map(str(folder / "favors.arrow"))).get_batch(0)
         self.index = NearestIndex(folder / "people.faiss", manifest.probes)
         self._bank_people: Positions = self._array("bank")
         self._bank = NearestIndex(folder / "bank.faiss", manifest.bank_probes)
@@ -181,11 +181,6 @@ class Pack:
             tuple(Review(each[REVIEW_ID], each[REVIEW_PLACE], each[RATING], each[VISITED], False) for each in reviews),
             tuple(Like(each[LIKE_CONTENTS], each[LIKE_DISPLAY], each[LIKED_AT]) for each in likes),
         )
-
-    @functools.cached_property
-    def _favored(self) -> pa.RecordBatch:
-        source = pa.memory_map(str(self._folder / "favors.arrow"))
-        return pa.ipc.open_file(source).get_batch(0)
 
 
 def _rows(lists: pa.ListArray, position: int) -> list[dict[str, Any]]:
