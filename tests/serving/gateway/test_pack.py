@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
 
 from tastetwin.analysis.stored import read_vectors
+from tastetwin.delivery import pack as making
+from tastetwin.delivery.erase import look_in
 from tastetwin.delivery.forget import forget
 from tastetwin.delivery.pack import MANIFEST, make_pack, pack_folder, read_pack, verify_pack
 from tastetwin.delivery.publish import prune
@@ -106,6 +110,47 @@ def test_without_its_manifest_there_is_none(own: Store, run: Run) -> None:
     own.remove(f"{pack_folder(run.run_id)}/{MANIFEST}")
     assert read_pack(own, run.run_id) is None
     assert make_pack(own, run).run_id == run.run_id
+
+
+def test_two_that_make_it_at_once_do_each_other_no_harm(own: Store, run: Run) -> None:
+    """Two gateways that start on a new run."""
+    own.remove(pack_folder(run.run_id))
+    with ThreadPoolExecutor(2) as pool:
+        packs = [made.result() for made in [pool.submit(Pack.of, own, run) for _ in range(2)]]
+    assert packs[0].manifest == packs[1].manifest == read_pack(own, run.run_id)
+
+
+def test_somebody_forgotten_while_it_is_made_is_not_in_it(
+    own: Store, run: Run, pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was read before they were erased, and kept after all packs were removed."""
+    user, real = pack.people.name(3), making._Making.write
+    own.remove(pack_folder(run.run_id))
+    forgotten: list[str] = []
+
+    def slow(self: Any) -> Any:
+        facts = real(self)
+        if not forgotten:
+            forgotten.extend(forget(own, [user]).users)
+        return facts
+
+    monkeypatch.setattr(making._Making, "write", slow)
+    assert Pack.of(own, run).people.position(user) < 0
+
+
+def test_features_without_somebody_of_the_analysis_make_a_good_pack(own: Store, run: Run, pack: Pack) -> None:
+    """``forget`` was killed half-way, or is under way: everybody else's twins stay their own."""
+    gone = pack.people.name(int(pack.members[0]))
+    own.remove(pack_folder(run.run_id))
+    look_in("features", "", own, [gone]).erase()
+    made = Pack.of(own, run)
+    assert len(made) == len(pack) - 1
+    for position in range(len(made)):
+        user = made.people.name(position)
+        before, after = (each.stored_list(each.people.position(user)).people for each in (pack, made))
+        names = [pack.people.name(at) for at in before.tolist()]
+        assert [made.people.name(at) for at in after.tolist()] == [name for name in names if name != gone]
+        np.testing.assert_array_equal(made.vectors[position], pack.vectors[pack.people.position(user)])
 
 
 @pytest.mark.parametrize("name", ["vectors.npy", "people.faiss", "people/slots.npy", "favors.arrow"])
