@@ -47,13 +47,18 @@ def bind(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise UsageError(
-            "SERVE-ADDRESS",
-            place=f"{host} port {port}",
-            value=error.strerror or str(error),
-            rule="an address of this machine, and a port that is free",
-            fix="another host or port; 0 takes any that is free",
-        ) from error
+        raise no_address(host, port, error.strerror or str(error)) from error
+
+
+def no_address(host: str, port: int, value: str) -> UsageError:
+    """Nobody can listen there."""
+    return UsageError(
+        "SERVE-ADDRESS",
+        place=f"{host} port {port}",
+        value=value,
+        rule="an address of this machine, and a port that is free",
+        fix="another host or port; 0 takes any that is free",
+    )
 
 
 def run(

@@ -87,7 +87,7 @@ def is_hidden(gateway: Gateway, user: str) -> bool:
 def test_opt_outs_are_heard_while_a_new_version_is_opened(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """To make and check a pack takes as long as it takes; nobody is to be shown for as long, nor all to be refused."""
     opening = threading.Event()
-    real = gateways.open_version
+    real = versions.open_version
 
     def slow(store: Store, name: str) -> Any:
         if name != "2027-01-01.1":
