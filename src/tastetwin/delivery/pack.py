@@ -8,7 +8,7 @@ without its manifest does not exist; ``forget`` removes all packs.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -315,8 +315,8 @@ def _shown(vectors: Floats, at: Ints, bias: Floats) -> Shown:
     return Shown(np.ascontiguousarray(vectors[at]), np.ascontiguousarray(bias[at]), at)
 
 
-def verify_pack(store: Store, manifest: PackManifest, told: Callable[[str], None] = lambda _: None) -> None:
-    """Compare the files of a pack with its manifest; ``told`` hears the name of each.
+def verify_pack(store: Store, manifest: PackManifest) -> None:
+    """Compare the files of a pack with its manifest.
 
     Raises:
         StoreError: DAMAGED for the first that differs or is absent.
@@ -331,4 +331,3 @@ def verify_pack(store: Store, manifest: PackManifest, told: Callable[[str], None
                 rule="the files of a pack never change",
                 fix=f"remove the folder {FOLDER}/{manifest.run_id}; it is made again",
             )
-        told(entry.path)

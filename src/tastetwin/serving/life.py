@@ -50,6 +50,17 @@ def bind(host: str, port: int) -> socket.socket:
         raise no_address(host, port, error.strerror or str(error)) from error
 
 
+def address_of(bound: socket.socket) -> str:
+    """Where a bound socket is asked, as a URL."""
+    host, port = bound.getsockname()[:2]
+    return f"http://{bracketed(host)}:{port}"
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
+
+
 def no_address(host: str, port: int, value: str) -> UsageError:
     """Nobody can listen there."""
     return UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -183,18 +184,28 @@ def test_packs_go_with_their_runs(own: Store, run: Run) -> None:
     assert read_pack(own, run.run_id) is not None
 
 
-def test_a_pack_of_a_store_elsewhere_is_copied_and_answers_the_same(served: Store, pack: Pack, tmp_path: Path) -> None:
-    """Object stores cannot be mapped into memory."""
+def test_a_pack_of_a_store_elsewhere_is_copied_and_answers_the_same(
+    served: Store, pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Object stores cannot be mapped into memory. The copy goes with the pack: a version a day would fill the disk."""
     import fsspec
 
     name = "/pack-elsewhere"
     memory = fsspec.filesystem("memory")
     memory.put(served.root, name, recursive=True)
+    copies, here = tmp_path / "copies", tmp_path / "here"
+    copies.mkdir()
+    here.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(copies))
+    monkeypatch.chdir(here)
     try:
         elsewhere = Store.open(f"memory:/{name}")
-        copied = Pack.of(elsewhere, published_run(elsewhere), tmp_path)
+        copied = Pack.of(elsewhere, published_run(elsewhere))
         assert len(copied) == len(pack)
         assert copied.stored_list(3).people.tolist() == pack.stored_list(3).people.tolist()
         np.testing.assert_array_equal(copied.vectors, pack.vectors)
+        assert [*copies.iterdir()] and not [*here.iterdir()]
+        del copied
+        assert not [*copies.iterdir()]
     finally:
         memory.rm(name, recursive=True)

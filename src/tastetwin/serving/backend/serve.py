@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from tastetwin.config import BackendConfig
 from tastetwin.errors import MissingExtra
@@ -25,13 +26,15 @@ try:
     from tastetwin.serving.backend.metrics import Metrics
     from tastetwin.serving.backend.repository import Repository
     from tastetwin.serving.backend.service import LONGEST, Service
-    from tastetwin.serving.life import Served, bind, no_address, run
+    from tastetwin.serving.life import Served, address_of, bind, bracketed, no_address, run
     from tastetwin.serving.readiness import Readiness
     from tastetwin.serving.server import Lifespan
 except ImportError as error:
     raise MissingExtra.of(str(error.name), "serve") from None
 
 Tell = Callable[[str], None]
+ADMIN_HOST: Final = "127.0.0.1"
+"""Nobody is asked for a key there."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,7 @@ class Listen:
     grpc_port: int | None = None
     """None = no gRPC."""
     admin_port: int | None = None
-    """None = versions cannot be changed at run time."""
-    admin_host: str = "127.0.0.1"
+    """On ``ADMIN_HOST``; None = versions cannot be changed at run time."""
 
 
 def serve_backend(store: Store, versions: Sequence[str], config: BackendConfig, listen: Listen, tell: Tell) -> None:
@@ -81,13 +83,13 @@ class _Backend:
         main = Served(Lifespan(self._opened), self._bound(listen.host, listen.port))
         others = []
         if listen.admin_port is not None:
-            bound = self._bound(listen.admin_host, listen.admin_port, "admin ")
+            bound = self._bound(ADMIN_HOST, listen.admin_port, "admin ")
             others.append(Served(Admin(self._repository, self._readiness, LIMIT), bound))
         run(main, others, self._readiness, config.drain_seconds, LONGEST, self._ready)
 
     def _bound(self, host: str, port: int, what: str = "") -> socket.socket:
         bound = bind(host, port)
-        self._addresses.append(f"{what}http://{_shown(host)}:{bound.getsockname()[1]}")
+        self._addresses.append(what + address_of(bound))
         return bound
 
     def _ready(self) -> None:
@@ -114,13 +116,9 @@ class _Backend:
 async def _listen_grpc(stack: AsyncExitStack, server: grpc.aio.Server, host: str, port: int) -> str:
     """The address; at the end no more is taken, and what was taken is answered."""
     try:
-        taken = server.add_insecure_port(f"{_shown(host)}:{port}")
+        taken = server.add_insecure_port(f"{bracketed(host)}:{port}")
     except RuntimeError as error:
         raise no_address(host, port, str(error)) from error
     await server.start()
     stack.push_async_callback(server.stop, LONGEST)
-    return f"grpc://{_shown(host)}:{taken}"
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+    return f"grpc://{bracketed(host)}:{taken}"
