@@ -38,20 +38,14 @@ def together(
     if store is None:
         raise typer.BadParameter("name a store, or a tier", param_hint="--store")
     from tastetwin.serving.keys import add_key
-    from tastetwin.serving.together import Tier, serve_all
+    from tastetwin.serving.together import serve_all, tiers_of
     from tastetwin.store import Store
 
     Store.open(store)
     if not keys.exists():
-        console.err.print(
-            f"key: {add_key(keys, 'laptop', ALL_SCOPES)}  (in {keys}; it is not shown again)", markup=False
-        )
-    settings = [] if config is None else ["--config", str(config)]
-    tiers = [
-        Tier("backend", ["backend", "--store", store, *settings], "http://127.0.0.1:8101/v2/health/ready"),
-        Tier("gateway", ["gateway", "--store", store, "--keys", str(keys), *settings], "http://127.0.0.1:8102/readyz"),
-    ]
-    serve_all(tiers, lambda: _tell("ready: try http://127.0.0.1:8102/docs"))
+        _tell(f"key: {add_key(keys, 'laptop', ALL_SCOPES)}  (in {keys}; it is not shown again)")
+    tiers = tiers_of(store, keys, [] if config is None else ["--config", str(config)])
+    serve_all(tiers, lambda: _tell("ready: try http://127.0.0.1:8102/docs and http://127.0.0.1:8103/docs"))
 
 
 @serve_app.command()

@@ -11,11 +11,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from tastetwin.errors import StoreError
+from tastetwin.serving.keys import add_key, read_keys, remove_key
 
+GATEWAY_KEY: Final = "TASTETWIN_GATEWAY_KEY"
+"""Variable in which a tier finds its key for the gateway."""
+APP_KEY: Final = "serve-app"
 RESTARTS: Final = 5
 """Within a minute; a tier that ends more often takes all down."""
 _LOOK: Final = 0.1
@@ -79,6 +84,31 @@ class Tier:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def tiers_of(store: str, keys: Path, settings: Sequence[str]) -> list[Tier]:
+    """Backend, gateway and app at their usual ports.
+
+    The app's key for the gateway is made anew each time, and is in its environment only.
+
+    Args:
+        store: address of it.
+        keys: file of API keys, of the gateway and the app; the secret of user tokens lies beside it.
+        settings: options for each.
+
+    Raises:
+        StoreError: KEYS-FILE.
+    """
+    if any(entry.name == APP_KEY for entry in read_keys(keys)):
+        remove_key(keys, APP_KEY)
+    key = add_key(keys, APP_KEY, ["twins", "favors", "opt-out"], per_second=1e5, burst=100_000)
+    credentials = ["--keys", str(keys)]
+    secret = ["--secret", str(keys.with_suffix(".secret"))]
+    return [
+        Tier("backend", ["backend", "--store", store, *settings], "http://127.0.0.1:8101/v2/health/ready"),
+        Tier("gateway", ["gateway", "--store", store, *credentials, *settings], "http://127.0.0.1:8102/readyz"),
+        Tier("app", ["app", *credentials, *secret, *settings], "http://127.0.0.1:8103/readyz", {GATEWAY_KEY: key}),
+    ]
 
 
 def serve_all(tiers: Sequence[Tier], tell: Callable[[], None]) -> None:
