@@ -200,6 +200,27 @@ def test_whoever_opts_out_while_opt_outs_are_read_stays_hidden(
     assert not denied.has("u1")
 
 
+def test_only_who_is_new_is_looked_for_and_whoever_came_back_is_shown(world: World) -> None:
+    """Step by step, the same people are hidden as at once; one more among hundreds of thousands costs little."""
+    denied, people = world.service.denied, world.version.people
+    users = [people.name(at) for at in range(6)]
+    looked: list[int] = []
+    real = people.pack.positions_of_names
+
+    def counted(names: frozenset[str]) -> Any:
+        looked.append(len(names))
+        return real(names)
+
+    people.pack.positions_of_names = counted  # type: ignore[method-assign]
+    for leave, back in ((users[:4], []), (users[4:5], []), ([], users[1:3]), (users[2:3], [])):
+        opt_out(world.store, leave)
+        privacy.opt_in(world.store, back)
+        denied.refresh()
+        denied.apply(people)
+        assert [bool(people.hidden[at]) for at in range(6)] == [denied.has(user) for user in users]
+    assert looked == [4, 1, 3, 1]
+
+
 def test_the_age_of_a_run_that_is_not_the_published_one_is_its_own(world: World) -> None:
     """A version that is pinned by its weight may be weeks old, however new the pointer is."""
     run = published_run(world.store)

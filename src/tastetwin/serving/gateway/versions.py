@@ -124,10 +124,18 @@ class DenySet:
         return name_of(user) in self.opt_outs.names
 
     def apply(self, people: People) -> None:
-        """Hide them."""
-        newcomers = [at for at in range(len(people.pack), len(people)) if self.has(people.name(at))]
-        known = people.pack.positions_of_names(self.opt_outs.names)
-        people.hide(np.concatenate([known, np.array(newcomers, np.int64)]))
+        """Hide them; whoever came back is shown as the run does.
+
+        Among millions all of them would take a second, so only those who are new are looked for.
+        """
+        names = self.opt_outs.names
+        if people.denied - names:
+            people.hidden[:], people.denied = False, frozenset()
+        new = names - people.denied
+        newcomers = [at for at in range(len(people.pack), len(people)) if name_of(people.name(at)) in names]
+        people.hidden[people.pack.positions_of_names(new)] = True
+        people.hidden[np.array(newcomers, np.int64)] = True
+        people.denied = names
 
 
 def wanted_runs(store: Store, weights: dict[str, float], shadow: dict[str, float]) -> tuple[str, ...]:
