@@ -17,7 +17,7 @@ from tastetwin.serving.gateway.backends import Backends
 from tastetwin.serving.gateway.encode import VectorSource
 from tastetwin.serving.gateway.fresh import FreshLog
 from tastetwin.serving.gateway.outputs import CachedVectors
-from tastetwin.serving.gateway.routes import Routes
+from tastetwin.serving.gateway.routing import Routes
 from tastetwin.serving.gateway.service import Service
 from tastetwin.serving.gateway.versions import DenySet, Version, is_current, open_version, wanted_runs
 from tastetwin.store import Store
