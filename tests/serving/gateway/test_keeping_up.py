@@ -41,12 +41,13 @@ class Pool:
 
     def __init__(self, world: World) -> None:
         self.infer = world.models.infer
+        self.out = False
 
     async def want(self, versions: Collection[str]) -> None:
         """Nothing to look for."""
 
     def ready(self, version: str) -> int:
-        return 1
+        return int(not self.out)
 
 
 def kept_up(world: World, body: Callable[[Gateway], Awaitable[None]], **settings: Any) -> None:
@@ -131,6 +132,21 @@ def test_no_error_ends_the_looking(
 
     kept_up(world, body)
     assert "somebody's id" not in caplog.text
+
+
+def test_an_outage_of_backends_takes_no_gateway_out(world: World) -> None:
+    """All of them at once would be out, though most questions need no model; before it had one, it is not ready."""
+
+    async def body(gateway: Gateway) -> None:
+        pool: Any = gateway.backends
+        pool.out = True
+        assert not gateway.ready
+        pool.out = False
+        assert gateway.ready
+        pool.out = True
+        assert gateway.ready
+
+    kept_up(world, body)
 
 
 def test_a_forgotten_person_leaves_the_memory_too(world: World) -> None:

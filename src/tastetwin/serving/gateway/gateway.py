@@ -40,6 +40,7 @@ class Gateway:
         self._waiting: dict[str, Version] = {}
         """Opened, and perhaps not yet answered from."""
         self._refreshes = 0
+        self._was_ready = False
         self._reader = ThreadPoolExecutor(1, "opt-outs")
         """Of its own: opt-outs are read in time even while everything else waits for a disk or a network."""
         self._keeping: list[asyncio.Task[None]] = []
@@ -68,9 +69,14 @@ class Gateway:
 
     @property
     def ready(self) -> bool:
-        """Whether every version that answers can be encoded for."""
+        """Whether a load balancer should send requests here: once every version that answers could be encoded for.
+
+        An outage of backends changes nothing then: published lists need none, and another gateway has no others.
+        """
         versions = self.service.versions.values()
-        return bool(versions) and all(self.backends.ready(version.bundle) for version in versions)
+        if not self._was_ready:
+            self._was_ready = bool(versions) and all(self.backends.ready(each.bundle) for each in versions)
+        return self._was_ready
 
     def choose(self, sticky: bytes, named: str | None) -> Version:
         """The version that answers a request.
