@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,11 @@ def test_a_token_in_an_address_is_shown_to_nobody(monkeypatch: pytest.MonkeyPatc
     shown = {key: value for key, value, _, _ in origins()}
     assert shown["engine.remote"] == "sc://spark:15002/;use_ssl=true;token=***;user_id=me"
     assert "s3cret" in (load().engine.remote or "")
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    """One that nobody reads promises what does not happen."""
+    source = Path(__file__).parent.parent / "src" / "tastetwin"
+    read = "\n".join(path.read_text() for path in source.rglob("*.py") if path != source / "config.py")
+    keys = [key.split(".")[1] for key, *_ in origins()]
+    assert not [key for key in keys if not re.search(rf"\.{key}\b", read)]

@@ -110,7 +110,8 @@ def test_importing_the_package_loads_nothing_heavy(what: str) -> None:
     assert found.stdout.strip() == "[]"
 
 
-NUMERIC: Final = ("numpy", "scipy", "pyarrow", "faiss", "torch", "onnxruntime", "pyspark", "duckdb", "matplotlib")
+MODELS: Final = ("faiss", "torch", "onnxruntime")
+NUMERIC: Final = (*MODELS, "numpy", "scipy", "pyarrow", "pyspark", "duckdb", "matplotlib")
 
 
 @pytest.mark.parametrize(
@@ -119,6 +120,11 @@ NUMERIC: Final = ("numpy", "scipy", "pyarrow", "faiss", "torch", "onnxruntime", 
         ("client", [*NUMERIC, "fastapi", "uvicorn", "tastetwin.serving"]),
         ("client.client", [*NUMERIC, "fastapi", "uvicorn", "tastetwin.serving"]),
         ("serving.app", [*NUMERIC, "tastetwin.serving.backend", "tastetwin.serving.gateway"]),
+        ("serving.app.events", [*MODELS, "tastetwin.serving.backend", "tastetwin.serving.gateway"]),
+        (
+            "serving.backend",
+            ["torch", "faiss", "tastetwin.serving.gateway", "tastetwin.serving.app", "tastetwin.client.client"],
+        ),
         ("serving.gateway", ["torch", "onnxruntime", "tastetwin.serving.backend", "tastetwin.serving.app"]),
     ],
 )

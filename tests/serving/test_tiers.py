@@ -14,7 +14,7 @@ import pytest
 from tastetwin.client import Client, GatewayError, schemas
 from tastetwin.serving.keys import add_key
 from tests.serving.gateways import request
-from tests.serving.tiers import Tier, running
+from tests.serving.processes import Server, started
 from tests.world import Journey
 
 
@@ -22,8 +22,8 @@ from tests.world import Journey
 class Tiers:
     """Addresses and keys."""
 
-    gateway: Tier
-    app: Tier
+    gateway: Server
+    app: Server
     gateway_key: str
     app_key: str
 
@@ -46,13 +46,15 @@ def tiers(journey: Journey, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     app_key = add_key(keys, "shop", ["app"], 1e5, 100_000)
     (folder / "gateway.key").write_text(key)
     with ExitStack() as stack:
-        backend = stack.enter_context(running(["backend", "--store", store], "ready"))
+        backend = stack.enter_context(started(["serve", "backend", "--store", store, "--port", "0"]))
         told = {"TASTETWIN_GATEWAY__BACKENDS": json.dumps([backend.url])}
-        gateway = stack.enter_context(running(["gateway", "--store", store, "--keys", str(keys)], **told))
+        gateway = stack.enter_context(
+            started(["serve", "gateway", "--store", store, "--keys", str(keys), "--port", "0"], told)
+        )
         files = ["--keys", str(keys), "--secret", str(folder / "secret"), "--gateway-key", str(folder / "gateway.key")]
         told = {"TASTETWIN_APP__GATEWAY": gateway.url, "TASTETWIN_APP__STATE": str(folder / "state")}
         told |= {"TASTETWIN_APP__PLACE_PEOPLE": "true"}
-        app = stack.enter_context(running(["app", *files], **told))
+        app = stack.enter_context(started(["serve", "app", *files, "--port", "0"], told))
         yield Tiers(gateway, app, key, app_key)
 
 
@@ -139,5 +141,5 @@ def test_whoever_opts_out_is_shown_to_nobody_and_looks_like_nobody(tiers: Tiers,
 def test_the_app_ends_as_it_should(tiers: Tiers) -> None:
     """0 for the orchestrator, and no secret in what it said; the last test of these."""
     assert tiers.app.end() == 0
-    said = "".join(tiers.app.said)
+    said = "".join(tiers.app.lines)
     assert tiers.gateway_key not in said and tiers.app_key not in said

@@ -98,7 +98,10 @@ class NearestIndex:
 
     def nearest(self, query: Floats, depth: int) -> tuple[Floats, Ints]:
         """[<= depth] similarities less the bias, and positions, closest first; half floats where there are cells."""
+        k = min(depth, self.size)
+        if not k:  # faiss has no search for nothing
+            return np.empty(0, np.float32), np.empty(0, np.int64)
         faiss = load_faiss()
         settings = faiss.SearchParametersIVF(nprobe=self._probes) if self._probes else None
-        found, at = self._index.search(_wide(query[None], 1.0), min(depth, self.size), params=settings)
+        found, at = self._index.search(_wide(query[None], 1.0), k, params=settings)
         return found[0][at[0] >= 0], at[0][at[0] >= 0]

@@ -8,7 +8,7 @@ without its manifest does not exist; ``forget`` removes all packs.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +32,7 @@ from tastetwin.features.ids import IdIndex, PlaceIndex
 from tastetwin.features.stage import NOT_SHOWN, read_histories, read_place_rows
 from tastetwin.features.user_favor import USER_FAVOR
 from tastetwin.features.vocabulary import read_vocabulary
-from tastetwin.generations import FileEntry, entry_of, read_manifest
+from tastetwin.generations import FileEntry, Manifest, entry_of, read_manifest
 from tastetwin.privacy.opt_out import name_of
 from tastetwin.runs import Run
 from tastetwin.schema import NAME, OTHER, PLACE, PLACES, TWINS, USER
@@ -107,7 +107,17 @@ def make_pack(store: Store, run: Run) -> PackManifest:
     known = read_pack(store, run.run_id)
     if known is not None:
         return known
-    store.remove(pack_folder(run.run_id))
+    while True:
+        before = _sources(store, run)
+        made = _made(store, run)
+        # Of somebody who is forgotten meanwhile it may still know, or lack what was removed with the other packs.
+        if _sources(store, run) == before and all(store.exists(entry.path) for entry in made.files):
+            return made
+        store.remove(f"{pack_folder(run.run_id)}/{MANIFEST}")
+
+
+def _made(store: Store, run: Run) -> PackManifest:
+    """Several at once do no harm: their files are the same, and each appears whole."""
     with tempfile.TemporaryDirectory(prefix="tastetwin-") as name:
         facts = _Making(store, run, Path(name)).write()
         files = [_kept(store, Path(name), path, pack_folder(run.run_id)) for path in _files(Path(name))]
@@ -143,14 +153,22 @@ def _kept(store: Store, root: Path, path: Path, folder: str) -> FileEntry:
     return entry_of(store, relative)
 
 
+def _sources(store: Store, run: Run) -> tuple[Manifest, Manifest, Manifest]:
+    """Features, bundle and analysis that a pack is made of."""
+    features, bundle = (read_manifest(store, stage, run.generation(stage)) for stage in ("features", "train"))
+    return features, bundle, read_manifest(store, "analyze", run.generation("analyze"))
+
+
 class _Making:
-    """One pack in the making; n people in all."""
+    """One pack in the making; n people in all.
+
+    While somebody is being forgotten, features may be without them and the analysis not yet: people are those of the
+    features, and whatever speaks of others is left out.
+    """
 
     def __init__(self, store: Store, run: Run, folder: Path) -> None:
         self.store, self.run, self.folder = store, run, folder
-        self.features = read_manifest(store, "features", run.generation("features"))
-        self.bundle = read_manifest(store, "train", run.generation("train"))
-        self.analysis = read_manifest(store, "analyze", run.generation("analyze"))
+        self.features, self.bundle, self.analysis = _sources(store, run)
         self.histories: Histories = read_histories(store, self.features, 0)[0]
         self.ids = pa.array(self.histories.user_ids, pa.string())
 
@@ -174,6 +192,12 @@ class _Making:
     def _positions(self, ids: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.int32]:
         found = pc.fill_null(pc.index_in(ids, value_set=self.ids), int(NOBODY))
         return np.asarray(found.to_numpy(), np.int32)
+
+    def _of_ours(self, table: pa.Table, *columns: str) -> pa.Table:
+        """The rows in which all of these columns name people of the pack."""
+        for column in columns:
+            table = table.filter(pc.is_in(table.column(column), value_set=self.ids))
+        return table
 
     def _histories(self) -> None:
         """``history_offsets`` int64 [n + 1] into ``history_places`` int32: vocabulary rows, oldest first."""
@@ -204,7 +228,7 @@ class _Making:
 
     def _standing(self) -> pa.Table:
         """[n] ``instead`` int32 who is shown in place of whom, ``homes`` int32 region index; -1 = nobody, unknown."""
-        exposure = read_table(self.store, self.analysis, "exposure", EXPOSURE)
+        exposure = self._of_ours(read_table(self.store, self.analysis, "exposure", EXPOSURE), USER)
         at = self._positions(exposure.column(USER))
         codes = read_vocabulary(self.store, self.features.paths("vocabulary")[0]).region_codes
         homes = pc.index_in(exposure.column("home_region"), value_set=pa.array(codes, pa.string()), skip_nulls=True)
@@ -221,16 +245,15 @@ class _Making:
 
     def _not_shown(self) -> None:
         """``not_shown_offsets`` int64 [n + 1] into ``not_shown`` int32: who is followed or blocked."""
-        pairs = read_table(self.store, self.features, "not_shown", NOT_SHOWN)
+        pairs = self._of_ours(read_table(self.store, self.features, "not_shown", NOT_SHOWN), USER, OTHER)
         users, others = (self._positions(pairs.column(name)) for name in (USER, OTHER))
-        both = (users >= 0) & (others >= 0)
-        self._grouped("not_shown", users[both], {"not_shown": others[both]})
+        self._grouped("not_shown", users, {"not_shown": others})
 
     def _lists(self) -> None:
         """``list_offsets`` int64 [n + 1] into ``list_people`` int32 and ``list_scores`` float32, by rank."""
         columns = [TWINS.field(name) for name in (USER, "rank", "twin_idno", "score")]
         twins = read_table(self.store, self.analysis, "twins", pa.schema(columns))
-        twins = twins.sort_by([(USER, "ascending"), ("rank", "ascending")])
+        twins = self._of_ours(twins, USER, "twin_idno").sort_by([(USER, "ascending"), ("rank", "ascending")])
         values = {"list_people": self._positions(twins.column("twin_idno")), "list_scores": twins["score"].to_numpy()}
         self._grouped("list", self._positions(twins.column(USER)), values)
 
@@ -248,7 +271,8 @@ class _Making:
         settings = AnalyzeConfig.model_validate(self.analysis.settings["analyze"])
         ids, vectors = read_vectors(self.store, self.analysis.paths("vectors"))
         axes = read_axes(self.store, self.analysis, vectors.shape[1])
-        looked_at = self._spread_rows(self._positions(pa.array(ids, pa.string())), vectors, axes, settings.home_weight)
+        at = self._positions(pa.array(ids, pa.string()))
+        looked_at = self._spread_rows(at[at >= 0], vectors[at >= 0], axes, settings.home_weight)
         self._save("vectors", looked_at)
         self._save("axes", axes)
         shown = self._positions(exposure.filter(pc.is_null(exposure.column("hidden"))).column(USER))
@@ -291,8 +315,8 @@ def _shown(vectors: Floats, at: Ints, bias: Floats) -> Shown:
     return Shown(np.ascontiguousarray(vectors[at]), np.ascontiguousarray(bias[at]), at)
 
 
-def verify_pack(store: Store, manifest: PackManifest, told: Callable[[str], None] = lambda _: None) -> None:
-    """Compare the files of a pack with its manifest; ``told`` hears the name of each.
+def verify_pack(store: Store, manifest: PackManifest) -> None:
+    """Compare the files of a pack with its manifest.
 
     Raises:
         StoreError: DAMAGED for the first that differs or is absent.
@@ -307,4 +331,3 @@ def verify_pack(store: Store, manifest: PackManifest, told: Callable[[str], None
                 rule="the files of a pack never change",
                 fix=f"remove the folder {FOLDER}/{manifest.run_id}; it is made again",
             )
-        told(entry.path)

@@ -47,13 +47,29 @@ def bind(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise UsageError(
-            "SERVE-ADDRESS",
-            place=f"{host} port {port}",
-            value=error.strerror or str(error),
-            rule="an address of this machine, and a port that is free",
-            fix="another host or port; 0 takes any that is free",
-        ) from error
+        raise no_address(host, port, error.strerror or str(error)) from error
+
+
+def address_of(bound: socket.socket) -> str:
+    """Where a bound socket is asked, as a URL."""
+    host, port = bound.getsockname()[:2]
+    return f"http://{bracketed(host)}:{port}"
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
+
+
+def no_address(host: str, port: int, value: str) -> UsageError:
+    """Nobody can listen there."""
+    return UsageError(
+        "SERVE-ADDRESS",
+        place=f"{host} port {port}",
+        value=value,
+        rule="an address of this machine, and a port that is free",
+        fix="another host or port; 0 takes any that is free",
+    )
 
 
 def run(

@@ -11,7 +11,7 @@ from typing import BinaryIO, Generic, Protocol, TypeVar
 from tastetwin.config import ServeConfig
 from tastetwin.serving.door import Callers, Door, Limits, Scope
 from tastetwin.serving.exchange import Receive, Send
-from tastetwin.serving.life import Served, bind, run
+from tastetwin.serving.life import Served, address_of, bind, run
 from tastetwin.serving.policy import Policy
 from tastetwin.serving.readiness import Readiness
 from tastetwin.serving.telemetry import Telemetry
@@ -91,7 +91,7 @@ def serve(
         others.append(Served(telemetry.metrics, bind(listen.host, listen.metrics_port)))
     readiness = Readiness(is_ready)
     door = Door(inner, guard.policy, guard.callers, guard.limits, telemetry, readiness, guard.statuses)
-    at = f"http://{listen.host}:{bound.getsockname()[1]}"
+    at = address_of(bound)
     run(
         Served(door, bound),
         others,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import http.client
-import os
+import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import orjson
 
 from tastetwin.store import Store
+from tests.serving.processes import started
 
 SECONDS = 60
 
@@ -50,24 +50,14 @@ class Process:
 @contextmanager
 def backend(store: Store, *options: str, **settings: object) -> Iterator[Process]:
     """A ready one; killed at the end if it has not been stopped."""
-    command = [sys.executable, "-m", "tastetwin", "serve", "backend", "--store", store.root, "--port", "0", *options]
     values = {f"TASTETWIN_BACKEND__{name.upper()}": str(value) for name, value in settings.items()}
-    environment = {**os.environ, "TASTETWIN_BACKEND__DRAIN_SECONDS": "0.2", **values}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as popen:
-        try:
-            yield Process(popen, _ports(popen))
-        finally:
-            popen.kill()
+    environment = {"TASTETWIN_BACKEND__DRAIN_SECONDS": "0.2", **values}
+    with started(["serve", "backend", "--store", store.root, "--port", "0", *options], environment) as server:
+        server.wait_for(re.compile("^ready$"), SECONDS)
+        yield Process(server.process, dict(filter(None, map(_port, server.lines))))
 
 
-def _ports(popen: subprocess.Popen[str]) -> dict[str, int]:
-    """What it tells until it is ready."""
-    assert popen.stderr is not None
-    ports: dict[str, int] = {}
-    for line in popen.stderr:
-        if line == "ready\n":
-            return ports
-        if "://" in line:
-            what, _, address = line.strip().rpartition("://")
-            ports["admin" if what.startswith("admin") else what] = int(address.rpartition(":")[2])
-    raise AssertionError(f"ended with {popen.wait(SECONDS)}")
+def _port(line: str) -> tuple[str, int] | None:
+    """Of one of the addresses that it tells."""
+    what, _, address = line.rpartition("://")
+    return ("admin" if what.startswith("admin") else what, int(address.rpartition(":")[2])) if what else None

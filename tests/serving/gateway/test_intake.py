@@ -265,6 +265,38 @@ def test_who_opted_out_is_not_read_in(gateway: Gateway) -> None:
     run(whole())
 
 
+def test_who_opts_out_while_their_vector_is_made_is_not_read_in(gateway: Gateway) -> None:
+    """A newcomer whom nobody had hidden yet, for nobody knew them: they would be shown until the next version."""
+
+    async def whole() -> None:
+        await gateway.start()
+        gateway.model.holds = True
+        added = asyncio.create_task(gateway.add("ann", likes("a")))
+        await gateway.model.waits(1)
+        gateway.denied.users.add("ann")
+        gateway.model.held[0].set()
+        await added
+        assert gateway.vectors == {}
+
+    run(whole())
+
+
+def test_what_is_known_of_users_does_not_grow_for_ever() -> None:
+    """A gateway runs for months; with a newer run, users whose favors it has are no news any more."""
+    log = MemoryLog()
+    gateway = Gateway(log)
+
+    async def whole() -> None:
+        await gateway.start()
+        for user in ("ann", "bob"):
+            await gateway.add(user, likes("a"))
+        log.remove([name_of("ann")])
+        await gateway.intake.serve([Everybody()])  # type: ignore[list-item]
+        assert set(gateway.intake._latest) == {"bob"}
+
+    run(whole())
+
+
 def test_tidying_forgets_the_forgotten_and_what_every_version_has() -> None:
     """A version yet held that is older would miss what the newest has."""
     log = MemoryLog()

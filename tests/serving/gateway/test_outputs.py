@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from tastetwin.serving.gateway import outputs_redis
 from tastetwin.serving.gateway.outputs import MemoryOutputs, OutputMetrics, Outputs, key_of, open_outputs, seal, unseal
 from tastetwin.serving.gateway.outputs_lmdb import LmdbOutputs
 from tastetwin.serving.gateway.outputs_redis import PREFIX, RedisOutputs
+from tests.serving.redis_server import RedisServer, running_redis  # noqa: F401
 
 MEGABYTE = 1 << 20
 ROOT = Path(__file__).parents[3]
@@ -38,42 +37,6 @@ def key(at: int) -> bytes:
 
 def value(at: int, size: int = 768) -> bytes:
     return random.Random(at).randbytes(size)
-
-
-class RedisServer:
-    """A real redis-server at a port of its own."""
-
-    def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        self.url = f"redis://:s3cret@127.0.0.1:{self.port}/0"
-        self.start()
-
-    def start(self) -> None:
-        words = f"redis-server --port {self.port} --bind 127.0.0.1 --requirepass s3cret --appendonly no"
-        self.process = subprocess.Popen([*words.split(), "--save", ""], stdout=subprocess.DEVNULL)
-        client = redis.Redis.from_url(self.url)
-        for _ in range(100):
-            try:
-                client.ping()
-                return client.close()
-            except redis.RedisError:
-                time.sleep(0.05)
-        raise AssertionError("redis-server does not start")
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
-
-
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[RedisServer]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    server = RedisServer()
-    yield server
-    server.kill()
 
 
 @dataclass

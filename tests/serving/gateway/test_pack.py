@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
 
 from tastetwin.analysis.stored import read_vectors
+from tastetwin.delivery import pack as making
+from tastetwin.delivery.erase import look_in
 from tastetwin.delivery.forget import forget
 from tastetwin.delivery.pack import MANIFEST, make_pack, pack_folder, read_pack, verify_pack
 from tastetwin.delivery.publish import prune
@@ -108,6 +113,47 @@ def test_without_its_manifest_there_is_none(own: Store, run: Run) -> None:
     assert make_pack(own, run).run_id == run.run_id
 
 
+def test_two_that_make_it_at_once_do_each_other_no_harm(own: Store, run: Run) -> None:
+    """Two gateways that start on a new run."""
+    own.remove(pack_folder(run.run_id))
+    with ThreadPoolExecutor(2) as pool:
+        packs = [made.result() for made in [pool.submit(Pack.of, own, run) for _ in range(2)]]
+    assert packs[0].manifest == packs[1].manifest == read_pack(own, run.run_id)
+
+
+def test_somebody_forgotten_while_it_is_made_is_not_in_it(
+    own: Store, run: Run, pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was read before they were erased, and kept after all packs were removed."""
+    user, real = pack.people.name(3), making._Making.write
+    own.remove(pack_folder(run.run_id))
+    forgotten: list[str] = []
+
+    def slow(self: Any) -> Any:
+        facts = real(self)
+        if not forgotten:
+            forgotten.extend(forget(own, [user]).users)
+        return facts
+
+    monkeypatch.setattr(making._Making, "write", slow)
+    assert Pack.of(own, run).people.position(user) < 0
+
+
+def test_features_without_somebody_of_the_analysis_make_a_good_pack(own: Store, run: Run, pack: Pack) -> None:
+    """``forget`` was killed half-way, or is under way: everybody else's twins stay their own."""
+    gone = pack.people.name(int(pack.members[0]))
+    own.remove(pack_folder(run.run_id))
+    look_in("features", "", own, [gone]).erase()
+    made = Pack.of(own, run)
+    assert len(made) == len(pack) - 1
+    for position in range(len(made)):
+        user = made.people.name(position)
+        before, after = (each.stored_list(each.people.position(user)).people for each in (pack, made))
+        names = [pack.people.name(at) for at in before.tolist()]
+        assert [made.people.name(at) for at in after.tolist()] == [name for name in names if name != gone]
+        np.testing.assert_array_equal(made.vectors[position], pack.vectors[pack.people.position(user)])
+
+
 @pytest.mark.parametrize("name", ["vectors.npy", "people.faiss", "people/slots.npy", "favors.arrow"])
 def test_one_changed_byte_is_found(own: Store, run: Run, name: str) -> None:
     """A damaged file would answer, and answer wrongly."""
@@ -138,18 +184,28 @@ def test_packs_go_with_their_runs(own: Store, run: Run) -> None:
     assert read_pack(own, run.run_id) is not None
 
 
-def test_a_pack_of_a_store_elsewhere_is_copied_and_answers_the_same(served: Store, pack: Pack, tmp_path: Path) -> None:
-    """Object stores cannot be mapped into memory."""
+def test_a_pack_of_a_store_elsewhere_is_copied_and_answers_the_same(
+    served: Store, pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Object stores cannot be mapped into memory. The copy goes with the pack: a version a day would fill the disk."""
     import fsspec
 
     name = "/pack-elsewhere"
     memory = fsspec.filesystem("memory")
     memory.put(served.root, name, recursive=True)
+    copies, here = tmp_path / "copies", tmp_path / "here"
+    copies.mkdir()
+    here.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(copies))
+    monkeypatch.chdir(here)
     try:
         elsewhere = Store.open(f"memory:/{name}")
-        copied = Pack.of(elsewhere, published_run(elsewhere), tmp_path)
+        copied = Pack.of(elsewhere, published_run(elsewhere))
         assert len(copied) == len(pack)
         assert copied.stored_list(3).people.tolist() == pack.stored_list(3).people.tolist()
         np.testing.assert_array_equal(copied.vectors, pack.vectors)
+        assert [*copies.iterdir()] and not [*here.iterdir()]
+        del copied
+        assert not [*copies.iterdir()]
     finally:
         memory.rm(name, recursive=True)

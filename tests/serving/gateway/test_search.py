@@ -62,7 +62,7 @@ def test_nobody_closer_is_missed(
         people.put(people.name(int(at)), rows, random_unit(rng, pack.dim) if rng.random() < 0.8 else None, -1)
     for number in range(newcomers):
         people.put(f"new {number}", rows, random_unit(rng, pack.dim), -1)
-    people.hide(np.flatnonzero(rng.random(len(people)) < hidden))
+    people.hidden[: len(people)] = rng.random(len(people)) < hidden
     out = frozenset(np.flatnonzero(rng.random(len(people)) < excluded).tolist())
     asker = Asker(random_unit(rng, pack.dim), -1, excluded=out)
     found = closest(people, asker, k)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal, Protocol, get_args
 
 from tastetwin.errors import UsageError
+from tastetwin.serving.addresses import is_redis
 
 Kind = Literal["dismissed", "follows"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -94,7 +95,7 @@ def open_state(address: str | None) -> State:
     """
     if address is None:
         return MemoryState()
-    if "://" in address:
+    if is_redis(address, "STATE-ADDRESS", "app.state"):
         from tastetwin.serving.app.state_redis import RedisState
 
         return RedisState(address)

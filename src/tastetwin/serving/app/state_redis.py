@@ -7,18 +7,11 @@ replicas), not for a cluster.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from tastetwin.config import masked
-from tastetwin.errors import MissingExtra, StoreError, UsageError
+from tastetwin.errors import StoreError
 from tastetwin.serving.app.state import DROPS, KINDS, LIMIT, Kind, full
-
-try:
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-except ImportError as error:
-    raise MissingExtra.of("redis", "serve") from error
+from tastetwin.serving.redis_client import ERRORS, client_of
 
 PREFIX: Final = "tastetwin:app:"
 SECONDS: Final = 0.5
@@ -57,24 +50,8 @@ class RedisState:
         Raises:
             UsageError: STATE-ADDRESS.
         """
-        try:
-            self._client: Any = redis.Redis.from_url(
-                address,
-                decode_responses=True,
-                socket_timeout=SECONDS,
-                socket_connect_timeout=SECONDS,
-                retry=Retry(NoBackoff(), 1),  # once, for a connection that the server closed while it was idle
-                protocol=2,
-            )
-            self._client.connection_pool.make_connection()  # connects not yet, but refuses unknown options
-        except (ValueError, TypeError) as error:
-            raise UsageError(
-                "STATE-ADDRESS",
-                place="app.state",
-                value=masked(address),
-                rule="a folder, or redis://[[user]:password@]host:port[/number]",
-                fix="correct app.state",
-            ) from error
+        # Again once, for a connection that the server closed while it was idle.
+        self._client = client_of(address, SECONDS, "STATE-ADDRESS", "app.state", retries=1, text=True)
         self._add, self._forget = self._client.register_script(_ADD), self._client.register_script(_FORGET)
 
     def add(self, kind: Kind, user: str, other: str) -> None:
@@ -106,7 +83,7 @@ class RedisState:
     def _call(self, call: Callable[[], T]) -> T:
         try:
             return call()
-        except (redis.RedisError, OSError) as error:
+        except ERRORS as error:
             raise StoreError(
                 "STATE-UNAVAILABLE",
                 place="app.state",

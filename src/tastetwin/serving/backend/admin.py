@@ -10,8 +10,9 @@ import orjson
 from tastetwin.errors import UsageError
 from tastetwin.serving.backend.http import Answer, Application, Headers, no_route
 from tastetwin.serving.backend.refusals import bad_input, unknown_model
-from tastetwin.serving.backend.repository import NAME
+from tastetwin.serving.backend.repository import NAME, Repository
 from tastetwin.serving.protocol import JSON
+from tastetwin.serving.readiness import Readiness
 
 LIMIT: Final = 1 << 16
 """Bytes of a request."""
@@ -19,6 +20,11 @@ LIMIT: Final = 1 << 16
 
 class Admin(Application):
     """``/v2/repository``."""
+
+    def __init__(self, repository: Repository, readiness: Readiness, limit: int) -> None:
+        """Load into and unload from ``repository``."""
+        super().__init__(readiness, limit)
+        self._repository = repository
 
     async def answer(self, method: str, path: list[str], headers: Headers, body: bytes) -> Answer:
         """See ``Application``."""
@@ -32,13 +38,12 @@ class Admin(Application):
                 if name != NAME:
                     raise unknown_model(name, "")
                 version = _version(value)
-                repository = self.service.repository
-                await (repository.load if what == "load" else repository.unload)(version)
+                await (self._repository.load if what == "load" else self._repository.unload)(version)
                 return 200, {"content-type": JSON}, b"{}"
         raise no_route(path)
 
     async def _index(self, only_ready: bool) -> Answer:
-        known = await asyncio.to_thread(self.service.repository.index)
+        known = await asyncio.to_thread(self._repository.index)
         shown = [each for each in known if not only_ready or each["state"] == "READY"]
         return 200, {"content-type": JSON}, orjson.dumps(shown)
 

@@ -15,31 +15,41 @@ SECONDS: Final = 1.0
 """Between two looks at the pointer."""
 
 
-def wanted_bundles(store: Store) -> list[str]:
-    """Bundles of the published run and of the one before, which gateways may still answer from or go back to.
-
-    Raises:
-        StoreError: DAMAGED, STORE-UNREADABLE.
-    """
-    pointer = published(store)
-    if pointer is None:
-        return []
-    runs = (read_run(store, run_id) for run_id in (pointer.run_id, *pointer.previous[-1:]))
-    return list(dict.fromkeys(run.generation("train") for run in runs))
-
-
 async def follow(store: Store, repository: Repository, tell: Callable[[str], None]) -> None:
-    """Load what is wanted, then let go of what is not, for ever. What cannot be loaded is told once and tried again."""
-    said = ""
+    """Load what the published run needs, then let go of what it no longer does, for ever.
+
+    What cannot be loaded is told once and tried again. What somebody else loaded stays.
+    """
+    mine, said = set(repository.versions()), ""
     while True:
         await asyncio.sleep(SECONDS)
+        trouble = ""
         try:
-            wanted = await asyncio.to_thread(wanted_bundles, store)
-            for bundle in wanted:
-                await repository.load(bundle)
-            for bundle in set(repository.versions()) - set(wanted) if wanted else ():
-                await repository.unload(bundle)
-            said = ""
+            await _follow_once(store, repository, mine)
         except TasteTwinError as error:
-            if said != str(error):
-                tell(said := str(error))
+            trouble = str(error)
+        except Exception as error:  # ONNX Runtime's have no common class, and the next look may succeed
+            trouble = f"not loaded: {type(error).__name__}"
+        if trouble and trouble != said:
+            tell(trouble)
+        said = trouble
+
+
+async def _follow_once(store: Store, repository: Repository, mine: set[str]) -> None:
+    """``mine``: what was loaded by following; kept up to date."""
+    wanted = set()
+    for run_id in await asyncio.to_thread(_runs, store):
+        bundle = (await asyncio.to_thread(read_run, store, run_id)).generation("train")
+        await repository.load(bundle)
+        wanted.add(bundle)
+    mine |= wanted
+    for bundle in mine - wanted if wanted else ():
+        mine.discard(bundle)
+        if bundle in repository.versions():
+            await repository.unload(bundle)
+
+
+def _runs(store: Store) -> list[str]:
+    """The published run first, then the one before, which gateways may still answer from or go back to."""
+    pointer = published(store)
+    return [] if pointer is None else [pointer.run_id, *pointer.previous[-1:]]

@@ -49,7 +49,7 @@ class Grpc:
 
     async def server_ready(self, request: Any, context: Context) -> Any:
         """Whether new requests should come here."""
-        return messages.ServerReadyResponse(ready=self._service.is_ready)
+        return messages.ServerReadyResponse(ready=self._service.readiness.ready)
 
     async def model_ready(self, request: Any, context: Context) -> Any:
         """Whether a version is loaded."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import orjson
 import structlog
@@ -13,11 +13,10 @@ from tastetwin.errors import TasteTwinError, UsageError
 from tastetwin.serving.backend.model import OUTPUT
 from tastetwin.serving.backend.refusals import INTERNAL, bad_input, status_of, too_large
 from tastetwin.serving.backend.service import SERVER, Service
+from tastetwin.serving.exchange import Message, Receive, Send
 from tastetwin.serving.protocol import JSON, infer_response, read_infer_request
+from tastetwin.serving.readiness import Readiness
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = Mapping[str, str]
 Answer = tuple[int, Headers, bytes]
 
@@ -37,9 +36,9 @@ def body_limit(config: BackendConfig) -> int:
 class Application:
     """ASGI 3. A subclass answers; this reads and writes, and turns errors into the protocol's."""
 
-    def __init__(self, service: Service, limit: int) -> None:
-        """Serve ``service``; no body is longer than ``limit`` bytes."""
-        self.service, self._limit = service, limit
+    def __init__(self, readiness: Readiness, limit: int) -> None:
+        """No body is longer than ``limit`` bytes; while ``readiness`` drains, answers close their connection."""
+        self._readiness, self._limit = readiness, limit
 
     async def answer(self, method: str, path: list[str], headers: Headers, body: bytes) -> Answer:
         """Status, headers and body.
@@ -55,7 +54,7 @@ class Application:
         """
         raise NotImplementedError
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
             return
@@ -75,13 +74,18 @@ class Application:
 
     def _raw(self, headers: Headers, length: int) -> list[tuple[bytes, bytes]]:
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        if self.service.is_draining:
+        if self._readiness.draining:
             raw.append((b"connection", b"close"))
         return [*raw, (b"content-length", b"%d" % length)]
 
 
 class Http(Application):
     """``/v2`` and ``/metrics``."""
+
+    def __init__(self, service: Service, limit: int) -> None:
+        """Serve ``service``."""
+        super().__init__(service.readiness, limit)
+        self._service = service
 
     async def answer(self, method: str, path: list[str], headers: Headers, body: bytes) -> Answer:
         """See ``Application``."""
@@ -99,18 +103,18 @@ class Http(Application):
             case ["v2", "health", "live"]:
                 return _json({"live": True})
             case ["v2", "health", "ready"]:
-                return _json({"ready": self.service.is_ready}, 200 if self.service.is_ready else 503)
+                return _json({"ready": self._readiness.ready}, 200 if self._readiness.ready else 503)
             case ["metrics"]:
-                return 200, {"content-type": PROMETHEUS}, self.service.metrics.text()
+                return 200, {"content-type": PROMETHEUS}, self._service.metrics.text()
         raise no_route(path)
 
     async def _infer(self, method: str, name: str, version: str, headers: Headers, body: bytes) -> Answer:
         _allow(method, "POST")
         try:
             request = read_infer_request(headers, body)
-            answered, vectors = await self.service.infer(name, version, request, _seconds(headers))
+            answered, vectors = await self._service.infer(name, version, request, _seconds(headers))
         except Exception as error:
-            self.service.failed(error)
+            self._service.failed(error)
             raise
         asked = {OUTPUT: request.binary(OUTPUT)}
         return 200, *infer_response(name, answered, {OUTPUT: vectors}, asked, request.id)
@@ -118,17 +122,17 @@ class Http(Application):
     def _model(self, name: str, rest: list[str]) -> Answer:
         match rest:
             case []:
-                return _json(self.service.metadata(name, ""))
+                return _json(self._service.metadata(name, ""))
             case ["ready"]:
                 return self._ready(name, "")
             case ["versions", version] if version:
-                return _json(self.service.metadata(name, version))
+                return _json(self._service.metadata(name, version))
             case ["versions", version, "ready"] if version:
                 return self._ready(name, version)
         raise no_route(["v2", "models", name, *rest])
 
     def _ready(self, name: str, version: str) -> Answer:
-        version = self.service.repository.get(name, version).model.version
+        version = self._service.repository.get(name, version).model.version
         return _json({"name": name, "version": version, "ready": True})
 
 

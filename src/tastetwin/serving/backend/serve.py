@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import os
-import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from tastetwin.config import BackendConfig
-from tastetwin.errors import MissingExtra, UsageError
+from tastetwin.errors import MissingExtra
 from tastetwin.runs import published_run
 from tastetwin.store import Store
 
 try:
     import grpc.aio
-    import uvicorn
-    import uvloop
 
     from tastetwin.serving.backend.admin import LIMIT, Admin
     from tastetwin.serving.backend.batcher import Batcher
     from tastetwin.serving.backend.follow import follow
     from tastetwin.serving.backend.grpc_service import grpc_server
-    from tastetwin.serving.backend.http import Application, Http, body_limit
+    from tastetwin.serving.backend.http import Http, body_limit
     from tastetwin.serving.backend.metrics import Metrics
     from tastetwin.serving.backend.repository import Repository
-    from tastetwin.serving.backend.service import Service
+    from tastetwin.serving.backend.service import LONGEST, Service
+    from tastetwin.serving.life import Served, address_of, bind, bracketed, no_address, run
+    from tastetwin.serving.readiness import Readiness
+    from tastetwin.serving.server import Lifespan
 except ImportError as error:
     raise MissingExtra.of(str(error.name), "serve") from None
 
 Tell = Callable[[str], None]
+ADMIN_HOST: Final = "127.0.0.1"
+"""Nobody is asked for a key there."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,7 @@ class Listen:
     grpc_port: int | None = None
     """None = no gRPC."""
     admin_port: int | None = None
-    """None = versions cannot be changed at run time."""
-    admin_host: str = "127.0.0.1"
+    """On ``ADMIN_HOST``; None = versions cannot be changed at run time."""
 
 
 def serve_backend(store: Store, versions: Sequence[str], config: BackendConfig, listen: Listen, tell: Tell) -> None:
@@ -62,105 +63,62 @@ def serve_backend(store: Store, versions: Sequence[str], config: BackendConfig, 
         UsageError: SERVE-ADDRESS when an address cannot be listened on; NOT-PUBLISHED, BAD-VERSION, NO-PROVIDER.
         StoreError: NO-GENERATION, DAMAGED, BAD-MODEL.
     """
-    uvloop.run(_serve(store, list(versions), config, listen, tell))
+    _Backend(store, versions, config, listen, tell).serve()
 
 
-async def _serve(store: Store, versions: list[str], config: BackendConfig, listen: Listen, tell: Tell) -> None:
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    metrics = Metrics()
-    repository = Repository(store, config, metrics, tell)
-    batcher = Batcher(config, config.threads or _cpus(), metrics)
-    service = Service(repository, batcher, metrics, config)
-    async with _Listeners() as listeners:
-        await listeners.http(Http(service, body_limit(config)), listen.host, listen.port, tell)
+class _Backend:
+    """What is there before the event loop, and what lives within it."""
+
+    def __init__(
+        self, store: Store, versions: Sequence[str], config: BackendConfig, listen: Listen, tell: Tell
+    ) -> None:
+        self._store, self._versions, self._config, self._listen, self._tell = store, versions, config, listen, tell
+        self._readiness, self._metrics = Readiness(), Metrics()
+        self._repository = Repository(store, config, self._metrics, tell)
+        self._addresses: list[str] = []
+
+    def serve(self) -> None:
+        """Until a signal."""
+        listen, config = self._listen, self._config
+        main = Served(Lifespan(self._opened), self._bound(listen.host, listen.port))
+        others = []
         if listen.admin_port is not None:
-            await listeners.http(Admin(service, LIMIT), listen.admin_host, listen.admin_port, tell, "admin ")
-        if listen.grpc_port is not None:
-            await listeners.grpc(grpc_server(service), listen.host, listen.grpc_port, tell)
-        for version in versions or [published_run(store).generation("train")]:
-            await repository.load(version)
-        following = None if versions else asyncio.create_task(follow(store, repository, tell))
-        gc.collect()
-        gc.freeze()  # what is there now stays: later collections need not walk through it (18 ms)
-        service.is_ready = True
-        tell("ready")
-        await stopped.wait()
-        service.is_ready, service.is_draining = False, True
-        await asyncio.sleep(config.drain_seconds)
-        if following is not None:
-            following.cancel()
-    batcher.close()
+            bound = self._bound(ADMIN_HOST, listen.admin_port, "admin ")
+            others.append(Served(Admin(self._repository, self._readiness, LIMIT), bound))
+        run(main, others, self._readiness, config.drain_seconds, LONGEST, self._ready)
+
+    def _bound(self, host: str, port: int, what: str = "") -> socket.socket:
+        bound = bind(host, port)
+        self._addresses.append(what + address_of(bound))
+        return bound
+
+    def _ready(self) -> None:
+        for each in (*self._addresses, "ready"):
+            self._tell(each)
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Http]:
+        batcher = Batcher(self._config, self._config.threads or len(os.sched_getaffinity(0)), self._metrics)
+        service = Service(self._repository, batcher, self._metrics, self._config, self._readiness)
+        async with AsyncExitStack() as stack:
+            stack.callback(batcher.close)
+            if self._listen.grpc_port is not None:
+                server = grpc_server(service)
+                self._addresses.append(await _listen_grpc(stack, server, self._listen.host, self._listen.grpc_port))
+            for version in self._versions or [published_run(self._store).generation("train")]:
+                await self._repository.load(version)
+            if not self._versions:
+                following = asyncio.create_task(follow(self._store, self._repository, self._tell))
+                stack.callback(following.cancel)
+            yield Http(service, body_limit(self._config))
 
 
-class _Listeners(contextlib.AsyncExitStack):
-    """What listens; at the end every listener takes no more, and answers what it has taken."""
-
-    async def http(self, app: Application, host: str, port: int, tell: Tell, what: str = "") -> None:
-        bound = self.enter_context(_bound(host, port))
-        options = uvicorn.Config(
-            app,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=75,
-        )
-        server = _Server(options)
-        task = asyncio.create_task(server.serve(sockets=[bound]))
-        self.push_async_callback(server.end, task)
-        tell(f"{what}http://{_shown(host)}:{bound.getsockname()[1]}")
-
-    async def grpc(self, server: grpc.aio.Server, host: str, port: int, tell: Tell) -> None:
-        try:
-            taken = server.add_insecure_port(f"{_shown(host)}:{port}")
-        except RuntimeError as error:
-            raise _no_address(host, port, error) from error
-        await server.start()
-        self.push_async_callback(server.stop, 600)
-        tell(f"grpc://{_shown(host)}:{taken}")
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the process, which has several of these."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def end(self, task: asyncio.Task[None]) -> None:
-        """Take no more connections, answer every request that was read, close."""
-        self.should_exit = True
-        await task
-
-
-def _bound(host: str, port: int) -> socket.socket:
+async def _listen_grpc(stack: AsyncExitStack, server: grpc.aio.Server, host: str, port: int) -> str:
+    """The address; at the end no more is taken, and what was taken is answered."""
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise _no_address(host, port, error) from error
-
-
-def _no_address(host: str, port: int, error: Exception) -> UsageError:
-    return UsageError(
-        "SERVE-ADDRESS",
-        place=f"{host} port {port}",
-        value=error,
-        rule="an address of this machine, and a port that is free",
-        fix="another --port or --host; port 0 takes any that is free",
-    )
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0))
+        taken = server.add_insecure_port(f"{bracketed(host)}:{port}")
+    except RuntimeError as error:
+        raise no_address(host, port, str(error)) from error
+    await server.start()
+    stack.push_async_callback(server.stop, LONGEST)
+    return f"grpc://{bracketed(host)}:{taken}"

@@ -14,6 +14,7 @@ from tastetwin.serving.backend.model import INPUTS, OUTPUT, Floats
 from tastetwin.serving.backend.refusals import bad_input
 from tastetwin.serving.backend.repository import NAME, Repository
 from tastetwin.serving.protocol import NAMES, InferRequest
+from tastetwin.serving.readiness import Readiness
 
 SERVER: Final = {
     "name": "tastetwin",
@@ -28,13 +29,13 @@ LONGEST: Final = 600.0
 
 
 class Service:
-    """The model behind its queue; ``is_ready`` says whether new requests should come here."""
+    """The model behind its queue."""
 
-    def __init__(self, repository: Repository, batcher: Batcher, metrics: Metrics, config: BackendConfig) -> None:
+    def __init__(
+        self, repository: Repository, batcher: Batcher, metrics: Metrics, config: BackendConfig, readiness: Readiness
+    ) -> None:
         """Put the parts together."""
-        self.repository, self.metrics, self.config = repository, metrics, config
-        self.is_ready = False
-        self.is_draining = False
+        self.repository, self.metrics, self.config, self.readiness = repository, metrics, config, readiness
         self._batcher = batcher
 
     async def infer(

@@ -19,10 +19,10 @@ from typing import Final, Protocol
 import orjson
 from prometheus_client import CollectorRegistry, Counter
 
-from tastetwin.config import GatewayConfig, masked
-from tastetwin.errors import UsageError
+from tastetwin.config import GatewayConfig
 from tastetwin.features.favors import Favors, Like, Review, landed
 from tastetwin.privacy.opt_out import name_of
+from tastetwin.serving.addresses import is_redis
 
 KEPT_DAYS: Final = 1
 """Favors of the day before the run's last are kept yet: the source may have delivered them late."""
@@ -87,18 +87,10 @@ def open_fresh(settings: GatewayConfig, metrics: FreshMetrics) -> FreshLog:
     address = settings.fresh
     if not address:
         return MemoryLog()
-    if address.startswith(("redis://", "rediss://", "unix://")):
+    if is_redis(address, "FRESH-ADDRESS", "gateway.fresh"):
         from tastetwin.serving.gateway.fresh_redis import RedisLog
 
         return RedisLog(address, metrics)
-    if "://" in address:
-        raise UsageError(
-            "FRESH-ADDRESS",
-            place="gateway.fresh",
-            value=masked(address),
-            rule="a folder, redis://..., rediss://... or unix://...",
-            fix="correct gateway.fresh, or leave it empty: fresh favors are then lost with the process",
-        )
     from tastetwin.serving.gateway.fresh_lmdb import LmdbLog
 
     return LmdbLog(address, settings.fresh_mb << 20, metrics)

@@ -14,19 +14,18 @@ import functools
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from tastetwin.config import masked
-from tastetwin.errors import MissingExtra, StoreError, UsageError
+from tastetwin.errors import MissingExtra, StoreError
 from tastetwin.features.favors import Favors
 from tastetwin.privacy.opt_out import name_of
 from tastetwin.serving.gateway.fresh import FreshMetrics, FreshRecord, dump, grown, key_of, load
 from tastetwin.serving.gateway.outputs import seal, unseal
+from tastetwin.serving.redis_client import ERRORS, client_of
 
 try:
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
+    from redis import OutOfMemoryError
 except ImportError as error:
     raise MissingExtra.of("redis", "serve") from error
 
@@ -91,23 +90,7 @@ class RedisLog:
             UsageError: FRESH-ADDRESS.
         """
         self._place, self._metrics = masked(address), metrics
-        try:
-            self._client: Any = redis.Redis.from_url(
-                address,
-                socket_timeout=SECONDS,
-                socket_connect_timeout=SECONDS,
-                retry=Retry(NoBackoff(), 0),
-                protocol=2,  # a server that speaks 3 may make the client wait longer, for its maintenance
-            )
-            self._client.connection_pool.make_connection()  # connects not yet, but refuses unknown options
-        except (ValueError, TypeError) as error:
-            raise UsageError(
-                "FRESH-ADDRESS",
-                place="gateway.fresh",
-                value=self._place,
-                rule="redis://[[user]:password@]host:port[/number]",
-                fix="correct gateway.fresh",
-            ) from error
+        self._client = client_of(address, SECONDS, "FRESH-ADDRESS", "gateway.fresh")
         self._read, self._write, self._since, self._remove = map(
             self._client.register_script, (_READ, _WRITE, _SINCE, _REMOVE)
         )
@@ -189,7 +172,7 @@ class RedisLog:
     def _call(self, call: Callable[[], Answer]) -> Answer:
         try:
             return call()
-        except redis.OutOfMemoryError as error:
+        except OutOfMemoryError as error:
             raise StoreError(
                 "FRESH-FULL",
                 place=self._place,
@@ -197,7 +180,7 @@ class RedisLog:
                 rule="room for the favors that come in",
                 fix="raise Redis's maxmemory, or publish a newer run",
             ) from error
-        except (redis.RedisError, OSError) as error:
+        except ERRORS as error:
             raise self._unreachable(type(error).__name__) from error
 
     def _unreachable(self, value: str) -> StoreError:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, Self
 
@@ -16,9 +17,9 @@ from tastetwin.serving.gateway.backends import Backends
 from tastetwin.serving.gateway.encode import VectorSource
 from tastetwin.serving.gateway.fresh import FreshLog
 from tastetwin.serving.gateway.outputs import CachedVectors
-from tastetwin.serving.gateway.routes import Routes
+from tastetwin.serving.gateway.routing import Routes
 from tastetwin.serving.gateway.service import Service
-from tastetwin.serving.gateway.versions import DenySet, Version, open_version, wanted_runs
+from tastetwin.serving.gateway.versions import DenySet, Version, is_current, open_version, wanted_runs
 from tastetwin.store import Store
 
 TIDY_EVERY: Final = 5
@@ -40,7 +41,9 @@ class Gateway:
         """Opened, and perhaps not yet answered from."""
         self._refreshes = 0
         self._was_ready = False
-        self._keeping: asyncio.Task[None] | None = None
+        self._reader = ThreadPoolExecutor(1, "opt-outs")
+        """Of its own: opt-outs are read in time even while everything else waits for a disk or a network."""
+        self._keeping: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         """Open the versions that are routed to; from then on look after them.
@@ -50,25 +53,29 @@ class Gateway:
         """
         await asyncio.to_thread(self._denied.refresh)
         await self._follow_pointer()
-        self._keeping = asyncio.create_task(self._keep_up())
+        # Two tasks, since a version may take minutes to open, and opt-outs must not wait for it.
+        steps = ([self._follow_opt_outs], [self._follow_pointer, self.service.intake.follow, self._tidy])
+        self._keeping = [asyncio.create_task(self._keep_up(each)) for each in steps]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._keeping is not None:
-            self._keeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeping
+        for task in self._keeping:
+            task.cancel()
+        await asyncio.gather(*self._keeping, return_exceptions=True)
+        self._reader.shutdown(wait=False)
         await asyncio.to_thread(self._log.close)
 
     @property
     def ready(self) -> bool:
-        """Whether every version could be encoded for once. If no backend is left later, lists are stale and better than
-        none: to be taken out of the load balancer for that would make an outage of it."""
+        """Whether a load balancer should send requests here: once every version that answers could be encoded for.
+
+        An outage of backends changes nothing then: published lists need none, and another gateway has no others.
+        """
+        versions = self.service.versions.values()
         if not self._was_ready:
-            versions = self.service.versions.values()
-            self._was_ready = bool(versions) and all(self.backends.ready(version.bundle) for version in versions)
+            self._was_ready = bool(versions) and all(self.backends.ready(each.bundle) for each in versions)
         return self._was_ready
 
     def choose(self, sticky: bytes, named: str | None) -> Version:
@@ -101,18 +108,21 @@ class Gateway:
             ]
         }
 
-    async def _keep_up(self) -> None:
+    async def _keep_up(self, steps: Sequence[Callable[[], Awaitable[None]]]) -> None:
         while True:
             await asyncio.sleep(self.config.gateway.refresh_seconds)
-            for step in (self._follow_opt_outs, self._follow_pointer, self.service.intake.follow, self._tidy):
+            for step in steps:
                 try:
                     await step()
                 except TasteTwinError as error:
                     # What was there before goes on answering, within the limits that ``DenySet.check`` sets.
                     _LOG.warning("%s", error.problem.code)
+                except Exception as error:
+                    # Whatever it was, the next look may succeed. Its message may quote somebody's data.
+                    _LOG.error("%s while looking for what is new", type(error).__name__)
 
     async def _follow_opt_outs(self) -> None:
-        if await asyncio.to_thread(self._denied.refresh):
+        if await asyncio.get_running_loop().run_in_executor(self._reader, self._denied.refresh):
             self.service.apply_opt_outs()
 
     async def _tidy(self) -> None:
@@ -123,24 +133,25 @@ class Gateway:
             await self.service.intake.tidy(forgotten.names)
 
     async def _follow_pointer(self) -> None:
-        """Hold the versions that are routed to now; another one answers only once a backend is ready for it."""
+        """Hold the versions that are routed to now, of the packs that the store has now; another one answers only once
+        a backend is ready for it."""
         settings = self.config.gateway
         names = await asyncio.to_thread(wanted_runs, self.store, settings.weights, settings.shadow)
         held = self.service.versions
-        if set(names) == set(held):
-            return
         opened = [await self._opened(name) for name in names]
+        self._waiting = dict(zip(names, opened, strict=True))
+        if {each.name: each for each in opened} == held:
+            return
         before = [version.bundle for version in held.values()]
         await self.backends.want({*before, *(version.bundle for version in opened)})
         if held and not all(self.backends.ready(version.bundle) for version in opened):
             return
         await self.service.hold(opened)
         self._routes = Routes(settings.weights or {names[0]: 1.0}, settings.shadow)
-        self._waiting = dict(self.service.versions)
 
     async def _opened(self, name: str) -> Version:
-        version = self._waiting.get(name) or self.service.versions.get(name)
-        if version is None:
+        version = self._waiting.get(name)
+        if version is None or not await asyncio.to_thread(is_current, self.store, version):
             version = await asyncio.to_thread(open_version, self.store, name)
         self._waiting[name] = version
         return version

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, datetime
 from typing import Any, Final, Generic
 
 import orjson
@@ -253,11 +253,12 @@ class Api:
 
     def _key(self, endpoint: Endpoint[Any], raw: bytes, named: str | None, asked: RequestContext) -> bytes:
         """Of all that an answer to whoever it may be depends on."""
-        version = self._gateway.choose(b"", named).name
+        version, today = self._gateway.choose(b"", named).name, datetime.now(UTC).date()
         if endpoint is EMBED:
-            return key_of(f"{version} {date.today()}", raw)  # what is of the future today is not tomorrow
+            return key_of(f"{version} {today}", raw)  # what is of the future today is not tomorrow
+        self._gateway.service.denied.check()
         scores = asked.caller is not None and "score" in asked.caller.scopes
-        return key_of(f"{version} {date.today()} {scores} {self._gateway.service.moment()}", raw)
+        return key_of(f"{version} {today} {scores} {self._gateway.service.moment()}", raw)
 
     async def _made(self, endpoint: Endpoint[Any], asked: Asked[Any]) -> bytes:
         said = await endpoint.answer(asked)

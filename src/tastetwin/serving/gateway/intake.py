@@ -62,6 +62,8 @@ class Intake:
         records, cursor = await asyncio.to_thread(self._log.since, 0)
         await self._read_in(records)
         self._people = people
+        kept = {each.user for each in records}
+        self._latest = {user: at for user, at in self._latest.items() if at > cursor or user in kept}
         self._cursor = cursor  # only now: what an error kept from being read in is asked for again
 
     async def add(self, came: dict[str, Favors], call: Call) -> None:
@@ -141,7 +143,8 @@ class Intake:
             for at, vector in zip(enough.tolist(), encoded, strict=True):
                 vectors[at] = vector
         for at, record in enumerate(records):
-            if self._latest.get(record.user) == record.number:
+            # Both may have changed while the model was asked.
+            if self._latest.get(record.user) == record.number and not self._denied.has(record.user):
                 rows = histories.places[histories.offsets[at] : histories.offsets[at + 1]]
                 self._changes += 1
                 people.put(record.user, rows, vectors[at], int(homes[at]))

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter
 
-from tastetwin.config import GatewayConfig, masked
-from tastetwin.errors import UsageError
+from tastetwin.config import GatewayConfig
+from tastetwin.serving.addresses import is_redis
 
 Floats = npt.NDArray[np.float32]
 Value = TypeVar("Value")
@@ -81,18 +81,10 @@ def open_outputs(settings: GatewayConfig, metrics: OutputMetrics) -> Outputs:
     address, size = settings.outputs, settings.outputs_mb << 20
     if not address:
         return MemoryOutputs(size)
-    if address.startswith(("redis://", "rediss://", "unix://")):
+    if is_redis(address, "OUTPUTS-ADDRESS", "gateway.outputs"):
         from tastetwin.serving.gateway.outputs_redis import RedisOutputs
 
         return RedisOutputs(address, metrics)
-    if "://" in address:
-        raise UsageError(
-            "OUTPUTS-ADDRESS",
-            place="gateway.outputs",
-            value=masked(address),
-            rule="a folder, redis://..., rediss://... or unix://...",
-            fix="correct gateway.outputs, or leave it empty: outputs are kept in memory",
-        )
     from tastetwin.serving.gateway.outputs_lmdb import LmdbOutputs
 
     return LmdbOutputs(address, size, metrics)

@@ -10,16 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from tastetwin.config import masked
-from tastetwin.errors import MissingExtra, UsageError
 from tastetwin.serving.gateway.outputs import OutputMetrics, seal, unseal
-
-try:
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-except ImportError as error:
-    raise MissingExtra.of("redis", "serve") from error
+from tastetwin.serving.redis_client import ERRORS, client_of
 
 PREFIX: Final = b"tastetwin:output:"
 SECONDS: Final = 0.05
@@ -45,23 +37,7 @@ class RedisOutputs:
         """
         self._metrics, self._expiry, self._clock = metrics, expiry, clock
         self._paused_until = -1.0
-        try:
-            self._client: Any = redis.Redis.from_url(
-                address,
-                socket_timeout=SECONDS,
-                socket_connect_timeout=SECONDS,
-                retry=Retry(NoBackoff(), 0),
-                protocol=2,  # a server that speaks 3 may make the client wait longer, for its maintenance
-            )
-            self._client.connection_pool.make_connection()  # connects not yet, but refuses unknown options
-        except (ValueError, TypeError) as error:
-            raise UsageError(
-                "OUTPUTS-ADDRESS",
-                place="gateway.outputs",
-                value=masked(address),
-                rule="redis://[[user]:password@]host:port[/number]",
-                fix="correct gateway.outputs",
-            ) from error
+        self._client = client_of(address, SECONDS, "OUTPUTS-ADDRESS", "gateway.outputs")
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """As ``Outputs`` says."""
@@ -87,7 +63,7 @@ class RedisOutputs:
             return None
         try:
             return call()
-        except (redis.RedisError, OSError):
+        except ERRORS:
             self._paused_until = self._clock() + PAUSE
             self._metrics.failed(action)
             return None

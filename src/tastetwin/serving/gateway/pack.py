@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,14 @@ class Near:
 class Pack:
     """One version of what the gateway answers from; nothing in it changes."""
 
-    def __init__(self, store: Store, manifest: PackManifest, folder: Path) -> None:
-        """Open the files in ``folder``, which were compared with the manifest."""
+    def __init__(self, store: Store, manifest: PackManifest) -> None:
+        """Open the files, which were compared with the manifest; those of a store elsewhere from a copy."""
         self.manifest = manifest
+        self._copy = None if store.is_local else tempfile.TemporaryDirectory(prefix="tastetwin-pack-")
+        """Removed with the pack."""
+        folder = Path(store.path(pack_folder(manifest.run_id)) if self._copy is None else self._copy.name)
+        if self._copy is not None:
+            _copy(store, manifest, folder)
         self._folder = folder
         self.people = IdIndex.open(folder / "people")
         self.places = PlaceIndex.open(folder / "places")
@@ -72,6 +77,7 @@ class Pack:
         self._history = (self._array("history_offsets"), self._array("history_places"))
         self._not_shown = (self._array("not_shown_offsets"), self._array("not_shown"))
         self._lists = (self._array("list_offsets"), self._array("list_people"), self._array("list_scores"))
+        self._favored = pa.ipc.open_file(pa.memory_map(str(folder / "favors.arrow"))).get_batch(0)
         self.index = NearestIndex(folder / "people.faiss", manifest.probes)
         self._bank_people: Positions = self._array("bank")
         self._bank = NearestIndex(folder / "bank.faiss", manifest.bank_probes)
@@ -82,24 +88,15 @@ class Pack:
         self.explainers = self._explainers(store)
 
     @classmethod
-    def of(cls, store: Store, run: Run, cache: Path | None = None) -> Pack:
-        """The pack of a run, made if there is none yet, checked and opened.
-
-        Args:
-            store: where runs and packs are.
-            run: analysed.
-            cache: folder of this machine that packs of a store elsewhere are copied to.
+    def of(cls, store: Store, run: Run) -> Pack:
+        """The pack of an analysed run, made if there is none yet, checked and opened.
 
         Raises:
             StoreError: DAMAGED; as ``make_pack``.
         """
         manifest = make_pack(store, run)
         verify_pack(store, manifest)
-        if store.is_local:
-            return cls(store, manifest, Path(store.path(pack_folder(run.run_id))))
-        folder = (cache or Path.cwd()) / run.run_id
-        _copy(store, manifest, folder)
-        return cls(store, manifest, folder)
+        return cls(store, manifest)
 
     def _array(self, name: str) -> Any:
         return np.load(self._folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
@@ -182,11 +179,6 @@ class Pack:
             tuple(Like(each[LIKE_CONTENTS], each[LIKE_DISPLAY], each[LIKED_AT]) for each in likes),
         )
 
-    @functools.cached_property
-    def _favored(self) -> pa.RecordBatch:
-        source = pa.memory_map(str(self._folder / "favors.arrow"))
-        return pa.ipc.open_file(source).get_batch(0)
-
 
 def _rows(lists: pa.ListArray, position: int) -> list[dict[str, Any]]:
     """The structs of one list, times as microseconds."""
@@ -199,7 +191,6 @@ def _rows(lists: pa.ListArray, position: int) -> list[dict[str, Any]]:
 
 
 def _copy(store: Store, manifest: PackManifest, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     for entry in manifest.files:
         path = folder / entry.path.removeprefix(f"{pack_folder(manifest.run_id)}/")
         path.parent.mkdir(exist_ok=True)

@@ -26,6 +26,8 @@ class People:
         self.pack = pack
         self.hidden: Mask = np.zeros(len(pack) + _ROOM, bool)
         """[>= n] who may be shown to nobody; more room than people."""
+        self.denied: frozenset[str] = frozenset()
+        """Hashes of the ids of those."""
         self._member: Mask = np.zeros(len(pack), bool)
         self._member[pack.members] = True
         self._replaced: Mask = np.zeros(len(pack), bool)
@@ -148,10 +150,3 @@ class People:
         closeness = self._vectors[:m] @ vector - self._crowding[:m] / np.float32(2)
         shown = self._shown[:m] & self._has_vector[:m]
         return self._people[:m][shown], closeness[shown], self._homes[:m][shown]
-
-    # -- who is shown to nobody ---------------------------------------------------------------------------------------
-
-    def hide(self, positions: Ints) -> None:
-        """Show these to nobody from now on, and everybody else as the run does."""
-        self.hidden[:] = False
-        self.hidden[positions] = True

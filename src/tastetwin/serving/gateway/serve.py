@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 from tastetwin.analysis.blas import load_faiss
-from tastetwin.config import Config
+from tastetwin.config import Config, GatewayConfig
 from tastetwin.serving.door import Limits
 from tastetwin.serving.gateway.backends import BackendMetrics, Backends
 from tastetwin.serving.gateway.fresh import FreshMetrics, open_fresh
 from tastetwin.serving.gateway.gateway import Gateway
 from tastetwin.serving.gateway.http import STATUSES, Api, Shadows, policy
 from tastetwin.serving.gateway.openapi import pages
-from tastetwin.serving.gateway.outputs import CachedVectors, MemoryOutputs, OutputMetrics, open_outputs
+from tastetwin.serving.gateway.outputs import CachedVectors, MemoryOutputs, OutputMetrics, Outputs, open_outputs
 from tastetwin.serving.keys import Keys
 from tastetwin.serving.server import Guard, Lifespan, Listen, serve
 from tastetwin.serving.telemetry import Telemetry
@@ -45,5 +45,9 @@ async def _opened(store: Store, config: Config, telemetry: Telemetry) -> AsyncIt
         async with Backends(settings.backends, settings, BackendMetrics(registry)) as backends:
             log = open_fresh(settings, FreshMetrics(registry))  # closed by the gateway
             async with Gateway(store, config, backends, CachedVectors(outputs, metrics), log) as gateway:
-                kept = MemoryOutputs(settings.outputs_mb << 20) if outputs.blocking else outputs
-                yield Api(gateway, pages(), kept, Shadows(registry))
+                yield Api(gateway, pages(), answers_of(outputs, settings), Shadows(registry))
+
+
+def answers_of(outputs: Outputs, settings: GatewayConfig) -> MemoryOutputs:
+    """Where whole answers are kept: in memory, for they name users, and nobody could make another store forget them."""
+    return outputs if isinstance(outputs, MemoryOutputs) else MemoryOutputs(settings.outputs_mb << 20)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 import numpy as np
 
+from tastetwin.delivery.pack import MANIFEST, pack_folder, read_pack
 from tastetwin.errors import StoreError, UsageError
 from tastetwin.privacy.opt_out import OptOuts, OptOutWatch, name_of
 from tastetwin.runs import published, read_run
@@ -26,7 +27,7 @@ class Version:
 
     people: People
     published_at: float
-    """When readers first saw it, seconds since 1970."""
+    """When readers first saw it, seconds since 1970; of another run than the published one, when it began."""
 
     @property
     def name(self) -> str:
@@ -45,9 +46,26 @@ def open_version(store: Store, run_id: str) -> Version:
     Raises:
         UsageError, StoreError: as ``Pack.of``.
     """
-    pointer = published(store)
-    at = time.time() if pointer is None else datetime.fromisoformat(pointer.published_at).timestamp()
-    return Version(People(Pack.of(store, read_run(store, run_id))), at)
+    run, pointer = read_run(store, run_id), published(store)
+    since = run.started_at if pointer is None or pointer.run_id != run_id else pointer.published_at
+    return Version(People(Pack.of(store, run)), moment_of(since))
+
+
+def is_current(store: Store, version: Version) -> bool:
+    """Whether the store has the pack that the version is of: whoever is forgotten takes all packs along.
+
+    Raises:
+        StoreError: DAMAGED, STORE-UNREADABLE.
+    """
+    known = read_pack(store, version.name)
+    if known is None:  # one that another release keeps in a format of its own is theirs to look after
+        return store.exists(f"{pack_folder(version.name)}/{MANIFEST}")
+    return known == version.people.pack.manifest
+
+
+def moment_of(text: str) -> float:
+    """Seconds since 1970 of an ISO time."""
+    return datetime.fromisoformat(text).timestamp()
 
 
 class DenySet:
@@ -58,6 +76,9 @@ class DenySet:
         self._store, self._stale_after, self._clock = store, stale_after, clock
         self._watch = OptOutWatch(store)
         self._read_at: float | None = None
+        self._added: set[str] = set()
+        """Names that the last reading may have come too early for."""
+        self._lock = threading.Lock()
         self.opt_outs = OptOuts()
 
     def refresh(self) -> bool:
@@ -67,14 +88,21 @@ class DenySet:
             StoreError: OPT-OUTS-DAMAGED, STORE-UNREADABLE; what was read before stands.
         """
         began = self._clock()
-        found = self._watch.read()
-        changed = found.names != self.opt_outs.names
-        self.opt_outs, self._read_at = found, began
+        with self._lock:
+            before = frozenset(self._added)
+        found = self._watch.read().names
+        with self._lock:
+            self._added -= before
+            names = found | self._added
+            changed = names != self.opt_outs.names
+            self.opt_outs, self._read_at = OptOuts(names), began
         return changed
 
     def add(self, user: str) -> None:
         """Count a user who was just opted out in the store."""
-        self.opt_outs = OptOuts(self.opt_outs.names | {name_of(user)})
+        with self._lock:
+            self._added.add(name_of(user))
+            self.opt_outs = OptOuts(self.opt_outs.names | {name_of(user)})
 
     def check(self) -> None:
         """Refuse to show anybody unless it is known whom not to.
@@ -97,14 +125,18 @@ class DenySet:
         return name_of(user) in self.opt_outs.names
 
     def apply(self, people: People) -> None:
-        """Hide them."""
-        newcomers = [at for at in range(len(people.pack), len(people)) if self.has(people.name(at))]
-        known = people.pack.positions_of_names(self.opt_outs.names)
-        people.hide(np.concatenate([known, np.array(newcomers, np.int64)]))
+        """Hide them; whoever came back is shown as the run does.
 
-
-PUBLISHED: Final = ""
-"""Stands for whatever run is published."""
+        Among millions all of them would take a second, so only those who are new are looked for.
+        """
+        names = self.opt_outs.names
+        if people.denied - names:
+            people.hidden[:], people.denied = False, frozenset()
+        new = names - people.denied
+        newcomers = [at for at in range(len(people.pack), len(people)) if name_of(people.name(at)) in names]
+        people.hidden[people.pack.positions_of_names(new)] = True
+        people.hidden[np.array(newcomers, np.int64)] = True
+        people.denied = names
 
 
 def wanted_runs(store: Store, weights: dict[str, float], shadow: dict[str, float]) -> tuple[str, ...]:
@@ -118,5 +150,5 @@ def wanted_runs(store: Store, weights: dict[str, float], shadow: dict[str, float
         raise UsageError(
             "NOT-PUBLISHED", place=store.root, value="no run", rule="a run is published", fix="tastetwin run"
         )
-    first = tuple(weights) if weights else (pointer.run_id if pointer else "",)
+    first = tuple(weights) if weights or pointer is None else (pointer.run_id,)
     return tuple(dict.fromkeys((*first, *shadow)))

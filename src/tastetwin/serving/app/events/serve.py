@@ -20,7 +20,7 @@ from tastetwin.serving.app.events.pump import Pump
 from tastetwin.serving.app.events.settings import brokers_of, client_of, consumer_settings
 from tastetwin.serving.app.events.taking import Favors
 from tastetwin.serving.app.events.topics import check_topics
-from tastetwin.serving.life import Served, bind, run
+from tastetwin.serving.life import Served, address_of, bind, run
 from tastetwin.serving.policy import LIVE, READY
 from tastetwin.serving.readiness import Readiness
 from tastetwin.serving.telemetry import Telemetry
@@ -64,8 +64,8 @@ def serve_events(config: Config, gateway: Gateway, member: Member, tell: Callabl
     readiness = Readiness()
     app = _App(config, gateway, consumer_settings(brokers, config.app.group, member.instance, client), client,
                telemetry, readiness)  # fmt: skip
-    at = f"http://{member.host}:{bound.getsockname()[1]}"
-    run(Served(app, bound), [], readiness, 0.0, GRACE_SECONDS, lambda: tell(f"events are consumed; {at}/metrics"))
+    told = f"events are consumed; {address_of(bound)}/metrics"
+    run(Served(app, bound), [], readiness, 0.0, GRACE_SECONDS, lambda: tell(told))
     telemetry.close()
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tastetwin.errors import UsageError
-from tastetwin.serving.gateway.routes import Routes
+from tastetwin.serving.gateway.routing import Routes
 
 KEYS = [b"user-%d" % at for at in range(4_000)]
 WEIGHTS = st.dictionaries(st.text(min_size=1, max_size=8), st.floats(0, 100), min_size=1, max_size=5).filter(
