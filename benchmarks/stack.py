@@ -48,6 +48,10 @@ class Process:
             self._running.kill()
             self._running.wait()
 
+    def send(self, number: int) -> None:
+        """A signal."""
+        os.kill(self.pid, number)
+
     @property
     def pid(self) -> int:
         """Of the process that runs."""
@@ -108,6 +112,28 @@ def serving(store: str, folder: Path, backends: int = 1, first_port: int = 28_10
             each.kill()
 
 
+@contextlib.contextmanager
+def product(stack: Stack, folder: Path, port: int = 28_150, **settings: str) -> Iterator[tuple[Process, str]]:
+    """An app in front of a gateway, and the key of the product's server; ``settings`` as of the section ``app``."""
+    keys, gateway = folder / "app-keys.json", stack.url.partition("/v1/")[0]
+    key = add_key(keys, "shop", ["app"], 1e6, 1_000_000)
+    (folder / "gateway.key").write_text(stack.key)
+    environment = {
+        "TASTETWIN_APP__GATEWAY": gateway,
+        "TASTETWIN_SERVE__LOG_SHARE": "0",
+        **{f"TASTETWIN_APP__{name.upper()}": value for name, value in settings.items()},
+    }
+    words = ["app", "--keys", str(keys), "--secret", str(folder / "secret"), "--port", str(port)]
+    words += ["--gateway-key", str(folder / "gateway.key")]
+    app = Process(words, f"http://127.0.0.1:{port}/readyz", environment)
+    try:
+        app.start()
+        app.wait_until_ready()
+        yield app, key
+    finally:
+        app.kill()
+
+
 def wait_for(url: str, method: str = "GET") -> None:
     """Until it answers 200."""
     for _ in range(6_000):
@@ -129,10 +155,19 @@ class Answers:
     """Milliseconds of those answered with 503 or 429."""
     statuses: Counter[str] = field(default_factory=Counter)
     """Status, or what went wrong with the connection."""
+    codes: Counter[str] = field(default_factory=Counter)
+    """Of the errors."""
 
     def percentile(self, level: float) -> float:
         """Milliseconds."""
         return float(np.percentile(self.milliseconds, level)) if self.milliseconds else float("nan")
+
+
+def _code_of(said: bytes) -> str:
+    try:
+        return str(orjson.loads(said)["error"]["code"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return "none of ours"
 
 
 async def arrive(
@@ -144,8 +179,10 @@ async def arrive(
     async def ask(session: aiohttp.ClientSession, question: Question, due: float) -> None:
         try:
             async with session.post(f"{stack.url}/{question[0]}", data=question[1]) as answer:
-                await answer.read()
+                said = await answer.read()
                 status = str(answer.status)
+                if answer.status != 200:
+                    answers.codes[_code_of(said)] += 1
         except aiohttp.ClientError as error:
             status = type(error).__name__
         taken = (time.perf_counter() - due) * 1e3

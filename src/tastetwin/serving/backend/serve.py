@@ -8,7 +8,7 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tastetwin.config import BackendConfig
@@ -29,6 +29,7 @@ try:
     from tastetwin.serving.backend.metrics import Metrics
     from tastetwin.serving.backend.repository import Repository
     from tastetwin.serving.backend.service import Service
+    from tastetwin.serving.http1 import Http1, Server
 except ImportError as error:
     raise MissingExtra.of(str(error.name), "serve") from None
 
@@ -101,7 +102,7 @@ class _Listeners(contextlib.AsyncExitStack):
         bound = self.enter_context(_bound(host, port))
         options = uvicorn.Config(
             app,
-            http="httptools",
+            http=Http1,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -127,12 +128,8 @@ class _Listeners(contextlib.AsyncExitStack):
         tell(f"grpc://{_shown(host)}:{taken}")
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to the process, which has several of these."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+class _Server(Server):
+    """One of several in the process."""
 
     async def end(self, task: asyncio.Task[None]) -> None:
         """Take no more connections, answer every request that was read, close."""
