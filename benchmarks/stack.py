@@ -49,6 +49,10 @@ class Process:
             self._running.kill()
             self._running.wait()
 
+    def send(self, number: int) -> None:
+        """A signal."""
+        os.kill(self.pid, number)
+
     @property
     def pid(self) -> int:
         """Of the process that runs."""
@@ -115,6 +119,29 @@ def free_ports(n: int) -> list[int]:
         return [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(n)]
 
 
+@contextlib.contextmanager
+def product(stack: Stack, folder: Path, **settings: str) -> Iterator[tuple[Process, str]]:
+    """An app in front of a gateway, and the key of the product's server; ``settings`` as of the section ``app``."""
+    (port,) = free_ports(1)
+    keys, gateway = folder / "app-keys.json", stack.url.partition("/v1/")[0]
+    key = add_key(keys, "shop", ["app"], 1e6, 1_000_000)
+    (folder / "gateway.key").write_text(stack.key)
+    environment = {
+        "TASTETWIN_APP__GATEWAY": gateway,
+        "TASTETWIN_SERVE__LOG_SHARE": "0",
+        **{f"TASTETWIN_APP__{name.upper()}": value for name, value in settings.items()},
+    }
+    words = ["app", "--keys", str(keys), "--secret", str(folder / "secret"), "--port", str(port)]
+    words += ["--gateway-key", str(folder / "gateway.key")]
+    app = Process(words, f"http://127.0.0.1:{port}/readyz", environment)
+    try:
+        app.start()
+        app.wait_until_ready()
+        yield app, key
+    finally:
+        app.kill()
+
+
 def wait_for(url: str, method: str = "GET") -> None:
     """Until it answers 200."""
     for _ in range(6_000):
@@ -135,11 +162,20 @@ class Answers:
     refused: list[float] = field(default_factory=list)
     """Milliseconds of those answered with 503 or 429."""
     statuses: Counter[str] = field(default_factory=Counter)
-    """Status and code of an error, or what went wrong with the connection."""
+    """Status, or what went wrong with the connection."""
+    codes: Counter[str] = field(default_factory=Counter)
+    """Of the errors."""
 
     def percentile(self, level: float) -> float:
         """Milliseconds."""
         return float(np.percentile(self.milliseconds, level)) if self.milliseconds else float("nan")
+
+
+def _code_of(said: bytes) -> str:
+    try:
+        return str(orjson.loads(said)["error"]["code"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return "none of ours"
 
 
 async def arrive(
@@ -151,13 +187,14 @@ async def arrive(
     async def ask(session: aiohttp.ClientSession, question: Question, due: float) -> None:
         try:
             async with session.post(f"{stack.url}/{question[0]}", data=question[1]) as answer:
-                body = await answer.read()
+                said = await answer.read()
                 status = str(answer.status)
-                said = f"{status} {orjson.loads(body)['error']['code']}" if answer.status >= 400 else status
+                if answer.status != 200:
+                    answers.codes[_code_of(said)] += 1
         except aiohttp.ClientError as error:
-            status = said = type(error).__name__
+            status = type(error).__name__
         taken = (time.perf_counter() - due) * 1e3
-        answers.statuses[said] += 1
+        answers.statuses[status] += 1
         if status == "200":
             answers.milliseconds.append(taken)
         elif status in ("503", "429"):

@@ -1,10 +1,11 @@
-"""Versions swapped, backends killed and everything measured for its memory, while questions keep coming.
+"""Versions swapped, backends killed or stopped and everything measured for its memory, while questions keep coming.
 
-    OMP_NUM_THREADS=1 python benchmarks/swaps.py STORE [--swaps 100] [--kills 100] [--rate 100] [--minutes 0]
+    OMP_NUM_THREADS=1 python benchmarks/swaps.py STORE [--swaps 100] [--kills 100] [--stops 10] [--rate 100] [--minutes 0]
 
 STORE has two runs that were delivered. A gateway with two backends answers questions at ``--rate`` a second (twins of
 users, twins of histories never asked before, vectors) while the published run is swapped, and then while one backend
-after the other is killed with -9 and started again. Promised (PROMISES 4): no question fails. With ``--minutes`` both
+after the other is killed with -9 and started again, and while one after the other is stopped (SIGSTOP) for three
+seconds, which looks from outside like a machine whose network is gone. Promised (PROMISES 4): no question fails. With ``--minutes`` both
 go on together for so long, and the slope of the memory is told; ``--minutes 480`` is the long soak.
 """
 
@@ -14,6 +15,7 @@ import argparse
 import asyncio
 import random
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -75,6 +77,17 @@ def kill(stack: Stack, times: int, pause: float, stop: threading.Event) -> int:
     return done
 
 
+def stop(stack: Stack, times: int, seconds: float, pause: float) -> int:
+    """Stop one backend after the other for so long; returns how often."""
+    for done in range(times):
+        backend = stack.backends[done % len(stack.backends)]
+        backend.send(signal.SIGSTOP)
+        time.sleep(seconds)
+        backend.send(signal.SIGCONT)
+        time.sleep(pause)
+    return times
+
+
 def under_load(stack: Stack, asked: list[Question], rate: float, work: Callable[[], int]) -> tuple[int, Answers]:
     """Do some work while questions come; what it returned, and the answers."""
     result: list[int] = []
@@ -90,7 +103,7 @@ def tell(what: str, done: int, answers: Answers) -> int:
     failed = sum(count for status, count in answers.statuses.items() if status != "200")
     worst = max(answers.milliseconds, default=float("nan"))
     print(
-        f"{done} {what}: {sum(answers.statuses.values()):,} questions, {failed} failed {dict(answers.statuses)}, "
+        f"{done} {what}: {sum(answers.statuses.values()):,} questions, {failed} failed {dict(answers.statuses)} {dict(answers.codes)}, "
         f"p50 {answers.percentile(50):.1f} ms, p99 {answers.percentile(99):.1f} ms, worst {worst:.0f} ms"
     )
     return failed
@@ -129,6 +142,7 @@ def main() -> None:
     parser.add_argument("store")
     parser.add_argument("--swaps", type=int, default=100)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--stops", type=int, default=10)
     parser.add_argument("--rate", type=float, default=100)
     parser.add_argument("--minutes", type=float, default=0)
     options = parser.parse_args()
@@ -150,6 +164,8 @@ def main() -> None:
                 failed += tell(
                     "kills", *under_load(stack, asked, options.rate, lambda: kill(stack, options.kills, 0.5, never))
                 )
+            if options.stops:
+                failed += tell("stops", *under_load(stack, asked, options.rate, lambda: stop(stack, options.stops, 3, 2)))
             if options.minutes:
                 failed += soak(store, stack, asked, options.rate, options.minutes)
     raise SystemExit(1 if failed else 0)

@@ -87,6 +87,28 @@ class NearestIndex:
         self._probes = probes
         self.size = int(self._index.ntotal)
 
+    def check(self, size: int, dim: int) -> None:
+        """See that the index is of so many users and dimensions and that its parts are as large as they say.
+
+        faiss reads what the file says without a look: a hostile file could lead a search out of it.
+
+        Raises:
+            ValueError: it is not.
+        """
+        faiss = load_faiss()
+        index = faiss.downcast_index(self._index)
+        width = dim + 1 + -(dim + 1) % _LANES
+        if (self.size, index.d, index.metric_type) != (size, width, faiss.METRIC_INNER_PRODUCT):
+            raise ValueError(f"an index of {self.size} users and {index.d} numbers each, not {size} and {width}")
+        if isinstance(index, faiss.IndexFlatIP):
+            _check_flat(index, width)
+        elif isinstance(index, faiss.IndexIVFScalarQuantizer):
+            _check_inverted(index, width)
+        else:
+            raise ValueError(f"an index that is a {type(index).__name__}")
+        if bool(self._probes) != isinstance(index, faiss.IndexIVFScalarQuantizer):
+            raise ValueError(f"{self._probes} cells to look into")
+
     def candidates(self, query: Floats, depth: int) -> Ints:
         """[<= depth] positions into the shown users, the likeliest first; all of them where ``depth`` asks for it.
 
@@ -105,3 +127,26 @@ class NearestIndex:
         settings = faiss.SearchParametersIVF(nprobe=self._probes) if self._probes else None
         found, at = self._index.search(_wide(query[None], 1.0), k, params=settings)
         return found[0][at[0] >= 0], at[0][at[0] >= 0]
+
+
+def _check_flat(index: Any, width: int) -> None:
+    if (index.code_size, index.codes.size()) != (4 * width, 4 * width * index.ntotal):
+        raise ValueError(f"{index.codes.size()} bytes of {index.ntotal} users")
+
+
+def _check_inverted(index: Any, width: int) -> None:
+    """Every number once, whichever cell it is in."""
+    faiss = load_faiss()
+    quantizer, lists, coder = faiss.downcast_index(index.quantizer), index.invlists, index.sq
+    if not isinstance(quantizer, faiss.IndexFlatIP) or (quantizer.ntotal, quantizer.d) != (index.nlist, width):
+        raise ValueError("cells without their centres")
+    _check_flat(quantizer, width)
+    kinds = (coder.qtype, coder.d, coder.code_size, index.code_size, lists.code_size, index.by_residual)
+    if kinds != (faiss.ScalarQuantizer.QT_fp16, width, 2 * width, 2 * width, 2 * width, False):
+        raise ValueError("users that are not half floats")
+    sizes = [lists.list_size(cell) for cell in range(lists.nlist)]
+    if lists.nlist != index.nlist or sum(sizes) != index.ntotal:
+        raise ValueError(f"{sum(sizes)} users in {lists.nlist} cells")
+    numbers = [faiss.rev_swig_ptr(lists.get_ids(cell), size) for cell, size in enumerate(sizes) if size]
+    if not np.array_equal(np.sort(np.concatenate(numbers)), np.arange(index.ntotal)):
+        raise ValueError("users that there are not")

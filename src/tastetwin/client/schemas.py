@@ -11,6 +11,8 @@ from tastetwin.analysis.sentences import Language
 MAX_ID = 1_000
 MAX_EXCLUDED = 2_000
 MAX_SKIP = 1_000
+MAX_K = 1_000
+"""The highest that gateway.max_k may be."""
 TIMEOUT_HEADER: Final = "tastetwin-timeout-ms"
 """How long the caller will wait: nothing needs to be done for them after that."""
 
@@ -51,7 +53,7 @@ class EmbedRequest(Model):
 class Wanted(Model):
     """How many twins, and how they are told."""
 
-    k: int = Field(10, ge=1, description="how many; at most gateway.max_k")
+    k: int = Field(10, ge=1, le=MAX_K, description="how many; at most gateway.max_k")
     skip: int = Field(0, ge=0, le=MAX_SKIP, description="leave out so many of the first, for paging")
     language: Language = Field("en", description="of the evidence")
     evidence: bool = Field(True, description="whether to say what is shared")
@@ -125,7 +127,7 @@ class FavorsRequest(Model):
     )
 
     events: list[FavorEvent] = Field(min_length=1, description="at most four times gateway.max_batch")
-    k: int = Field(0, ge=0, description="how many twins of each user to answer; 0 = none")
+    k: int = Field(0, ge=0, le=MAX_K, description="how many twins of each user to answer; 0 = none")
 
 
 class UserRequest(Model):

@@ -34,9 +34,9 @@ class IdIndex:
 
     def __init__(self, parts: Sequence[npt.NDArray[Any]]) -> None:
         """Over the parts that ``write`` made, in the order of its files; see ``open``."""
-        self._start, self._slot, offsets, data = parts
+        self._start, self._slot, self._start_of, self._byte = parts
         self._starts, self._slots, self._offsets, self._data = (part.data for part in parts)
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        buffers = [None, pa.py_buffer(self._start_of), pa.py_buffer(self._byte)]
         self._keys = pa.Array.from_buffers(pa.large_binary(), len(self._slot), buffers)
 
     @staticmethod
@@ -67,6 +67,23 @@ class IdIndex:
         """
         return cls([_load(folder, name) for name in _FILES])
 
+    def check(self) -> None:
+        """See that no look-up can lead out of the files, whatever is in them: what reads them does not look.
+
+        Raises:
+            ValueError: the parts do not belong together.
+        """
+        starts, slots, offsets, data = self._start, self._slot, self._start_of, self._byte
+        kinds = [part.dtype.name for part in (starts, slots, offsets, data)]
+        if kinds != ["uint32", "uint32", "int64", "uint8"] or any(part.ndim != 1 for part in (starts, slots, offsets)):
+            raise ValueError(f"an index of ids of {kinds}")
+        n, buckets = len(slots), len(starts) - 1
+        if buckets < 2 or buckets & (buckets - 1) or len(offsets) != n + 1 or (n and slots.max() >= n):
+            raise ValueError(f"{buckets} buckets and {len(offsets)} offsets of {n} ids")
+        check_offsets(starts, n)
+        check_offsets(offsets, len(data))
+        self._keys.cast(pa.large_string())  # or an id that is no UTF-8 fails whoever meets it
+
     def __len__(self) -> int:
         """Ids."""
         return len(self._slots)
@@ -91,12 +108,14 @@ class IdIndex:
 
     def _one_by_one(self, names: Sequence[str]) -> list[int]:
         starts, slots, offsets, data = self._starts, self._slots, self._offsets, self._data
-        mask = len(starts) - 2
+        mask, last = len(starts) - 2, len(slots) - 1
         positions = []
         for name in names:
             key = name.encode("utf-8", "surrogatepass")
             bucket = _hash(key) & mask
             low, high, position = starts[bucket], starts[bucket + 1], NO_POSITION
+            if low == high and last >= 0:  # a look at another's id: who is known is not to be seen by the time
+                low, high = min(low, last), min(low, last) + 1
             while low < high:
                 middle = (low + high) >> 1
                 at = slots[middle]
@@ -149,6 +168,17 @@ class PlaceIndex:
         """What ``write`` wrote, memory-mapped; errors as ``IdIndex.open``."""
         return cls(IdIndex.open(folder), _load(folder, "rows"))
 
+    def check(self, n_rows: int) -> None:
+        """As ``IdIndex.check``; rows are below ``n_rows``.
+
+        Raises:
+            ValueError: they are not, or the parts do not belong together.
+        """
+        self._ids.check()
+        rows = np.asarray(self._rows)
+        if rows.dtype != np.int32 or rows.shape != (len(self) + 1,) or rows.min() < NO_ROW or rows.max() >= n_rows:
+            raise ValueError("rows of places that there are not")
+
     def __len__(self) -> int:
         """Places."""
         return len(self._ids)
@@ -157,6 +187,16 @@ class PlaceIndex:
         """Rows of the given ids; ``NO_ROW`` for ids never heard of."""
         rows = self._rows
         return [rows[at] for at in self._ids.positions(place_ids)]
+
+
+def check_offsets(offsets: npt.NDArray[Any], n: int) -> None:
+    """See that [m + 1] offsets cut ``n`` things into m lists.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if not len(offsets) or offsets[0] != 0 or offsets[-1] != n or (offsets[1:] < offsets[:-1]).any():
+        raise ValueError(f"offsets that do not ascend from 0 to {n}")
 
 
 def _hashes(texts: pa.LargeStringArray) -> npt.NDArray[np.uint32]:

@@ -11,7 +11,8 @@ MAX_DEPTH: Final = 16
 _KEPT: Final = b'"[]{}'
 _DROPPED: Final = bytes(set(range(256)) - set(_KEPT))
 _PAIRS: Final = bytes.maketrans(b"[{]}", b"(())")
-_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+"""One that never ends goes to the end: a search that failed there would begin again at every quote."""
 
 
 def check_depth(body: bytes, limit: int = MAX_DEPTH) -> None:

@@ -6,8 +6,12 @@ import asyncio
 import fcntl
 import struct
 import termios
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD: Final = 64 << 10
@@ -16,6 +20,14 @@ HEAD_SECONDS: Final = 10.0
 """For the head of a request to arrive, or the first byte of a new connection. uvicorn waits for ever."""
 FIRST_SECONDS: Final = 1.0
 """For the first byte of a new connection while the server ends."""
+TAKE_SECONDS: Final = 30.0
+"""For an answer to be taken. uvicorn keeps it for as long as the connection lasts."""
+REST_SECONDS: Final = 10.0
+"""For the rest of a request that was answered before it was whole."""
+MAX_PIPELINED: Final = 32
+"""Requests of one connection that wait for an earlier one's answer. 256 KiB hold 14,000, of some kB each once read."""
+_NOWHERE: Final[Any] = deque(maxlen=0)
+"""Where trailers go: uvicorn would put them among the headers, without end."""
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -25,6 +37,9 @@ class Http1(HttpToolsProtocol):
     _head_since: float | None = None
     _head_bytes = 0
     _begun = False
+    _is_whole = True
+    _rest_since: float | None = None
+    _untaken_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A new connection: its first request is awaited."""
@@ -32,17 +47,42 @@ class Http1(HttpToolsProtocol):
         self._head_since = self.loop.time()
 
     def on_message_begin(self) -> None:
-        """The first byte of a request came."""
+        """The first byte of a request came.
+
+        Raises:
+            OverflowError: for the parser, which ends the connection.
+        """
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise OverflowError
         super().on_message_begin()
         self._head_since = self.loop.time()
         self._head_bytes = 0
-        self._begun = True
+        self._begun, self._is_whole, self._rest_since = True, False, None
 
     def on_headers_complete(self) -> None:
         """The head is complete; how long and how large the rest may be is the door's business."""
         self._head_since = None
         self._begun = False
         super().on_headers_complete()
+        self.headers = _NOWHERE
+
+    def on_message_complete(self) -> None:
+        """The last byte of a request came."""
+        self._is_whole, self._rest_since = True, None
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """A request was answered, perhaps before all of it came: what is left is thrown away, but not for ever."""
+        super().on_response_complete()
+        if not self._is_whole:
+            self._rest_since = self.loop.time()
+
+    def send_400_response(self, msg: str) -> None:
+        """The parser gave up; in the middle of others' answers nothing can be said."""
+        if self.pipeline:
+            self.transport.abort()
+        else:
+            super().send_400_response(msg)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. A head that came in one piece is within what is read at once, 256 KiB."""
@@ -55,9 +95,15 @@ class Http1(HttpToolsProtocol):
                 self.transport.close()
 
     def close_if_slow(self, now: float) -> None:
-        """End a connection that takes too long to say what it wants."""
-        if self._head_since is not None and now - self._head_since > HEAD_SECONDS and not self.transport.is_closing():
+        """End a connection that takes too long to say what it wants, or to take what it asked for."""
+        if _is_over(self._head_since, HEAD_SECONDS, now) or _is_over(self._rest_since, REST_SECONDS, now):
             self.transport.close()
+        if not self.transport.get_write_buffer_size():
+            self._untaken_since = None
+        elif self._untaken_since is None:
+            self._untaken_since = now
+        elif _is_over(self._untaken_since, TAKE_SECONDS, now):
+            self.transport.abort()
 
     def shutdown(self) -> None:
         """The server ends: close, but not before a request of which a part is here was answered.
@@ -83,6 +129,28 @@ class Http1(HttpToolsProtocol):
             return int(struct.unpack("i", fcntl.ioctl(bound.fileno(), termios.FIONREAD, b"\0" * 4))[0])
         except (OSError, ValueError):
             return 0
+
+
+class Server(uvicorn.Server):
+    """Ends connections that are slow, once a second; signals are not its business."""
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Http1):
+                    connection.close_if_slow(now)
+        return await super().on_tick(counter)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them to the process."""
+        yield
+
+
+def _is_over(since: float | None, seconds: float, now: float) -> bool:
+    return since is not None and now - since > seconds
 
 
 class _Joining:

@@ -20,7 +20,7 @@ import uvicorn
 import uvloop
 
 from tastetwin.errors import UsageError
-from tastetwin.serving.http1 import Http1
+from tastetwin.serving.http1 import Http1, Server
 from tastetwin.serving.readiness import Readiness
 
 KEEP_ALIVE_SECONDS: Final = 75
@@ -157,8 +157,8 @@ class _Life:
                 signal.signal(number, handler)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn that leaves signals to us, tells why an app did not start, and loses nothing when it ends."""
+class _Server(Server):
+    """uvicorn that tells why an app did not start, and loses nothing when it ends."""
 
     def __init__(self, served: Served, grace_seconds: float) -> None:
         self._app, self._bound = served
@@ -208,21 +208,9 @@ class _Server(uvicorn.Server):
             self._failure = error
             raise
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._up.set()
-
-    async def on_tick(self, counter: int) -> bool:
-        if counter % 10 == 0:
-            now = asyncio.get_running_loop().time()
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, Http1):
-                    connection.close_if_slow(now)
-        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._accept_the_last()

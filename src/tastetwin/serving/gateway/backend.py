@@ -11,9 +11,11 @@ another 4xx        no           success                  ``BackendRefused``
 another status     no           failure                  ``BackendUnavailable``
 broken off, bad    yes          failure                  ``BackendUnavailable``
 deadline passed    no           failure, if it had time  ``DeadlineExceeded``
+its share passed   yes          failure, if it had time  ``BackendUnavailable``
 =================  ===========  =======================  ======================
 
-404 says that the version is not there (any more): the next health check will see so too.
+A call has its share of a request's time where another backend could be asked with the rest: one that is stopped, or cut
+off without a word, would have all of it. 404 says that the version is not there (any more): the next health check will see so too.
 """
 
 from __future__ import annotations
@@ -50,6 +52,8 @@ UNHEARD: Final = 3
 """Health checks in a row without an answer that take a backend out: a busy one is not a dead one."""
 PATIENCE: Final = 0.1
 """A call that had less time than this, in seconds, and did not make it, says nothing about the backend."""
+STALLED: Final = 0.02
+"""A time-out that comes so many seconds late does not either: the answer may have been there."""
 _VERDICTS: Final = {"ok": True, "refused": True, "failed": False}
 _SECONDS: Final = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -119,8 +123,8 @@ class Backend:
         self.in_flight = 0
         self._unheard = 0
 
-    async def infer(self, session: aiohttp.ClientSession, request: Request) -> Floats:
-        """One call.
+    async def infer(self, session: aiohttp.ClientSession, request: Request, until: float) -> Floats:
+        """One call, given up at ``until``: the request's deadline, or earlier where another backend may be asked.
 
         Returns:
             [rows, dim] finite.
@@ -130,12 +134,12 @@ class Backend:
             BackendRefused: BACKEND-REFUSED.
             DeadlineExceeded: DEADLINE-EXCEEDED; without a call when it has passed already.
         """
-        left = request.deadline - asyncio.get_running_loop().time()
+        left = until - asyncio.get_running_loop().time()
         if left <= 0:
             raise _too_late(request.version)
-        with self._counted(left):
+        with self._counted(left, until):
             try:
-                async with asyncio.timeout_at(request.deadline):
+                async with asyncio.timeout_at(until):
                     return await self._post(session, request, left)
             except aiohttp.ClientConnectorError as error:
                 self.ready = frozenset()
@@ -143,10 +147,12 @@ class Backend:
             except aiohttp.ClientError as error:
                 raise Failed("failed", f"broken off: {type(error).__name__}", again=True) from error
             except TimeoutError as error:
+                if until < request.deadline:
+                    raise Failed("slow", "no answer in its share of the time", again=True) from error
                 raise _too_late(request.version) from error
 
     @contextmanager
-    def _counted(self, left: float) -> Iterator[None]:
+    def _counted(self, left: float, until: float) -> Iterator[None]:
         """Around a call: tells the breaker and the metrics how it went."""
         began, start, outcome = self.breaker.begin(), self._clock(), "cancelled"
         self.in_flight += 1
@@ -164,7 +170,8 @@ class Backend:
             raise
         finally:
             self.in_flight -= 1
-            hung = outcome == "deadline" and left >= PATIENCE
+            rang_late = asyncio.get_running_loop().time() > until + STALLED  # it was we who had no time
+            hung = outcome in ("deadline", "slow") and left >= PATIENCE and not rang_late
             self.breaker.end(began, False if hung else _VERDICTS.get(outcome))
             self._metrics.calls.labels(self._name, outcome).inc()
             self._metrics.seconds.labels(self._name).observe(self._clock() - start)

@@ -44,6 +44,8 @@ CHECK_EVERY: Final = 0.5
 """Seconds between health checks of a backend."""
 CONNECT_SECONDS: Final = 0.25
 """That a connection may take."""
+SHARE: Final = 0.5
+"""Of the time left that a call may take while another backend could be asked with the rest."""
 KEEP_ALIVE: Final = 4.0
 """Seconds that an idle connection is kept: less than servers do, for one that they close meanwhile costs a retry."""
 
@@ -128,7 +130,7 @@ class Backends:
                 break
             tried.add(backend)
             try:
-                return await backend.infer(self._session, request)
+                return await backend.infer(self._session, request, self._until(request, tried))
             except Failed as error:
                 failed = error
                 if not error.again:
@@ -147,6 +149,13 @@ class Backends:
             await asyncio.sleep(delay)
         return allowed
 
+    def _until(self, request: Request, tried: set[Backend]) -> float:
+        """When to give a call up. Not early where nobody else is there or no retry is left: it would be for nothing."""
+        if not self._budget.allows() or not any(each not in tried for each in self._usable(request.version)):
+            return request.deadline
+        now = asyncio.get_running_loop().time()
+        return now + SHARE * (request.deadline - now)
+
     async def _find(self, request: Request, tried: set[Backend]) -> Backend | None:
         """Whom to ask. Where nobody seems to be there one looks again: a backend may be ready for longer than it takes
         until the next check, and all that is lost is the time of one."""
@@ -159,9 +168,12 @@ class Backends:
         return backend
 
     def _pick(self, version: str, tried: set[Backend]) -> Backend | None:
-        usable = [each for each in self._backends if version in each.ready and each.breaker.allows()]
+        usable = self._usable(version)
         usable = [each for each in usable if each not in tried] or usable
         return min(usable, key=lambda each: (each.in_flight, random.random()), default=None)
+
+    def _usable(self, version: str) -> list[Backend]:
+        return [each for each in self._backends if version in each.ready and each.breaker.allows()]
 
     async def _watch(self, backend: Backend) -> None:
         while True:

@@ -110,12 +110,16 @@ class RetryBudget:
         """One more request."""
         self._now()[1] += 1
 
+    def allows(self) -> bool:
+        """Whether one more retry is within the budget."""
+        self._now()
+        requests, retries = (sum(second[at] for second in self._requests) for at in (1, 2))
+        return retries + 1 <= self._share * requests + SPARE
+
     def retry(self) -> bool:
         """Whether one more retry is within the budget; it is counted then."""
-        now = self._now()
-        requests, retries = (sum(second[at] for second in self._requests) for at in (1, 2))
-        allowed = retries + 1 <= self._share * requests + SPARE
-        now[2] += allowed
+        allowed = self.allows()
+        self._now()[2] += allowed
         return allowed
 
     def _now(self) -> list[int]:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,11 @@ from tastetwin.schema import (
     REVIEW_PLACE,
     VISITED,
 )
+from tastetwin.serving.gateway.sound import check
 from tastetwin.store import Store
+
+SHOWN: Final = 300
+"""Characters of what a library says of a damaged file."""
 
 Rows = npt.NDArray[np.int32]
 Positions = npt.NDArray[np.int32]
@@ -57,7 +61,11 @@ class Pack:
     """One version of what the gateway answers from; nothing in it changes."""
 
     def __init__(self, store: Store, manifest: PackManifest) -> None:
-        """Open the files, which were compared with the manifest; those of a store elsewhere from a copy."""
+        """Open the files, which were compared with the manifest; those of a store elsewhere from a copy.
+
+        Raises:
+            Exception: of many classes, where they are no pack.
+        """
         self.manifest = manifest
         self._copy = None if store.is_local else tempfile.TemporaryDirectory(prefix="tastetwin-pack-")
         """Removed with the pack."""
@@ -73,19 +81,20 @@ class Pack:
         self.homes: Positions = self._array("homes")
         self.crowding: Floats = self._array("crowding")
         self.axes: Floats = self._array("axes")
-        self._name_hashes: npt.NDArray[np.uint64] = self._array("name_hashes")
-        self._history = (self._array("history_offsets"), self._array("history_places"))
-        self._not_shown = (self._array("not_shown_offsets"), self._array("not_shown"))
-        self._lists = (self._array("list_offsets"), self._array("list_people"), self._array("list_scores"))
-        self._favored = pa.ipc.open_file(pa.memory_map(str(folder / "favors.arrow"))).get_batch(0)
+        self.name_hashes: npt.NDArray[np.uint64] = self._array("name_hashes")
+        self.histories = (self._array("history_offsets"), self._array("history_places"))
+        self.others = (self._array("not_shown_offsets"), self._array("not_shown"))
+        self.lists = (self._array("list_offsets"), self._array("list_people"), self._array("list_scores"))
+        self.favored = pa.ipc.open_file(pa.memory_map(str(folder / "favors.arrow"))).get_batch(0)
         self.index = NearestIndex(folder / "people.faiss", manifest.probes)
-        self._bank_people: Positions = self._array("bank")
-        self._bank = NearestIndex(folder / "bank.faiss", manifest.bank_probes)
+        self.bank_people: Positions = self._array("bank")
+        self.bank = NearestIndex(folder / "bank.faiss", manifest.bank_probes)
         self.scale = ScoreScale.from_json(manifest.scale)
         self.chance = None if manifest.chance is None else Chance.from_json(manifest.chance)
         self.features = FeaturesConfig.model_validate(manifest.features)
         self.vocabulary = read_vocabulary(store, f"{pack_folder(manifest.run_id)}/vocabulary.parquet")
         self.explainers = self._explainers(store)
+        check(self)
 
     @classmethod
     def of(cls, store: Store, run: Run) -> Pack:
@@ -96,7 +105,10 @@ class Pack:
         """
         manifest = make_pack(store, run)
         verify_pack(store, manifest)
-        return cls(store, manifest)
+        try:
+            return cls(store, manifest)
+        except Exception as error:  # numpy's, Arrow's, faiss's and our models' have no common class
+            raise store.damaged(pack_folder(run.run_id), f"{type(error).__name__}: {error}"[:SHOWN]) from error
 
     def _array(self, name: str) -> Any:
         return np.load(self._folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
@@ -138,42 +150,40 @@ class Pack:
 
     def history(self, position: int) -> Rows:
         """Vocabulary rows of a person, oldest first."""
-        offsets, places = self._history
+        offsets, places = self.histories
         return np.asarray(places[offsets[position] : offsets[position + 1]])
 
     def places_of(self, people: Ints) -> Ints:
         """[m] distinct places of people."""
-        offsets = self._history[0]
+        offsets = self.histories[0]
         return np.asarray(offsets[people + 1] - offsets[people])
 
     def not_shown_to(self, position: int) -> Positions:
         """Whom a person follows, and either side of a block."""
-        offsets, others = self._not_shown
+        offsets, others = self.others
         return np.asarray(others[offsets[position] : offsets[position + 1]])
 
     def stored_list(self, position: int) -> Near:
         """The list that the run made for a person: closest first."""
-        offsets, people, scores = self._lists
+        offsets, people, scores = self.lists
         mine = slice(offsets[position], offsets[position + 1])
         return Near(np.asarray(people[mine], np.int64), np.asarray(scores[mine]))
 
     def crowding_of(self, vector: Floats, own: frozenset[int] = frozenset()) -> float:
         """r of a [dim] vector; see ``hubness``. ``own``: positions of the one whose vector it is."""
         neighbours = self.manifest.csls_neighbours
-        similarities, at = self._bank.nearest(vector, neighbours + len(own))
-        others = similarities[~np.isin(self._bank_people[at], list(own))][:neighbours]
+        similarities, at = self.bank.nearest(vector, neighbours + len(own))
+        others = similarities[~np.isin(self.bank_people[at], list(own))][:neighbours]
         return float(others.mean()) if len(others) else 0.0
 
     def positions_of_names(self, names: frozenset[str]) -> Ints:
         """Positions of people whose ids hash to these names (``opt_out.name_of``)."""
         hashes = np.array(sorted(int(name[:16], 16) for name in names), np.uint64)
-        return np.flatnonzero(np.isin(self._name_hashes, hashes))
+        return np.flatnonzero(np.isin(self.name_hashes, hashes))
 
     def favors(self, position: int) -> Favors:
         """What the run counts as a person's favors."""
-        reviews, likes = (
-            _rows(lists, position) for lists in (self._favored["review_list"], self._favored["like_list"])
-        )
+        reviews, likes = (_rows(lists, position) for lists in (self.favored["review_list"], self.favored["like_list"]))
         return Favors(
             tuple(Review(each[REVIEW_ID], each[REVIEW_PLACE], each[RATING], each[VISITED], False) for each in reviews),
             tuple(Like(each[LIKE_CONTENTS], each[LIKE_DISPLAY], each[LIKED_AT]) for each in likes),

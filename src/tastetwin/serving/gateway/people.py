@@ -50,8 +50,8 @@ class People:
 
     def find(self, user: str) -> int:
         """Position of a user; ``NOBODY`` where neither the run nor anything since knows them."""
-        position = self.pack.people.position(user)
-        return self._newcomers.get(user, NOBODY) if position < 0 else position
+        position, since = self.pack.people.position(user), self._newcomers.get(user, NOBODY)
+        return since if position < 0 else position
 
     def name(self, position: int) -> str:
         """The user's id."""
@@ -71,6 +71,11 @@ class People:
             int(count) if slot is None else len(self._rows[slot]) for slot, count in zip(slots, known, strict=True)
         ]
         return np.array(fresh, np.int64)
+
+    def has_vector(self, position: int) -> bool:
+        """Whether the person has one, as of now; not so for ``NOBODY``."""
+        slot = self._slots.get(position)
+        return self.pack.has_vector(position) if slot is None else bool(self._has_vector[slot])
 
     def vector(self, position: int) -> Floats | None:
         """[dim] as of now; None where the person has none."""
