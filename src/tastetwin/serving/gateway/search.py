@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tastetwin.analysis.index import ROUNDING, SLACK, Floats, Ints, pair_dots, row_dots, sort_keys
 from tastetwin.serving.gateway.pack import Near, Positions
-from tastetwin.serving.gateway.people import Mask, People
+from tastetwin.serving.gateway.people import Fresh, Mask, People
 
 DEEPER: Final = 4
 """How much deeper the next search goes for a list that is still short."""
@@ -104,15 +104,16 @@ def _crowding(people: People, askers: Sequence[Asker]) -> Floats:
 
 def _ranked(people: People, askers: Sequence[Asker], k: int, depth: int) -> list[Near]:
     """For each asker the first ``k``, by ``cos - r / 2``, ties by position, of whom is found within ``depth``."""
-    together = max(1, _CELLS // max(depth, len(people.fresh().people)))
+    fresh = people.fresh()
+    together = max(1, _CELLS // max(depth, len(fresh.people)))
     lists: list[Near] = []
     for start in range(0, len(askers), together):
         part = askers[start : start + together]
         vectors = np.stack([asker.vector for asker in part])
         found = _in_order(_allowed(people, part, _of_run(people, vectors, depth)))
-        since = _allowed(people, part, _since(people, vectors, _least(found, len(part), k)))
-        if len(since.people):
-            found = _in_order(_joined(found, since))
+        if len(fresh.people):
+            since = _since(fresh, vectors, _least(found, len(part), k))
+            found = _in_order(_joined(found, _allowed(people, part, since)))
         lists += _cut(found, len(part), k)
     return lists
 
@@ -128,9 +129,8 @@ def _of_run(people: People, vectors: Floats, depth: int) -> _Found:
     return _Found(owners, found, pack.homes[found], scores[owners, ranks])
 
 
-def _since(people: People, vectors: Floats, least: Floats) -> _Found:
-    """Those with favors since the run of which the score is, but for rounding, not below [n] ``least``."""
-    fresh = people.fresh()
+def _since(fresh: Fresh, vectors: Floats, least: Floats) -> _Found:
+    """Those with favors since the run of whom the score is, but for rounding, not below [n] ``least``."""
     half = fresh.crowding / np.float32(2)
     near = vectors @ fresh.vectors.T - half
     owners, at = np.nonzero((near > (least - ROUNDING)[:, None]) & fresh.shown)

@@ -15,7 +15,7 @@ from tastetwin.config import CollectConfig, Config, MartConfig
 from tastetwin.errors import StoreError, UsageError
 from tastetwin.features.favors import Favors, landed, read_favors, read_like, read_review
 from tastetwin.features.histories import Histories, joined
-from tastetwin.features.home import home_regions
+from tastetwin.features.home import home_region
 from tastetwin.mart.rules import GateRules
 from tastetwin.privacy.opt_out import opt_out
 from tastetwin.serving.gateway import answers
@@ -148,7 +148,7 @@ class Service:
         people = version.people
         found = self._history(people.pack, History(reviews=request.reviews, likes=request.likes))
         vector = (await list_vectors(self._source, people.pack, found, call))[0]
-        home = int(home_regions(found, people.pack.vocabulary)[0])
+        home = home_region(found.places, people.pack.vocabulary)
         excluded = self._positions(people, request.exclude) | self._not_shown_to(people, request.viewer)
         asker = Asker(vector, home, excluded=excluded)
         near = closest(people, asker, request.skip + request.k)
