@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tastetwin.features.histories import FIRST_PLACE_ROW
-from tastetwin.features.home import home_regions
+from tastetwin.features.home import home_region, home_regions
 from tests.evaluation.planted import REGIONS, make_histories, make_vocabulary
 
 Region = int
@@ -26,6 +26,7 @@ def homes(users: list[list[Region]]) -> list[int]:
     rows = {f"u{n}": list(range(starts[n], starts[n] + len(places))) for n, places in enumerate(users)}
     found = home_regions(make_histories(rows), vocabulary)
     assert found.dtype == np.int32
+    assert [home_region(np.array(row, np.int32), vocabulary) for row in rows.values()] == found.tolist()
     return [int(home) for home in found]
 
 

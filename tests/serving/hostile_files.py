@@ -86,7 +86,7 @@ def ask_pack(store: Store) -> None:
     for position in range(0, len(pack), 37):
         vector, wanted = people.vector(position), Wanted(k=10)
         people.name(position)
-        pack.favors(position)
+        pack.favors([position])
         for found in (listed(people, position, people.excluded(position), 10), pack.stored_list(position)):
             if found is not None:
                 twin_rows(people, found, people.rows(position), wanted, True)

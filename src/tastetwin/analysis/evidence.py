@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from itertools import chain
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,10 @@ from tastetwin.analysis.sentences import Language, sentence
 from tastetwin.features.histories import Histories, Vocabulary
 
 Rows = npt.NDArray[np.int32]
+Thing = TypeVar("Thing")
 
+_UNKNOWN: Final = -1
+"""Region of a place of which none is known."""
 K_ANONYMITY: Final = 10
 
 
@@ -120,9 +124,6 @@ class Explainer:
         harmless = ~np.isin(codes, list(self._rules.sensitive_categories))
         self._category_ok = (visitors.categories >= k) & harmless
         self._region_ok = visitors.regions >= k
-        self._category_starts = vocabulary.category_offsets.data
-        self._category_codes = np.ascontiguousarray(vocabulary.categories).data
-        self._row_regions = np.ascontiguousarray(vocabulary.regions).data
         self._place_rarity, self._category_rarity, self._region_rarity = (
             np.log(visitors.n_users / np.maximum(counts, 1)).data
             for counts in (visitors.places, visitors.categories, visitors.regions)
@@ -130,8 +131,15 @@ class Explainer:
         self._place_ok = (visitors.places >= k) & ~vocabulary.is_group & self._all_harmless(harmless)
 
         self._may_be_named = self._place_ok.data
-        self._known: dict[int, tuple[list[int], list[int]]] = {}
-        """Categories and region of rows that were asked for; at most what the vocabulary holds."""
+        starts = vocabulary.category_offsets
+        self._kinds = _Known(lambda row: vocabulary.categories[starts[row] : starts[row + 1]].tolist())
+        self._region_of = _Known(lambda row: int(vocabulary.regions[row]))
+        ids, categories, regions = vocabulary.place_ids, vocabulary.category_codes, vocabulary.region_codes
+        self._named_places = _Known(
+            lambda row: Shared(str(ids[row]), self._place_rarity[row], int(visitors.places[row]))
+        )
+        self._named_categories = _Known(lambda at: (str(categories[at]), int(visitors.categories[at])))
+        self._named_regions = _Known(lambda at: (str(regions[at]), int(visitors.regions[at])))
 
     def _all_harmless(self, harmless: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         owner, categories = _categories_of(self._vocabulary, np.arange(self._vocabulary.n_rows, dtype=np.int32))
@@ -201,45 +209,37 @@ class Explainer:
         kinds, areas = self._kinds_and_areas(listed)
         return _Side(
             {row for row in listed if self._may_be_named[row]},
-            {at: count / len(kinds) for at, count in Counter(kinds).items() if self._category_ok[at]},
-            {at: count / len(areas) for at, count in Counter(areas).items() if self._region_ok[at]},
+            {at: share for at, share in _shared_out(kinds).items() if self._category_ok[at]},
+            {at: share for at, share in _shared_out(areas).items() if self._region_ok[at]},
         )
 
-    def _kinds_and_areas(self, listed: list[int]) -> tuple[list[int], list[int]]:
-        """Indices of all categories and of all known regions of places."""
-        known, kinds, areas = self._known, [], []
-        for row in listed:
-            found = known.get(row)
-            if found is None:
-                starts, region = self._category_starts, self._row_regions[row]
-                found = self._category_codes[starts[row] : starts[row + 1]].tolist(), [region] if region >= 0 else []
-                known[row] = found
-            kinds += found[0]
-            areas += found[1]
-        return kinds, areas
+    def _kinds_and_areas(self, listed: list[int]) -> tuple[Counter[int], Counter[int]]:
+        """How often each category and each known region is one of the places'."""
+        areas = Counter(map(self._region_of.__getitem__, listed))
+        areas.pop(_UNKNOWN, None)
+        return Counter(chain.from_iterable(map(self._kinds.__getitem__, listed))), areas
 
     def _explain(self, me: _Side, theirs: Rows) -> Evidence:
         listed = theirs.tolist()
         kinds, areas = self._kinds_and_areas(listed)
-        vocabulary, visitors = self._vocabulary, self._visitors
-        places = self._heaviest(
-            [(-self._place_rarity[row], row) for row in me.places.intersection(listed)],
-            vocabulary.place_ids, visitors.places,
-        )  # fmt: skip
-        categories = self._heaviest(
-            _overlap(me.categories, kinds, self._category_rarity), vocabulary.category_codes, visitors.categories
-        )
-        regions = self._heaviest(
-            _overlap(me.regions, areas, self._region_rarity), vocabulary.region_codes, visitors.regions
-        )
+        most, named = self._rules.most, self._named_places
+        rows = sorted(me.places.intersection(listed), key=lambda row: (-named[row].weight, row))
+        places = tuple([named[row] for row in rows[:most]])
+        categories = _heaviest(me.categories, kinds, self._category_rarity, self._named_categories, most)
+        regions = _heaviest(me.regions, areas, self._region_rarity, self._named_regions, most)
         return Evidence(places, categories, regions, self._said(places, categories, regions, self._language))
 
-    def _heaviest(
-        self, weighted: list[tuple[float, int]], keys: npt.NDArray[Any], visitors: Ints
-    ) -> tuple[Shared, ...]:
-        """Of (minus the weight, index)."""
-        weighted.sort()
-        return tuple(Shared(str(keys[at]), -weight, int(visitors[at])) for weight, at in weighted[: self._rules.most])
+
+class _Known(dict[int, Thing]):
+    """What is asked for again and again, made when it is first asked for; at most what the vocabulary holds."""
+
+    def __init__(self, make: Callable[[int], Thing]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, at: int) -> Thing:
+        self[at] = made = self._make(at)
+        return made
 
 
 class _Side(NamedTuple):
@@ -252,14 +252,20 @@ class _Side(NamedTuple):
     regions: dict[int, float]
 
 
-def _overlap(mine: dict[int, float], theirs: list[int], rarity: memoryview) -> list[tuple[float, int]]:
-    """Minus the weight and index of what both have: the smaller share times the rarity."""
-    counts: dict[int, int] = {}
-    for at in theirs:
-        if at in mine:
-            counts[at] = counts.get(at, 0) + 1
-    total = len(theirs)
-    return [(-min(mine[at], count / total) * rarity[at], at) for at, count in counts.items()]
+def _shared_out(counts: Counter[int]) -> dict[int, float]:
+    total = sum(counts.values())
+    return {at: count / total for at, count in counts.items()}
+
+
+def _heaviest(
+    mine: dict[int, float], theirs: Counter[int], rarity: memoryview, named: _Known[tuple[str, int]], most: int
+) -> tuple[Shared, ...]:
+    """Of what both have: by the smaller share times the rarity, ties by index."""
+    total = sum(theirs.values())
+    weighted = sorted(
+        [(-min(share, theirs[at] / total) * rarity[at], at) for at, share in mine.items() if at in theirs]
+    )
+    return tuple([Shared(named[at][0], -weight, named[at][1]) for weight, at in weighted[:most]])
 
 
 def _shares(keys: npt.NDArray[np.integer], size: int) -> npt.NDArray[np.float64]:

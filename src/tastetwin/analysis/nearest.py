@@ -15,13 +15,16 @@ import numpy.typing as npt
 
 from tastetwin.analysis.blas import load_faiss
 from tastetwin.analysis.cells import CellIndex, Cells
-from tastetwin.analysis.index import ExactIndex, Floats, Ints, Shown, with_component
+from tastetwin.analysis.index import ExactIndex, Floats, Ints, Shown
 from tastetwin.config import AnalyzeConfig
 
 FLAT_BELOW: Final = 4_000
 """Up to this many shown users all are looked at."""
 _LANES: Final = 16
 """faiss reads half floats so many at a time where the length allows it, and else one by one: 7 times slower."""
+_TOGETHER: Final = 16
+"""Queries that faiss is given at once: from 20 on it multiplies matrices, which sums in an order that depends on how
+many there are."""
 _QUERIES: Final = 500
 """Of the sample that the number of cells looked into is chosen by."""
 
@@ -73,8 +76,10 @@ def _inverted(shown: Shown, cells: CellIndex) -> Any:
 
 def _wide(vectors: Floats, component: Floats | float) -> Floats:
     """The vectors with one more component, and zeros up to a multiple of ``_LANES``."""
-    wide = with_component(vectors, component)
-    return np.pad(wide, ((0, 0), (0, -wide.shape[1] % _LANES)))
+    n, dim = vectors.shape
+    wide = np.zeros((n, dim + 1 + -(dim + 1) % _LANES), np.float32)
+    wide[:, :dim], wide[:, dim] = vectors, component
+    return wide
 
 
 class NearestIndex:
@@ -85,6 +90,8 @@ class NearestIndex:
         faiss = load_faiss()
         self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         self._probes = probes
+        self._settings = faiss.SearchParametersIVF(nprobe=probes) if probes else None
+        self._pointer = faiss.swig_ptr
         self.size = int(self._index.ntotal)
 
     def check(self, size: int, dim: int) -> None:
@@ -109,24 +116,35 @@ class NearestIndex:
         if bool(self._probes) != isinstance(index, faiss.IndexIVFScalarQuantizer):
             raise ValueError(f"{self._probes} cells to look into")
 
-    def candidates(self, query: Floats, depth: int) -> Ints:
-        """[<= depth] positions into the shown users, the likeliest first; all of them where ``depth`` asks for it.
+    def candidates(self, queries: Floats, depth: int) -> Ints:
+        """[n, depth] positions into the shown users, the likeliest first, -1 where there are no more; or all of them.
 
         Args:
-            query: [dim] unit vector.
+            queries: [n, dim] unit vectors.
             depth: how many.
         """
-        return np.arange(self.size) if depth >= self.size else self.nearest(query, depth)[1]
+        if depth >= self.size:
+            return np.broadcast_to(np.arange(self.size), (len(queries), self.size))
+        return self.nearest(queries, depth)[1]
 
-    def nearest(self, query: Floats, depth: int) -> tuple[Floats, Ints]:
-        """[<= depth] similarities less the bias, and positions, closest first; half floats where there are cells."""
-        k = min(depth, self.size)
-        if not k:  # faiss has no search for nothing
-            return np.empty(0, np.float32), np.empty(0, np.int64)
-        faiss = load_faiss()
-        settings = faiss.SearchParametersIVF(nprobe=self._probes) if self._probes else None
-        found, at = self._index.search(_wide(query[None], 1.0), k, params=settings)
-        return found[0][at[0] >= 0], at[0][at[0] >= 0]
+    def nearest(self, queries: Floats, depth: int) -> tuple[Floats, Ints]:
+        """[n, depth] similarities less the bias, and positions, closest first; half floats where there are cells.
+
+        Where there are no more, the position is -1. What is found for a query does not depend on the others.
+        """
+        depth = min(depth, self.size)
+        found, at = np.empty((len(queries), depth), np.float32), np.empty((len(queries), depth), np.int64)
+        if not depth:  # faiss has no search for nothing
+            return found, at
+        for start in range(0, len(queries), _TOGETHER):
+            part = slice(start, start + _TOGETHER)
+            self._search(_wide(queries[part], 1.0), found[part], at[part])
+        return found, at
+
+    def _search(self, wide: Floats, found: Floats, at: Ints) -> None:
+        """Not by faiss's own method, whose checks of its arguments take as long as the search of one query."""
+        queries, similarities, positions = map(self._pointer, (wide, found, at))
+        self._index.search_c(len(wide), queries, found.shape[1], similarities, positions, self._settings)
 
 
 def _check_flat(index: Any, width: int) -> None:

@@ -8,6 +8,13 @@ import numpy.typing as npt
 from tastetwin.features.histories import Histories, Vocabulary
 
 
+def home_region(places: npt.NDArray[np.int32], vocabulary: Vocabulary) -> int:
+    """``home_regions`` of one user with these [n] vocabulary rows."""
+    regions = vocabulary.regions[places]
+    counts = np.bincount(regions[regions >= 0])
+    return int(counts.argmax()) if len(counts) else -1
+
+
 def home_regions(histories: Histories, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
     """[n_users] the region index with the most places of the user, the smallest on ties; -1 where none is known."""
     users = np.repeat(np.arange(histories.n_users), histories.lengths())

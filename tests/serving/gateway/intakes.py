@@ -18,6 +18,7 @@ from tastetwin.features.histories import Histories
 from tastetwin.serving.gateway.encode import Call
 from tastetwin.serving.gateway.fresh import FreshLog
 from tastetwin.serving.gateway.intake import Intake
+from tastetwin.serving.gateway.people import Changed
 from tests import handmade
 
 CALL: Final = Call(0.0, "request")
@@ -75,13 +76,13 @@ class Everybody:
             features=FeaturesConfig(),
             categories_of=lambda _: [],
             places=SimpleNamespace(of=lambda ids: [handmade.row_of(each) for each in ids]),
-            people=SimpleNamespace(position=lambda _: -1),
+            people=SimpleNamespace(positions=lambda users: [-1] * len(users)),
         )
         self.vectors: dict[str, list[float] | None] = {}
 
-    def put(self, user: str, rows: Any, vector: Floats | None, home: int) -> int:
-        self.vectors[user] = None if vector is None else vector.tolist()
-        return 0
+    def put(self, changed: Sequence[Changed]) -> None:
+        for each in changed:
+            self.vectors[each.user] = None if each.vector is None else each.vector.tolist()
 
 
 @dataclass

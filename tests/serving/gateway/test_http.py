@@ -64,7 +64,7 @@ def api_of(world: World, kept: Any = None) -> Api:
 
 def history(world: World) -> dict[str, Any]:
     pack = world.version.people.pack
-    favors = pack.favors(int(pack.members[0]))
+    favors = pack.favors([int(pack.members[0])])[0]
     places = [*(each.place_id for each in favors.reviews), *(each.place_id for each in favors.likes)]
     return {"likes": [{"like_contentsid": place} for place in places], "k": 5, "evidence": False}
 

@@ -179,7 +179,7 @@ def test_an_old_version_is_let_go(world: World) -> None:
                 publish(world.store, name)
                 await until(lambda name=name: list(gateway.service.versions) == [name])  # type: ignore[misc]
                 _, position = somebody(gateway)
-                gateway.choose(b"", None).people.pack.favors(position)
+                gateway.choose(b"", None).people.pack.favors([position])
                 seen.append(weakref.ref(gateway.choose(b"", None).people.pack))
                 files.append(sum(1 for _ in Path("/proc/self/fd").iterdir()))
             assert [each() is None for each in seen] == [True] * 4 + [False]
@@ -199,13 +199,13 @@ def test_whoever_opts_out_while_opt_outs_are_read_stays_hidden(
     store = Store.open(tmp_path / "store")
     denied = DenySet(store, 5.0)
 
-    def reading(store: Store) -> privacy.OptOuts:
+    def reading(watch: privacy.OptOutWatch) -> privacy.OptOuts:
         found = privacy.read_opt_outs(store)
         opt_out(store, ["u1"])
         denied.add("u1")
         return found
 
-    monkeypatch.setattr(versions, "read_opt_outs", reading)
+    monkeypatch.setattr(privacy.OptOutWatch, "read", reading)
     denied.refresh()
     assert denied.has("u1")
     monkeypatch.undo()
@@ -250,11 +250,11 @@ def test_the_age_of_a_run_that_is_not_the_published_one_is_its_own(world: World)
 def test_opt_outs_that_cannot_be_read_are_refused_in_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever cannot know must show nobody."""
 
-    def unreadable(store: Store) -> Any:
+    def unreadable(watch: privacy.OptOutWatch) -> Any:
         raise StoreError("STORE-UNREADABLE", place="store", rule="read")
 
     async def body(gateway: Gateway) -> None:
-        monkeypatch.setattr(versions, "read_opt_outs", unreadable)
+        monkeypatch.setattr(privacy.OptOutWatch, "read", unreadable)
         await asyncio.sleep(0.3)
         with pytest.raises(StoreError, match="OPT-OUTS-UNKNOWN"):
             gateway.service.denied.check()
@@ -268,4 +268,4 @@ def test_a_world_without_hubness_correction_answers(served: Store, tmp_path: Pat
     world = at_home(Store.open(tmp_path / "store"))
     pack = world.version.people.pack
     pack.manifest = replace(pack.manifest, csls_neighbours=0)
-    assert pack.crowding_of(pack.vectors[pack.members[0]]) == 0.0
+    assert pack.crowding_of(pack.vectors[pack.members[:1]], [frozenset()]).tolist() == [0.0]

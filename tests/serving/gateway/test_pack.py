@@ -85,7 +85,7 @@ def test_favors_are_the_features_own(served: Store, pack: Pack, run: Run) -> Non
     table = read_table(served, read_manifest(served, "features", run.generation("features")), "user_favor", USER_FAVOR)
     rows = {row[USER]: row for row in table.to_pylist()}
     for position in range(0, len(pack), 5):
-        favors, row = pack.favors(position), rows[pack.people.name(position)]
+        favors, row = pack.favors([position])[0], rows[pack.people.name(position)]
         assert isinstance(favors, Favors)
         assert [review.review_id for review in favors.reviews] == [each["review_id"] for each in row["review_list"]]
         assert [review.rating for review in favors.reviews] == [each["review_rating"] for each in row["review_list"]]

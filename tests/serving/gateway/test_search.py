@@ -11,8 +11,8 @@ from tastetwin.analysis.index import Floats
 from tastetwin.analysis.parts import unit
 from tastetwin.runs import published_run
 from tastetwin.serving.gateway.pack import Near, Pack
-from tastetwin.serving.gateway.people import People
-from tastetwin.serving.gateway.search import Asker, closest, listed
+from tastetwin.serving.gateway.people import Changed, People
+from tastetwin.serving.gateway.search import Asker, closest, closest_each, listed
 from tastetwin.store import Store
 
 
@@ -25,17 +25,19 @@ def by_looking(people: People, asker: Asker, k: int) -> list[tuple[int, float]]:
     """Everybody who may be shown, one after another, by ``cos - (r + r) / 2``."""
     pack = people.pack
     members = set(pack.members.tolist()) | set(range(len(pack), len(people)))
-    mine = people.pack.crowding_of(asker.vector, asker.own)
+    mine = crowding(pack, asker.vector, asker.own)
     found = []
     for position in sorted(members):
         vector = people.vector(position)
         if vector is None or people.hidden[position] or position in asker.excluded:
             continue
-        theirs = (
-            pack.crowding_of(vector, people.own(position)) if people.is_fresh(position) else pack.crowding[position]
-        )
+        theirs = crowding(pack, vector, people.own(position)) if people.is_fresh(position) else pack.crowding[position]
         found.append((position, float(vector @ asker.vector) - (float(theirs) + mine) / 2))
     return sorted(found, key=lambda each: (-each[1], each[0]))[:k]
+
+
+def crowding(pack: Pack, vector: Floats, own: frozenset[int]) -> float:
+    return float(pack.crowding_of(vector[None], [own])[0])
 
 
 def random_unit(rng: np.random.Generator, dim: int) -> Floats:
@@ -59,13 +61,18 @@ def test_nobody_closer_is_missed(
     people = People(pack)
     rows = np.array([2, 3, 4], np.int32)
     for at in rng.choice(len(pack), fresh, replace=False):
-        people.put(people.name(int(at)), rows, random_unit(rng, pack.dim) if rng.random() < 0.8 else None, -1)
-    for number in range(newcomers):
-        people.put(f"new {number}", rows, random_unit(rng, pack.dim), -1)
+        vector = random_unit(rng, pack.dim) if rng.random() < 0.8 else None
+        people.put([Changed(people.name(int(at)), rows, vector, -1)])
+    people.put([Changed(f"new {number}", rows, random_unit(rng, pack.dim), -1) for number in range(newcomers)])
     people.hidden[: len(people)] = rng.random(len(people)) < hidden
     out = frozenset(np.flatnonzero(rng.random(len(people)) < excluded).tolist())
     asker = Asker(random_unit(rng, pack.dim), -1, excluded=out)
     found = closest(people, asker, k)
+    others = [Asker(random_unit(rng, pack.dim), -1, excluded=frozenset({at})) for at in range(20)]
+    together = closest_each(people, [*others, asker], k)
+    assert together[-1].scores.tobytes() == found.scores.tobytes(), "no list depends on which are made with it"
+    assert together[-1].people.tolist() == found.people.tolist()
+    assert together[3].people.tolist() == closest(people, others[3], k).people.tolist()
     expected = by_looking(people, asker, k)
     np.testing.assert_allclose(found.scores, [score for _, score in expected], atol=1e-5)
     for at, (position, score) in zip(found.people.tolist(), expected, strict=True):
@@ -128,7 +135,7 @@ def test_whom_the_run_hides_stays_hidden_with_new_favors(pack: Pack) -> None:
     hidden = next(iter(set(range(len(pack))) - set(pack.members.tolist())))
     vector = people.vector(int(pack.members[0]))
     assert vector is not None
-    people.put(people.name(hidden), np.array([2], np.int32), vector, -1)
+    people.put([Changed(people.name(hidden), np.array([2], np.int32), vector, -1)])
     found = closest(people, Asker(vector, -1), len(people))
     assert hidden not in found.people
 
@@ -137,8 +144,8 @@ def test_room_grows_with_newcomers(pack: Pack) -> None:
     """Nothing is lost when what came since outgrows what was set aside for it."""
     people, rng = People(pack), np.random.default_rng(0)
     vectors = unit(rng.standard_normal((3_000, pack.dim)))
-    for number, vector in enumerate(vectors):
-        people.put(f"new {number}", np.array([2], np.int32), vector, -1)
+    rows = np.array([2], np.int32)
+    people.put([Changed(f"new {number}", rows, vector, -1) for number, vector in enumerate(vectors)])
     for number in (0, 1_023, 1_024, 2_999):
         position = people.find(f"new {number}")
         assert people.name(position) == f"new {number}"

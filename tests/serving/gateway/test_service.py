@@ -34,7 +34,7 @@ def a_newcomer_s_twin(world: World) -> tuple[list[FavorEvent], str]:
     """Events that give a newcomer the places of somebody with many of them, and who that is."""
     people = world.version.people
     model = max(range(len(people.pack)), key=lambda at: len(people.rows(at)) if at in people.pack.members else 0)
-    favors = people.pack.favors(model)
+    favors = people.pack.favors([model])[0]
     reviews = [
         FavorEvent(
             user="newcomer", review={"review_id": f"n{at}", "review_place_id": each.place_id, "review_rating": 5}
@@ -98,7 +98,7 @@ def test_a_history_sent_along_gives_the_list_of_whoever_has_it(world: World) -> 
     people = world.version.people
     user = some_user(world)
     position = people.find(user)
-    favors = people.pack.favors(position)
+    favors = people.pack.favors([position])[0]
     request = TwinsRequest(
         k=20,
         reviews=[
@@ -129,7 +129,7 @@ def test_vectors_are_those_of_the_run(world: World) -> None:
     """Embedding what the run knows of a user gives the run's vector."""
     people = world.version.people
     position = people.find(some_user(world))
-    favors = people.pack.favors(position)
+    favors = people.pack.favors([position])[0]
     item = History(
         reviews=[
             {"review_id": r.review_id, "review_place_id": r.place_id, "review_rating": r.rating,
@@ -185,7 +185,7 @@ def test_new_favors_make_the_history_that_tomorrow_s_features_make(world: World)
     people = world.version.people
     user = some_user(world, 3)
     position = people.find(user)
-    base = people.pack.favors(position)
+    base = people.pack.favors([position])[0]
     when = datetime(2026, 6, 30, 12, tzinfo=UTC)
     new: list[Json] = [
         {"review_id": "new-1", "review_place_id": place, "review_rating": 5, "review_visited_date": when.isoformat()}

@@ -75,7 +75,7 @@ def _closeness(people: People, first: int, second: int) -> Json:
     mine, theirs = people.vector(first), people.vector(second)
     if mine is None or theirs is None:
         return {}
-    crowding = [people.pack.crowding_of(each, people.own(at)) for each, at in ((mine, first), (theirs, second))]
-    score = np.array([float(mine @ theirs) - sum(crowding) / 2], np.float32)
+    crowding = people.pack.crowding_of(np.stack([mine, theirs]), [people.own(at) for at in (first, second)])
+    score = np.array([float(mine @ theirs) - sum(crowding.tolist()) / 2], np.float32)
     percentile = people.pack.scale.percentile(score)
     return {"score": round(float(score[0]), 4), "percentile": round(float(percentile[0]), 4)}

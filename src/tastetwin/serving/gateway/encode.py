@@ -50,7 +50,8 @@ class VectorSource:
         keys = [key_of(bundle, content) for content in _contents(whole, lengths)]
 
         async def compute(missing: list[int]) -> Floats:
-            inputs = pad(histories, np.array(missing, np.int64), longest).inputs()
+            most = max(1, *lengths[missing].tolist())
+            inputs = {name: values[missing, :most] for name, values in whole.inputs().items()}
             return await self._backends.infer(bundle, inputs, call.deadline, call.request_id)
 
         return await self._cached.get(keys, pack.dim, compute)

@@ -18,14 +18,14 @@ from tastetwin.analysis.parts import reweighted
 from tastetwin.config import Config
 from tastetwin.errors import StoreError
 from tastetwin.features.favors import Favors, favored, merged
-from tastetwin.features.histories import Histories, joined
+from tastetwin.features.histories import Histories
 from tastetwin.features.home import home_regions
-from tastetwin.features.online import history_of, joined_histories
+from tastetwin.features.online import histories_of
 from tastetwin.privacy.opt_out import name_of
 from tastetwin.serving.gateway.encode import Call, VectorSource
 from tastetwin.serving.gateway.fresh import FreshLog, FreshRecord, said_by_run
 from tastetwin.serving.gateway.pack import Pack
-from tastetwin.serving.gateway.people import People
+from tastetwin.serving.gateway.people import Changed, People
 from tastetwin.serving.gateway.versions import DenySet
 
 OUTAGES: Final = ("BACKEND-UNAVAILABLE", "DEADLINE-EXCEEDED")
@@ -134,7 +134,7 @@ class Intake:
         if not records:
             return
         pack = people.pack
-        histories = joined(*(history(pack, _everything(pack, record)) for record in records))
+        histories = _histories(pack, records)
         homes = home_regions(histories, pack.vocabulary)
         enough = np.flatnonzero(histories.lengths() >= pack.manifest.min_favors)
         vectors: list[Floats | None] = [None] * len(records)
@@ -142,27 +142,38 @@ class Intake:
             encoded = await list_vectors(self._source, pack, histories.select(enough), call)
             for at, vector in zip(enough.tolist(), encoded, strict=True):
                 vectors[at] = vector
-        for at, record in enumerate(records):
+        rows = np.split(histories.places, histories.offsets[1:-1])
+        changed = [
+            Changed(record.user, mine, vector, home)
+            for record, mine, vector, home in zip(records, rows, vectors, homes.tolist(), strict=True)
             # Both may have changed while the model was asked.
-            if self._latest.get(record.user) == record.number and not self._denied.has(record.user):
-                rows = histories.places[histories.offsets[at] : histories.offsets[at + 1]]
-                self._changes += 1
-                people.put(record.user, rows, vectors[at], int(homes[at]))
+            if self._latest.get(record.user) == record.number and not self._denied.has(record.user)
+        ]
+        self._changes += len(changed)
+        people.put(changed)
 
 
 def _named(users: Sequence[str], names: frozenset[str]) -> list[str]:
     return [user for user in users if name_of(user) in names] if names else []
 
 
-def _everything(pack: Pack, record: FreshRecord) -> Favors:
-    position = pack.people.position(record.user)
-    return record.favors if position < 0 else merged(pack.favors(position), record.favors)
+def _histories(pack: Pack, records: Sequence[FreshRecord]) -> Histories:
+    """As ``history``, of what the run has of each user and what came since."""
+    positions = pack.people.positions([each.user for each in records])
+    known = [position for position in positions if position >= 0]
+    base = iter(pack.favors(known) if known else ())
+    whole = [
+        each.favors if position < 0 else merged(next(base), each.favors)
+        for each, position in zip(records, positions, strict=True)
+    ]
+    counted = [favored(each, pack.features, pack.categories_of) for each in whole]
+    return histories_of([""] * len(records), counted, pack.places.of)
 
 
 def history(pack: Pack, favors: Favors) -> Histories:
     """The taste history, of one user, that the run's own features would make of favors."""
     counted = favored(favors, pack.features, pack.categories_of)
-    return joined_histories([""], [history_of(counted, pack.places.of)])
+    return histories_of([""], [counted], pack.places.of)
 
 
 async def list_vectors(source: VectorSource, pack: Pack, histories: Histories, call: Call) -> Floats:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +47,7 @@ SHOWN: Final = 300
 
 Rows = npt.NDArray[np.int32]
 Positions = npt.NDArray[np.int32]
+NOBODY: Final = -1
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class Pack:
         self.people = IdIndex.open(folder / "people")
         self.places = PlaceIndex.open(folder / "places")
         self.vectors: Floats = self._array("vectors")
+        self._vectored = self.vectors.any(axis=1).tobytes() + b"\0"
+        """[n + 1] whether a person has a vector; nobody at the end, where ``people.NOBODY`` leads."""
         self.members: Positions = self._array("members")
         self.instead: Positions = self._array("instead")
         self.homes: Positions = self._array("homes")
@@ -111,7 +116,8 @@ class Pack:
             raise store.damaged(pack_folder(run.run_id), f"{type(error).__name__}: {error}"[:SHOWN]) from error
 
     def _array(self, name: str) -> Any:
-        return np.load(self._folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        """A plain view: numpy's class of mapped arrays costs twice at every step."""
+        return np.asarray(np.load(self._folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
     def _explainers(self, store: Store) -> dict[Language, Explainer]:
         folder = pack_folder(self.manifest.run_id)
@@ -145,8 +151,8 @@ class Pack:
         return [int(code) for code in codes]
 
     def has_vector(self, position: int) -> bool:
-        """Whether the run gave the person a vector."""
-        return bool(self.vectors[position].any())
+        """Whether the run gave the person a vector; not so for ``NOBODY``. As fast for all, or it would tell them."""
+        return bool(self._vectored[position])
 
     def history(self, position: int) -> Rows:
         """Vocabulary rows of a person, oldest first."""
@@ -169,35 +175,42 @@ class Pack:
         mine = slice(offsets[position], offsets[position + 1])
         return Near(np.asarray(people[mine], np.int64), np.asarray(scores[mine]))
 
-    def crowding_of(self, vector: Floats, own: frozenset[int] = frozenset()) -> float:
-        """r of a [dim] vector; see ``hubness``. ``own``: positions of the one whose vector it is."""
+    def crowding_of(self, vectors: Floats, own: Sequence[frozenset[int]]) -> Floats:
+        """[n] r of [n, dim] vectors; see ``hubness``. ``own``: positions of whose each vector is."""
         neighbours = self.manifest.csls_neighbours
-        similarities, at = self.bank.nearest(vector, neighbours + len(own))
-        others = similarities[~np.isin(self.bank_people[at], list(own))][:neighbours]
-        return float(others.mean()) if len(others) else 0.0
+        similarities, at = self.bank.nearest(vectors, neighbours + max(map(len, own), default=0))
+        people = np.where(at < 0, NOBODY, self.bank_people[at]).tolist()
+        means = np.zeros(len(vectors), np.float32)
+        for row, (near, mine) in enumerate(zip(people, own, strict=True)):
+            others = [rank for rank, each in enumerate(near) if each != NOBODY and each not in mine][:neighbours]
+            if others:
+                means[row] = similarities[row, others].mean()
+        return means
 
     def positions_of_names(self, names: frozenset[str]) -> Ints:
         """Positions of people whose ids hash to these names (``opt_out.name_of``)."""
         hashes = np.array(sorted(int(name[:16], 16) for name in names), np.uint64)
         return np.flatnonzero(np.isin(self.name_hashes, hashes))
 
-    def favors(self, position: int) -> Favors:
-        """What the run counts as a person's favors."""
-        reviews, likes = (_rows(lists, position) for lists in (self.favored["review_list"], self.favored["like_list"]))
-        return Favors(
-            tuple(Review(each[REVIEW_ID], each[REVIEW_PLACE], each[RATING], each[VISITED], False) for each in reviews),
-            tuple(Like(each[LIKE_CONTENTS], each[LIKE_DISPLAY], each[LIKED_AT]) for each in likes),
-        )
+    def favors(self, people: Sequence[int]) -> list[Favors]:
+        """What the run counts as the favors of people at these positions."""
+        at = pa.array(people, pa.int64())
+        reviews = _structs(self.favored["review_list"].take(at), (REVIEW_ID, REVIEW_PLACE, RATING, VISITED))
+        likes = _structs(self.favored["like_list"].take(at), (LIKE_CONTENTS, LIKE_DISPLAY, LIKED_AT))
+        return [
+            Favors(tuple(Review._make((*each, False)) for each in mine), tuple(map(Like._make, liked)))
+            for mine, liked in zip(reviews, likes, strict=True)
+        ]
 
 
-def _rows(lists: pa.ListArray, position: int) -> list[dict[str, Any]]:
-    """The structs of one list, times as microseconds."""
-    start, stop = (int(lists.offsets[at].as_py()) for at in (position, position + 1))
-    structs = lists.values.slice(start, stop - start)
-    kind, columns = structs.type, structs.flatten()
+def _structs(lists: pa.ListArray, fields: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
+    """Of each list, these fields of its structs; times as microseconds."""
+    structs = lists.flatten()
+    columns = (structs.field(name) for name in fields)
     plain = [each.cast(pa.int64()) if pa.types.is_timestamp(each.type) else each for each in columns]
-    names = [kind.field(at).name for at in range(kind.num_fields)]
-    return [dict(zip(names, row, strict=True)) for row in zip(*(each.to_pylist() for each in plain), strict=True)]
+    rows = list(zip(*(each.to_pylist() for each in plain), strict=True))
+    for start, stop in pairwise(lists.offsets.to_pylist()):
+        yield rows[start:stop]
 
 
 def _copy(store: Store, manifest: PackManifest, folder: Path) -> None:

@@ -5,18 +5,45 @@ Changes happen on the event loop only; nothing here waits.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from tastetwin.analysis.index import Floats, Ints
-from tastetwin.serving.gateway.pack import Pack, Positions, Rows
+from tastetwin.serving.gateway.pack import NOBODY, Pack, Positions, Rows
 
 Mask = npt.NDArray[np.bool_]
 
-NOBODY: Final = -1
 _ROOM: Final = 1_024
+
+
+class Changed(NamedTuple):
+    """A user's new history."""
+
+    user: str
+    rows: Rows
+    """Vocabulary rows, oldest first."""
+    vector: Floats | None
+    """[dim] unit vector, as lists are searched by; None with too few favors for one."""
+    home: int
+    """Index of the home region, -1 where unknown."""
+
+
+class Fresh(NamedTuple):
+    """People with favors since the run."""
+
+    people: Ints
+    """[m] positions."""
+    vectors: Floats
+    """[m, dim]"""
+    crowding: Floats
+    """[m] r"""
+    homes: Positions
+    """[m] index of the home region, -1 where unknown."""
+    shown: Mask
+    """[m] whether others may see them."""
 
 
 class People:
@@ -36,8 +63,8 @@ class People:
         self._slots: dict[int, int] = {}
         self._rows: list[Rows] = []
         self._people: Ints = np.empty(_ROOM, np.int64)
-        self._vectors: Floats = np.empty((_ROOM, pack.dim), np.float32)
-        self._crowding: Floats = np.empty(_ROOM, np.float32)
+        self._vectors: Floats = np.zeros((_ROOM, pack.dim), np.float32)
+        self._crowding: Floats = np.zeros(_ROOM, np.float32)
         self._homes: Positions = np.empty(_ROOM, np.int32)
         self._shown: Mask = np.empty(_ROOM, bool)
         self._has_vector: Mask = np.zeros(_ROOM, bool)
@@ -106,22 +133,30 @@ class People:
 
     # -- what came since ----------------------------------------------------------------------------------------------
 
-    def put(self, user: str, rows: Rows, vector: Floats | None, home: int) -> int:
-        """Give a user another history and the vector of it, from now on; returns the position.
+    def put(self, changed: Sequence[Changed]) -> None:
+        """Give users another history and the vector of it, from now on.
 
         Whom the run shows to nobody stays so; newcomers are shown. Without a vector, nobody is.
         """
-        position = self.find(user)
+        slots = [self._slot(each) for each in changed]
+        told = [(slot, each.vector) for slot, each in zip(slots, changed, strict=True) if each.vector is not None]
+        if told:
+            mine = [slot for slot, _ in told]
+            vectors = np.stack([vector for _, vector in told])
+            self._vectors[mine] = vectors
+            self._crowding[mine] = self.pack.crowding_of(vectors, list(map(self.own, self._people[mine].tolist())))
+
+    def _slot(self, changed: Changed) -> int:
+        """The user's slot, with all but the vector filled in."""
+        position = self.find(changed.user)
         if position < 0:
-            position = self._admit(user)
+            position = self._admit(changed.user)
         slot = self._slots.get(position)
         if slot is None:
             slot = self._take_slot(position)
-        self._rows[slot], self._homes[slot], self._has_vector[slot] = rows, home, vector is not None
-        if vector is not None:
-            self._vectors[slot] = vector
-            self._crowding[slot] = self.pack.crowding_of(vector, self.own(position))
-        return position
+        self._rows[slot], self._homes[slot] = changed.rows, changed.home
+        self._has_vector[slot] = changed.vector is not None
+        return slot
 
     def _admit(self, user: str) -> int:
         position = len(self)
@@ -136,7 +171,7 @@ class People:
         if slot == len(self._people):
             for name in ("_people", "_vectors", "_crowding", "_homes", "_shown", "_has_vector"):
                 array = getattr(self, name)
-                setattr(self, name, np.concatenate([array, np.empty_like(array)]))
+                setattr(self, name, np.concatenate([array, np.zeros_like(array)]))
         self._slots[position] = slot
         self._people[slot] = position
         self._shown[slot] = position >= len(self.pack) or self._member[position]
@@ -149,9 +184,15 @@ class People:
         """[m] whether the pack's vector of a person no longer stands."""
         return np.asarray(self._replaced[positions])
 
-    def fresh(self, vector: Floats) -> tuple[Ints, Floats, Positions]:
-        """Positions, ``cos - r / 2`` to a [dim] vector and home regions of those with favors since who may be shown."""
+    def fresh(self) -> Fresh:
+        """Those with favors since the run; views, of now."""
         m = len(self._rows)
-        closeness = self._vectors[:m] @ vector - self._crowding[:m] / np.float32(2)
-        shown = self._shown[:m] & self._has_vector[:m]
-        return self._people[:m][shown], closeness[shown], self._homes[:m][shown]
+        return Fresh(
+            self._people[:m], self._vectors[:m], self._crowding[:m], self._homes[:m],
+            self._shown[:m] & self._has_vector[:m],
+        )  # fmt: skip
+
+    def crowding(self, position: int) -> np.float32 | None:
+        """r of a person with favors since the run; None of others."""
+        slot = self._slots.get(position)
+        return None if slot is None else self._crowding[slot]

@@ -6,26 +6,43 @@ import asyncio
 import functools
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from typing import Final
 
 from tastetwin.client.schemas import FavorEvent, History, PairRequest, TwinsBatchRequest, TwinsRequest, Wanted
 from tastetwin.config import CollectConfig, Config, MartConfig
 from tastetwin.errors import StoreError, UsageError
 from tastetwin.features.favors import Favors, landed, read_favors, read_like, read_review
 from tastetwin.features.histories import Histories, joined
-from tastetwin.features.home import home_regions
+from tastetwin.features.home import home_region
 from tastetwin.mart.rules import GateRules
 from tastetwin.privacy.opt_out import opt_out
 from tastetwin.serving.gateway import answers
 from tastetwin.serving.gateway.answers import Json
 from tastetwin.serving.gateway.encode import Call, VectorSource
 from tastetwin.serving.gateway.fresh import FreshLog
-from tastetwin.serving.gateway.intake import OUTAGES, Intake, history, list_vectors
-from tastetwin.serving.gateway.pack import Near, Pack
-from tastetwin.serving.gateway.people import NOBODY, People
-from tastetwin.serving.gateway.search import Asker, closest, listed
+from tastetwin.serving.gateway.intake import Intake, history, list_vectors
+from tastetwin.serving.gateway.pack import NOBODY, Near, Pack
+from tastetwin.serving.gateway.people import People
+from tastetwin.serving.gateway.search import Asker, closest, closest_each, listed
 from tastetwin.serving.gateway.versions import DenySet, Version
 from tastetwin.store import Store
+
+TOGETHER: Final = 16
+"""Users of a request who are answered before others have their turn."""
+
+
+@dataclass(frozen=True)
+class _One:
+    """A user whose list is wanted."""
+
+    position: int
+    excluded: frozenset[int]
+    fresh: bool
+    """Favors came since the run, and a model has read them."""
+    stale: bool
+    """Favors came that no model could be reached for."""
 
 
 class Service:
@@ -133,7 +150,7 @@ class Service:
         people = version.people
         found = self._history(people.pack, History(reviews=request.reviews, likes=request.likes))
         vector = (await list_vectors(self._source, people.pack, found, call))[0]
-        home = int(home_regions(found, people.pack.vocabulary)[0])
+        home = home_region(found.places, people.pack.vocabulary)
         excluded = self._positions(people, request.exclude) | self._not_shown_to(people, request.viewer)
         asker = Asker(vector, home, excluded=excluded)
         near = closest(people, asker, request.skip + request.k)
@@ -149,7 +166,10 @@ class Service:
         """
         self.denied.check()
         stale = not await self.intake.catch_up(user, call)
-        people = version.people
+        one = self._one(version.people, user, wanted, stale)
+        return self._told(version, one, self._near(version.people, [one], wanted)[0], wanted, with_scores)
+
+    def _one(self, people: People, user: str, wanted: Wanted, stale: bool) -> _One:
         try:
             position = self._shown(people, user)
         except UsageError:
@@ -157,20 +177,21 @@ class Service:
                 raise unread() from None
             raise
         excluded = people.excluded(position) | self._positions(people, wanted.exclude)
-        k = wanted.skip + wanted.k
-        fresh = people.is_fresh(position) and not stale
-        found = None if fresh else listed(people, position, excluded, k)
-        if found is None:
-            found = self._searched(people, position, excluded, k)
-        rows = answers.twin_rows(people, found, people.rows(position), wanted, with_scores)
-        said: Json = {"source": "fresh" if fresh else "published", "stale": stale, "twins": rows}
-        return said | ({"age_seconds": round(time.time() - version.published_at, 1)} if stale else {})
+        return _One(position, excluded, people.is_fresh(position) and not stale, stale)
 
-    def _searched(self, people: People, position: int, excluded: frozenset[int], k: int) -> Near:
-        vector = people.vector(position)
-        if vector is None:
-            raise unknown_user()
-        return closest(people, Asker(vector, people.home(position), people.own(position), excluded), k)
+    def _near(self, people: People, users: Sequence[_One], wanted: Wanted) -> list[Near]:
+        """The first of each: by the run's own list where it still stands and is long enough."""
+        k = wanted.skip + wanted.k
+        lists = [None if each.fresh else listed(people, each.position, each.excluded, k) for each in users]
+        askers = [_asker(people, each) for each, near in zip(users, lists, strict=True) if near is None]
+        searched = iter(closest_each(people, askers, k))
+        return [next(searched) if near is None else near for near in lists]
+
+    def _told(self, version: Version, one: _One, near: Near, wanted: Wanted, with_scores: bool) -> Json:
+        people = version.people
+        rows = answers.twin_rows(people, near, people.rows(one.position), wanted, with_scores)
+        said: Json = {"source": "fresh" if one.fresh else "published", "stale": one.stale, "twins": rows}
+        return said | ({"age_seconds": round(time.time() - version.published_at, 1)} if one.stale else {})
 
     async def twins_batch(
         self, version: Version, request: TwinsBatchRequest, with_scores: bool, call: Call
@@ -180,19 +201,28 @@ class Service:
         Raises:
             StoreError: OPT-OUTS-UNKNOWN.
         """
-        self.denied.check()
-        return [await self._item(version, user, request, with_scores, call) for user in request.users]
+        items: list[Json] = []
+        for start in range(0, len(request.users), TOGETHER):
+            items += await self._items(version, request.users[start : start + TOGETHER], request, with_scores, call)
+            await asyncio.sleep(0)  # others are waiting, too
+        return items
 
-    async def _item(self, version: Version, user: str, wanted: Wanted, with_scores: bool, call: Call) -> Json:
-        await asyncio.sleep(0)  # as above
-        try:
-            return {"user": user, "answer": await self.twins_of(version, user, wanted, with_scores, call)}
-        except UsageError as error:
-            return {"user": user, "error": vars(error.problem)}
-        except StoreError as error:
-            if error.problem.code not in OUTAGES:
-                raise
-            return {"user": user, "error": vars(error.problem)}
+    async def _items(
+        self, version: Version, users: Sequence[str], wanted: Wanted, with_scores: bool, call: Call
+    ) -> list[Json]:
+        self.denied.check()
+        stale = {user: not await self.intake.catch_up(user, call) for user in users}
+        items: list[Json] = [{"user": user} for user in users]
+        ones: list[tuple[Json, _One]] = []
+        for item in items:
+            try:
+                ones.append((item, self._one(version.people, item["user"], wanted, stale[item["user"]])))
+            except (UsageError, StoreError) as error:  # UNKNOWN-USER, BACKEND-UNAVAILABLE
+                item["error"] = vars(error.problem)
+        lists = self._near(version.people, [one for _, one in ones], wanted)
+        for (item, one), near in zip(ones, lists, strict=True):
+            item["answer"] = self._told(version, one, near, wanted, with_scores)
+        return items
 
     async def explain(self, version: Version, request: PairRequest, call: Call) -> Json:
         """``schemas.ExplainAnswer`` without its origin; errors as ``compare``."""
@@ -251,12 +281,18 @@ class Service:
         self.denied.check()
         came, refused = self._sorted_out(events)
         await self.intake.add(came, call)
-        return [
-            {"user": user, "error": refused[user]}
-            if user in refused
-            else await self._taken(version, user, wanted, with_scores, call)
-            for user in dict.fromkeys(event.user for event in events)
-        ]
+        users = list(dict.fromkeys(event.user for event in events))
+        items: list[Json] = []
+        for start in range(0, len(users), TOGETHER):
+            part = users[start : start + TOGETHER]
+            good = [user for user in part if user not in refused]
+            said = {user: {"user": user, "places": self._places(version.people, user)} for user in good}
+            if wanted is not None and good:
+                for item in await self._items(version, good, wanted, with_scores, call):
+                    said[item["user"]] |= item
+            items += [said.get(user, {"user": user, "error": refused.get(user)}) for user in part]
+            await asyncio.sleep(0)  # others are waiting, too
+        return items
 
     def _sorted_out(self, events: Sequence[FavorEvent]) -> tuple[dict[str, Favors], dict[str, Json]]:
         """Favors by user, and what is wrong with the first bad event of a user: none of theirs is taken then."""
@@ -274,10 +310,10 @@ class Service:
             user: favors for user, favors in came.items() if user not in refused and not self.denied.has(user)
         }, refused
 
-    async def _taken(self, version: Version, user: str, wanted: Wanted | None, with_scores: bool, call: Call) -> Json:
-        position = NOBODY if self.denied.has(user) else version.people.find(user)
-        said: Json = {"user": user, "places": 0 if position == NOBODY else len(version.people.rows(position))}
-        return said if wanted is None else said | await self._item(version, user, wanted, with_scores, call)
+    def _places(self, people: People, user: str) -> int:
+        """Distinct places of a user, as far as they may be known of."""
+        position = NOBODY if self.denied.has(user) else people.find(user)
+        return 0 if position == NOBODY else len(people.rows(position))
 
     # -- who leaves ---------------------------------------------------------------------------------------------------
 
@@ -310,6 +346,14 @@ def unknown_user() -> UsageError:
         rule="a user with enough favors who may be shown",
         fix="send favors of theirs, or a history with the request",
     )
+
+
+def _asker(people: People, one: _One) -> Asker:
+    vector = people.vector(one.position)
+    if vector is None:
+        raise unknown_user()
+    at = one.position
+    return Asker(vector, people.home(at), people.own(at), one.excluded, people.crowding(at))
 
 
 def _favors_of(event: FavorEvent, rules: GateRules) -> Favors:
