@@ -103,3 +103,14 @@ def test_an_error_inside_the_writers_block_is_not_taken_for_one_of_the_lock(tmp_
     """The lock codes its own errors only."""
     with pytest.raises(OSError, match="theirs"), Store.create(tmp_path / "s").writing():
         raise OSError("theirs")
+
+
+def test_two_writers_of_one_file_write_beside_each_other(tmp_path: Path) -> None:
+    """Threads, or containers on one volume, have the same process id: a name made of it would be the other's file."""
+    store = Store.create(tmp_path / "store")
+    with store.open_write("a") as first:
+        first.write(b"1" * 10)
+        with store.open_write("a") as second:
+            second.write(b"2")
+        assert Path(store.path("a")).read_bytes() == b"2"
+    assert Path(store.path("a")).read_bytes() == b"1" * 10

@@ -348,7 +348,7 @@ def is_aside(name: str) -> bool:
 @contextmanager
 def _written_aside(target: Path) -> Iterator[IO[bytes]]:
     _make_durable_folder(target.parent)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")  # in containers, all have one process id
     try:
         with aside.open("wb") as handle:
             yield handle

@@ -29,7 +29,7 @@ WRITING = frozenset({"open-write", "write", "fsync", "rename", "mkdir"})
 """What a full disk can refuse."""
 CHANGING = WRITING | {"remove", "rmdir"}
 """What a disk looks different after; a kill at any other operation is one at the change before it."""
-_ASIDE = re.compile(r"\.(.+)\.\d+\.tmp")
+_ASIDE = re.compile(r"\.(.+)\.[0-9a-f]+\.tmp")
 
 
 @dataclass(frozen=True)

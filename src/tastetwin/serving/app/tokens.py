@@ -116,7 +116,7 @@ def signing_keys(path: Path) -> list[str]:
 def _make(path: Path) -> None:
     """Appears whole; of several processes at once, one wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:
         handle.write(secrets.token_urlsafe(MIN_SECRET) + "\n")
         handle.flush()
