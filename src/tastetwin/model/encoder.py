@@ -11,6 +11,7 @@ How much of the last two is served is chosen on held-back training users (``fini
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,6 +33,8 @@ PRIOR_SHARE: Final = 1e-6
 """Weight of the average user in everybody's vector: far below float32's resolution unless there is nothing else."""
 
 
+Views = Callable[[Tensor, Tensor, Layout], Tensor]
+"""As ``LinearViews.forward``."""
 Parts = tuple[Tensor, Tensor, Tensor]
 """Of users: linear, residual, sequence, as ``Encoder.fuse`` takes them."""
 
@@ -234,7 +237,7 @@ class Encoder(nn.Module):
         """What ``fuse`` takes: linear and residual [n, width of ``views``], sequence view [n, width]."""
         return self.parts_of(views, favors, self.sequence.embed_places(views.bags[favors.places], favors.places))
 
-    def parts_of(self, views: LinearViews, favors: Favors, embedded: Tensor) -> Parts:
+    def parts_of(self, views: Views, favors: Favors, embedded: Tensor) -> Parts:
         """``parts``, where the places are embedded [*favors, width] already."""
         strengths = strength(favors.visits, favors.places)
         linear = self.linear(views(favors.places, strengths, favors.layout))
@@ -256,25 +259,6 @@ class Encoder(nn.Module):
     def forward(self, places: Tensor, visits: Tensor, ratings: Tensor, ages: Tensor) -> Tensor:
         """``encode`` of the tensors of a ``batches.Batch``."""
         return self.encode(padded(places, visits, ratings, ages))
-
-
-class Served(nn.Module):
-    """The encoder as it is exported: how each place is embedded no longer changes, and stands ready in a table."""
-
-    embedded: Tensor
-    """[n_rows, width]"""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder, bags = encoder, encoder.views.bags
-        with torch.no_grad():
-            embedded = encoder.sequence.embed_places(bags, torch.arange(len(bags), device=bags.device))
-        self.register_buffer("embedded", embedded)
-
-    def forward(self, places: Tensor, visits: Tensor, ratings: Tensor, ages: Tensor) -> Tensor:
-        """``Encoder.encode`` of the tensors of a ``batches.Batch``."""
-        favors, encoder = padded(places, visits, ratings, ages), self.encoder
-        return encoder.project(encoder.parts_of(encoder.views, favors, self.embedded[places]))
 
 
 def strength(visits: Tensor, places: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from tastetwin.errors import StoreError
 from tastetwin.features.histories import FIRST_PLACE_ROW
-from tastetwin.model.encoder import Encoder, Served
+from tastetwin.model.encoder import Encoder
+from tastetwin.model.served import Served
 
 OPSET: Final = 18
 OUTPUT: Final = "vector"
@@ -29,8 +30,7 @@ def export_onnx(encoder: Encoder, path: Path) -> None:
     Output ``vector`` float32 [n, dim]. Raises ``StoreError`` MODEL-TOO-LARGE when one file cannot hold the tables.
     """
     served = Served(encoder).eval()
-    size = sum(value.numel() * value.element_size() for value in served.state_dict().values())
-    if size > MAX_BYTES:
+    if (size := served.size) > MAX_BYTES:
         raise StoreError(
             "MODEL-TOO-LARGE",
             place=str(path),
