@@ -149,7 +149,7 @@ class Pack:
         return [int(code) for code in codes]
 
     def has_vector(self, position: int) -> bool:
-        """Whether the run gave the person a vector; not so for ``NOBODY``. As fast for all, or it would tell of them."""
+        """Whether the run gave the person a vector; not so for ``NOBODY``. As fast for all, or it would tell them."""
         return bool(self._vectored[position])
 
     def history(self, position: int) -> Rows:
@@ -187,9 +187,7 @@ class Pack:
 
     def favors(self, position: int) -> Favors:
         """What the run counts as a person's favors."""
-        reviews, likes = (
-            _rows(lists, position) for lists in (self.favored["review_list"], self.favored["like_list"])
-        )
+        reviews, likes = (_rows(lists, position) for lists in (self.favored["review_list"], self.favored["like_list"]))
         return Favors(
             tuple(Review(each[REVIEW_ID], each[REVIEW_PLACE], each[RATING], each[VISITED], False) for each in reviews),
             tuple(Like(each[LIKE_CONTENTS], each[LIKE_DISPLAY], each[LIKED_AT]) for each in likes),
@@ -197,6 +195,7 @@ class Pack:
 
     @functools.cached_property
     def favored(self) -> pa.RecordBatch:
+        """[n] ``USER_FAVOR`` of all people."""
         source = pa.memory_map(str(self._folder / "favors.arrow"))
         return pa.ipc.open_file(source).get_batch(0)
 
