@@ -21,7 +21,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,35 +141,39 @@ def idle(ports: list[int], n: int) -> int:
     return len(opened)
 
 
+def attacks_on(name: str, port: int, key: str, user: str) -> Iterator[tuple[str, int]]:
+    """What was done, and how many bytes of it the server took."""
+    posts = {"gateway": f"{MODEL}/twins", "backend": "/v2/models/taste/infer", "app": "/v1/tokens"}
+    bearer = f"authorization: Bearer {key}\r\n".encode()
+    post = b"POST %s HTTP/1.1\r\nhost: x\r\n%s" % (posts[name].encode(), bearer)
+    stranger = post.replace(b"Bearer t", b"Bearer x")
+    chunked, get = b"transfer-encoding: chunked\r\n\r\n", b"GET /docs HTTP/1.1\r\nhost: x\r\n"
+    chunk = b"400\r\n" + b" " * 1_024 + b"\r\n"
+    yield "a head without end", flood(port, post + b"x: ", b"x" * 65_536)
+    yield "headers without end", flood(port, post, b"x: y\r\n" * 10_000)
+    yield "trailers without end", flood(port, get + chunked + b"0\r\n", b"x: y\r\n" * 10_000)
+    yield "a chunk's extension without end", flood(port, post + chunked + b"1;", b"x" * 65_536)
+    yield "a body without end", flood(port, post + chunked, chunk)
+    yield "small chunks without end", flood(port, post + chunked, b"1\r\n \r\n" * 10_000)
+    yield "a body without end, key unknown", flood(port, stranger + chunked, chunk)
+    yield "pipelines whose answers nobody takes", flood(port, b"", (get + b"\r\n") * 5_000, 4, 8)
+    yield "half of bodies", flood(port, post + b"content-length: 9\r\n\r\n", b"", 0.1, 100)
+    if name == "gateway":
+        asked = json.dumps({"users": [user] * 64, "k": 100}).encode()
+        many = b"POST %s/twins/batch HTTP/1.1\r\nhost: x\r\n%s" % (MODEL.encode(), bearer)
+        many += b"content-length: %d\r\n\r\n%s" % (len(asked), asked)
+        yield "large answers nobody takes", flood(port, b"", many * 20, 4, 8)
+
+
 def attack(watch: Watch, keys: dict[str, str], n_idle: int) -> None:
     """On heads, bodies and answers of each server."""
-    posts = {"gateway": f"{MODEL}/twins", "backend": "/v2/models/taste/infer", "app": "/v1/tokens"}
     for name, port in {"gateway": GATEWAY, "backend": BACKEND, "app": APP}.items():
-        key = f"authorization: Bearer {keys[name]}\r\n".encode()
-        post = b"POST %s HTTP/1.1\r\nhost: x\r\n%s" % (posts[name].encode(), key)
-        chunked, get = b"transfer-encoding: chunked\r\n\r\n", b"GET /docs HTTP/1.1\r\nhost: x\r\n"
-        many = b"POST %s/twins/batch HTTP/1.1\r\nhost: x\r\n%s" % (MODEL.encode(), key)
-        asked = json.dumps({"users": [keys["user"]] * 64, "k": 100}).encode()
-        many += b"content-length: %d\r\n\r\n%s" % (len(asked), asked)
-        attacks: dict[str, Callable[[], object]] = {
-            "a head without end": lambda: flood(port, post + b"x: ", b"x" * 65_536),
-            "headers without end": lambda: flood(port, post, b"x: y\r\n" * 10_000),
-            "trailers without end": lambda: flood(port, get + chunked + b"0\r\n", b"x: y\r\n" * 10_000),
-            "a chunk's extension without end": lambda: flood(port, post + chunked + b"1;", b"x" * 65_536),
-            "a body without end": lambda: flood(port, post + chunked, b"400\r\n" + b" " * 1_024 + b"\r\n"),
-            "small chunks without end": lambda: flood(port, post + chunked, b"1\r\n \r\n" * 10_000),
-            "a large body, key unknown": lambda: flood(
-                port, post.replace(b"Bearer t", b"Bearer x") + chunked, b"400\r\n" + b" " * 1_024 + b"\r\n"
-            ),
-            "pipelines whose answers nobody takes": lambda: flood(port, b"", (get + b"\r\n") * 5_000, 4, 8),
-            "large answers nobody takes": lambda: flood(port, b"", many * 20, 4, 8) if name == "gateway" else None,
-            "half of bodies": lambda: flood(port, post + b"content-length: 9\r\n\r\n", b"", 0.1, 100),
-        }
-        for what, do in attacks.items():
-            before, taken = watch.memory()[name], do()
+        before = watch.memory()[name]
+        for what, taken in attacks_on(name, port, keys[name], keys["user"]):
             print(f"{name}, {what}: {taken} bytes taken, memory {before} -> {watch.memory()[name]} MB")
-    before = watch.memory()
-    print(f"{idle([GATEWAY, BACKEND, APP], n_idle)} idle connections: memory {before} -> {watch.memory()} MB")
+            before = watch.memory()[name]
+    before_idle = watch.memory()
+    print(f"{idle([GATEWAY, BACKEND, APP], n_idle)} idle connections: memory {before_idle} -> {watch.memory()} MB")
 
 
 # -- bodies -----------------------------------------------------------------------------------------------------------
@@ -208,7 +212,7 @@ def generated(watch: Watch, tier: str, port: int, key_of: Callable[[str], str], 
     """What schemathesis makes of the description, good and bad; returns how many."""
     schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
     schema.config.generation.update(modes=[GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-    operations = [each.ok() for each in schema.get_all_operations()]
+    operations: list[Any] = [each.ok() for each in schema.get_all_operations()]  # type: ignore[union-attr]
     drawn, asked = random.Random(1), 0
 
     def ask(operation: Any) -> None:
@@ -267,9 +271,9 @@ def fuzz(store: str, folder: Path, cases: int, n_idle: int) -> Watch:
             attack(watch, keys, n_idle)
             by_hand(watch, keys)
             print(f"{sum(watch.statuses.values()):,} requests by hand, memory: {watch.memory()} MB")
-            server_routes = ("/v1/tokens", "/v1/users/{user}")
+            keys_of = defaultdict(lambda: mine, {"/v1/tokens": app_key, "/v1/users/{user}": app_key})
             asked = generated(watch, "gateway", GATEWAY, lambda _: stack.key, users, cases // 2)
-            asked += generated(watch, "app", APP, lambda path: app_key if path in server_routes else mine, users, cases // 2)
+            asked += generated(watch, "app", APP, keys_of.__getitem__, users, cases // 2)
             print(f"{asked:,} requests generated, memory: {watch.memory()} MB")
     return watch
 

@@ -1,12 +1,14 @@
 """Versions swapped, backends killed or stopped and everything measured for its memory, while questions keep coming.
 
-    OMP_NUM_THREADS=1 python benchmarks/swaps.py STORE [--swaps 100] [--kills 100] [--stops 10] [--rate 100] [--minutes 0]
+    OMP_NUM_THREADS=1 python benchmarks/swaps.py STORE [--swaps 100] [--kills 100] [--stops 10] [--rate 100]
+        [--minutes 0]
 
 STORE has two runs that were delivered. A gateway with two backends answers questions at ``--rate`` a second (twins of
 users, twins of histories never asked before, vectors) while the published run is swapped, and then while one backend
 after the other is killed with -9 and started again, and while one after the other is stopped (SIGSTOP) for three
-seconds, which looks from outside like a machine whose network is gone. Promised (PROMISES 4): no question fails. With ``--minutes`` both
-go on together for so long, and the slope of the memory is told; ``--minutes 480`` is the long soak.
+seconds, which looks from outside like a machine whose network is gone. Promised (PROMISES 4): no question fails. With
+``--minutes`` swaps and kills go on together for so long, and the slope of the memory is told; ``--minutes 480`` is the
+long soak.
 """
 
 from __future__ import annotations
@@ -103,8 +105,9 @@ def tell(what: str, done: int, answers: Answers) -> int:
     failed = sum(count for status, count in answers.statuses.items() if status != "200")
     worst = max(answers.milliseconds, default=float("nan"))
     print(
-        f"{done} {what}: {sum(answers.statuses.values()):,} questions, {failed} failed {dict(answers.statuses)} {dict(answers.codes)}, "
-        f"p50 {answers.percentile(50):.1f} ms, p99 {answers.percentile(99):.1f} ms, worst {worst:.0f} ms"
+        f"{done} {what}: {sum(answers.statuses.values()):,} questions, {failed} failed {dict(answers.statuses)} "
+        f"{dict(answers.codes)}, p50 {answers.percentile(50):.1f} ms, p99 {answers.percentile(99):.1f} ms, "
+        f"worst {worst:.0f} ms"
     )
     return failed
 
@@ -165,7 +168,9 @@ def main() -> None:
                     "kills", *under_load(stack, asked, options.rate, lambda: kill(stack, options.kills, 0.5, never))
                 )
             if options.stops:
-                failed += tell("stops", *under_load(stack, asked, options.rate, lambda: stop(stack, options.stops, 3, 2)))
+                failed += tell(
+                    "stops", *under_load(stack, asked, options.rate, lambda: stop(stack, options.stops, 3, 2))
+                )
             if options.minutes:
                 failed += soak(store, stack, asked, options.rate, options.minutes)
     raise SystemExit(1 if failed else 0)

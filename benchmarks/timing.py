@@ -33,6 +33,7 @@ from tastetwin.store import Store
 
 MOST: Final = 0.55
 OF_A_KIND: Final = 40
+GATEWAY, APP = 28_100, 28_150
 CHANGING: Final = frozenset({"x-request-id", "date"})
 Question = Callable[[str], tuple[str, str, bytes | None, str]]
 """Of a user: method, path, body and key."""
@@ -110,19 +111,21 @@ def main() -> None:
         shutil.copytree(options.store, Path(name) / "store")
         users, highest = kinds(Store.open(Path(name) / "store")), 0.0
         generous = {"user_per_second": "1e6", "user_burst": "1000000"}
-        with serving(f"{name}/store", Path(name)) as stack, product(stack, Path(name), **generous) as (_, app_key):
+        with (
+            serving(f"{name}/store", Path(name)) as stack,
+            product(stack, Path(name), 28_150, **generous) as (_, app_key),
+        ):
             tokens = {user: token(app_key, user) for each in users.values() for user in each}
-            someone = json.dumps
 
             def post(verb: str, **more: str) -> Question:
                 return lambda user: (
-                    "POST", f"/v1/models/taste/{verb}", someone({"user": user, **more}).encode(), stack.key
+                    "POST", f"/v1/models/taste/{verb}", json.dumps({"user": user, **more}).encode(), stack.key
                 )  # fmt: skip
 
             questions: list[tuple[int, Question]] = [
-                (28_100, post("twins")),
-                (28_100, post("explain", other="somebody else")),
-                (28_150, lambda user: ("GET", "/v1/me/twins", None, tokens[user])),
+                (GATEWAY, post("twins")),
+                (GATEWAY, post("explain", other="somebody else")),
+                (APP, lambda user: ("GET", "/v1/me/twins", None, tokens[user])),
             ]
             for port, ask in questions:
                 highest = max(highest, tell(measure(port, users, ask, options.requests)))
@@ -131,7 +134,7 @@ def main() -> None:
 
 def token(key: str, user: str) -> str:
     """Of a user, from the app."""
-    connection = http.client.HTTPConnection("127.0.0.1", 28_150, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", APP, timeout=10)
     connection.request("POST", "/v1/tokens", json.dumps({"user": user}), {"authorization": f"Bearer {key}"})
     return str(json.loads(connection.getresponse().read())["token"])
 

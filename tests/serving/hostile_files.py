@@ -54,6 +54,11 @@ def _word(data: bytearray, drawn: random.Random, within: int | None = None) -> N
         data[at : at + size] = (value % (1 << 8 * size)).to_bytes(size, "little")
 
 
+def _words(data: bytearray, drawn: random.Random) -> None:
+    for _ in range(20):
+        _word(data, drawn)
+
+
 def _swap(data: bytearray, drawn: random.Random) -> None:
     half = len(data) // 2
     data[:] = data[half:] + data[:half]
@@ -69,7 +74,7 @@ CHANGES: Final[dict[str, Change]] = {
     "flip head": lambda data, drawn: _flip(data, drawn, 2, 200),
     "word": _word,
     "word of head": lambda data, drawn: _word(data, drawn, 400),
-    "words": lambda data, drawn: [_word(data, drawn) for _ in range(20)] and None,
+    "words": _words,
     "swap": _swap,
     "cut": _cut,
     "longer": lambda data, drawn: data.extend(drawn.randbytes(drawn.choice((1, 8, 4_096)))),

@@ -21,6 +21,9 @@ from tastetwin.serving.readiness import Readiness
 from tastetwin.serving.telemetry import Telemetry
 from tests.serving.doors import ANN, LIMITS, ROUTES, People
 
+LARGE = 1 << 20
+"""Bytes of an answer that needs no key."""
+
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
@@ -31,6 +34,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         body += message["body"]
         more = message["more_body"]
     await asyncio.sleep(int(body or b"0") / 1000)
+    if scope["path"] == "/docs":
+        body = bytes(LARGE)
     headers = [(b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
@@ -50,7 +55,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # as the command line does
         signal.signal(number, functools.partial(_stop, []))
     if "slow-heads" in sys.argv:
-        http1.HEAD_SECONDS = 0.2  # type: ignore[misc]
+        http1.HEAD_SECONDS = http1.REST_SECONDS = http1.TAKE_SECONDS = 0.2  # type: ignore[misc]
     telemetry, readiness = Telemetry("test", sys.stderr.buffer, 0.0), Readiness()
     limits = LIMITS.__class__(max_body=1 << 20, in_flight=500, seconds=60)
     door = Door(app, Policy(ROUTES), People(ANN), limits, telemetry, readiness)

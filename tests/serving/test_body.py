@@ -57,3 +57,10 @@ def test_many_flat_lists_are_no_depth() -> None:
 def test_what_is_no_json_raises_nothing_else(body: bytes) -> None:
     """The parser after it says what is wrong."""
     passes(body, 3)
+
+
+@pytest.mark.parametrize("part", [b'\\"', b'"', b"\\", b'"\\', b'["', b'"[['])
+def test_a_megabyte_of_anything_is_read_once(part: bytes) -> None:
+    """A search for the end of each of half a million strings that have none would take hours."""
+    for start in (b"[" * 17, b"[" * 17 + b'"'):
+        passes(start + part * ((1 << 20) // len(part)), 16)

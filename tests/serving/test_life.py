@@ -232,6 +232,79 @@ def test_a_connection_that_says_nothing_is_closed(start: bytes) -> None:
         assert server.get("/healthz") == 200
 
 
+def flooded(server: Small, first: bytes, again: bytes, most: int) -> int:
+    """Bytes that were taken until the connection ended; nothing is read."""
+    sent = 0
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as flood:
+        try:
+            flood.sendall(first)
+            while sent < most:
+                sent += flood.send(again)
+        except OSError:
+            pass
+    return sent
+
+
+def memory(server: Small) -> float:
+    """MB of the process's own."""
+    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+CHUNKED = b"GET /docs HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def test_trailers_without_end_are_not_kept() -> None:
+    """Nobody needs a key for it: 80 MB of them were 1.5 GB of memory."""
+    with small(0, 1) as server:
+        before = memory(server)
+        assert flooded(server, CHUNKED + b"0\r\n", b"a: b\r\n" * 10_000, 16 << 20) >= 16 << 20
+        assert memory(server) - before < 16 and server.get("/healthz") == 200
+
+
+def test_a_pipeline_without_end_is_cut_off() -> None:
+    """Each request of it takes kilobytes while it waits for the answers before it to be taken."""
+    with small(0, 1) as server:
+        before = memory(server)
+        for _ in range(5):
+            assert flooded(server, b"", b"GET /docs HTTP/1.1\r\n\r\n" * 5_000, 64 << 20) < 64 << 20
+        assert memory(server) - before < 32 and server.get("/healthz") == 200
+
+
+def test_a_few_pipelined_requests_are_answered_in_order() -> None:
+    """It is part of the protocol."""
+    with small(0, 1) as server, socket.create_connection(("127.0.0.1", server.port), timeout=10) as line:
+        line.sendall(b"".join(b"GET %s HTTP/1.1\r\n\r\n" % path for path in [b"/healthz", b"/none"] * 8))
+        said = b""
+        while said.count(b"HTTP/1.1") < 16:
+            said += line.recv(65_536)
+        assert [part[:3] for part in said.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404"] * 8
+
+
+def test_an_answer_that_nobody_takes_is_dropped_with_its_connection() -> None:
+    """A client that stopped reading would have it kept for ever."""
+    with small(0, 1, "slow-heads") as server, socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        line.settimeout(30)
+        line.connect(("127.0.0.1", server.port))
+        line.sendall(b"GET /docs HTTP/1.1\r\n\r\n" * 20)
+        time.sleep(3)
+        taken = 0
+        while part := line.recv(1 << 20):
+            taken += len(part)
+        assert taken < 20 << 20, "what the kernel had, and no more"
+        assert server.get("/healthz") == 200
+
+
+def test_the_rest_of_a_request_that_was_answered_is_not_awaited_for_ever() -> None:
+    """A byte now and then would hold the connection for good."""
+    with small(0, 1, "slow-heads") as server, socket.create_connection(("127.0.0.1", server.port), timeout=10) as slow:
+        slow.sendall(f"POST {TWINS} HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n".encode())
+        assert slow.recv(65_536).startswith(b"HTTP/1.1 401")
+        slow.sendall(b"x")
+        assert slow.recv(65_536) == b""
+
+
 def test_an_upload_that_is_too_large_hears_so_before_the_connection_ends() -> None:
     """Closed in the middle of an upload, a client sees a broken pipe and tries the same again."""
 

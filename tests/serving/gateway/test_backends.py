@@ -188,6 +188,33 @@ def test_calls_go_only_where_the_version_is_ready() -> None:
     run(2, body)
 
 
+def test_another_backend_is_asked_while_there_is_time() -> None:
+    """One that is stopped, or cut off from the network, takes calls and says nothing."""
+
+    async def body(made: Pool) -> None:
+        made.fakes[0].mode = "hang"
+        for _ in range(8):
+            np.testing.assert_array_equal(await made.infer(0.6), RIGHT)
+        slow = made.count("calls_total", backend=made.fakes[0].url, outcome="slow")
+        assert slow and slow == made.count("retries_total", result="made") == made.fakes[0].broken_off
+
+    run(2, body)
+
+
+def test_nothing_is_given_up_early_for_a_retry_that_may_not_be_made() -> None:
+    """When all backends are slow, asking each request twice would make them slower."""
+
+    async def body(made: Pool) -> None:
+        for fake in made.fakes:
+            fake.seconds = 0.3
+        while made.backends._budget.retry():
+            pass
+        np.testing.assert_array_equal(await made.infer(0.5), RIGHT)
+        assert made.calls() == 1
+
+    run(2, body, retry_share=0.0)
+
+
 def test_a_hanging_backend_costs_the_deadline_and_the_call_is_given_up_there_too() -> None:
     """What nobody waits for must not go on costing."""
 

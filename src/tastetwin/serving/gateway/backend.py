@@ -15,7 +15,8 @@ its share passed   yes          failure, if it had time  ``BackendUnavailable``
 =================  ===========  =======================  ======================
 
 A call has its share of a request's time where another backend could be asked with the rest: one that is stopped, or cut
-off without a word, would have all of it. 404 says that the version is not there (any more): the next health check will see so too.
+off without a word, would have all of it. 404 says that the version is not there (any more): the next health check will
+see so too.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from tastetwin.model.batches import Batch, pad
 from tastetwin.serving.gateway.outputs import CachedVectors, key_of
 from tastetwin.serving.gateway.pack import Pack
 from tastetwin.serving.protocol import Tensors
+from tastetwin.serving.turns import turn
 
 
 class Infer(Protocol):
@@ -54,7 +55,9 @@ class VectorSource:
             inputs = {name: values[missing, :most] for name, values in whole.inputs().items()}
             return await self._backends.infer(bundle, inputs, call.deadline, call.request_id)
 
-        return await self._cached.get(keys, pack.dim, compute)
+        found = await self._cached.get(keys, pack.dim, compute)
+        await turn()  # what is done with vectors takes milliseconds, and several come at once
+        return found
 
 
 def _contents(batch: Batch, lengths: npt.NDArray[np.int64]) -> list[bytes]:
