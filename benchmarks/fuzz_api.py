@@ -263,7 +263,10 @@ def fuzz(store: str, folder: Path, cases: int, n_idle: int) -> Watch:
     opened = Store.open(store)
     users = TwinLists(opened, published_run(opened)).some_users(50)
     generous = {"user_per_second": "1e6", "user_burst": "1000000", "place_people": "true"}
-    with serving(store, folder, outputs_mb="64") as stack, product(stack, folder, APP, **generous) as (app, app_key):
+    with (
+        serving(store, folder, at=(GATEWAY, BACKEND), outputs_mb="64") as stack,
+        product(stack, folder, APP, **generous) as (app, app_key),
+    ):
         mine = token(app_key, users[0])
         keys = {"gateway": stack.key, "backend": "t", "app": app_key, "token": mine, "user": users[1]}
         with watched(stack, app) as watch:

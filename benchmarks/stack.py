@@ -88,10 +88,10 @@ class Stack:
 
 
 @contextlib.contextmanager
-def serving(store: str, folder: Path, backends: int = 1, **settings: str) -> Iterator[Stack]:
-    """Tiers on ports of their own, nothing logged; ``settings`` as of the section ``gateway``."""
+def serving(store: str, folder: Path, backends: int = 1, at: Sequence[int] = (), **settings: str) -> Iterator[Stack]:
+    """Tiers on the ports ``at``, or any that are free, nothing logged; ``settings`` as of the section ``gateway``."""
     key = add_key(folder / "keys.json", "bench", SCOPES, 1e6, 1_000_000)
-    first_port, *ports = free_ports(1 + backends)
+    first_port, *ports = at or free_ports(1 + backends)
     workers = [
         Process(["backend", "--store", store, "--port", str(port)], f"http://127.0.0.1:{port}/v2/health/ready")
         for port in ports
@@ -120,9 +120,9 @@ def free_ports(n: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def product(stack: Stack, folder: Path, **settings: str) -> Iterator[tuple[Process, str]]:
+def product(stack: Stack, folder: Path, at: int | None = None, **settings: str) -> Iterator[tuple[Process, str]]:
     """An app in front of a gateway, and the key of the product's server; ``settings`` as of the section ``app``."""
-    (port,) = free_ports(1)
+    port = at or free_ports(1)[0]
     keys, gateway = folder / "app-keys.json", stack.url.partition("/v1/")[0]
     key = add_key(keys, "shop", ["app"], 1e6, 1_000_000)
     (folder / "gateway.key").write_text(stack.key)
