@@ -113,7 +113,7 @@ def main() -> None:
         generous = {"user_per_second": "1e6", "user_burst": "1000000"}
         with (
             serving(f"{name}/store", Path(name)) as stack,
-            product(stack, Path(name), **generous) as (_, app_key),
+            product(stack, Path(name), None, **generous) as (_, app_key),
         ):
             tokens = {user: token(app_key, user) for each in users.values() for user in each}
 
