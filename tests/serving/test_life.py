@@ -323,10 +323,18 @@ def test_an_upload_that_is_too_large_hears_so_before_the_connection_ends() -> No
 
 def test_a_port_that_is_taken_is_told_at_once() -> None:
     """Before a bundle is loaded for minutes."""
-    with bind("127.0.0.1", 0) as taken, pytest.raises(UsageError, match="SERVE-ADDRESS"):
-        bind("127.0.0.1", taken.getsockname()[1])
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        with pytest.raises(UsageError, match="SERVE-ADDRESS"):
+            bind("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(UsageError, match="SERVE-ADDRESS"):
         bind("192.0.2.1", 0)
+
+
+def test_before_it_answers_nobody_is_kept_waiting() -> None:
+    """Who was restarted a moment ago refuses, so that another is asked; in a queue requests would wait for the model."""
+    with bind("127.0.0.1", 0) as bound, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(bound.getsockname(), timeout=5)
 
 
 def test_an_app_that_does_not_start_says_why() -> None:

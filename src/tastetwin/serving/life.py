@@ -40,14 +40,24 @@ class Served(NamedTuple):
 def bind(host: str, port: int) -> socket.socket:
     """A socket to listen on; port 0 takes any that is free.
 
+    It is bound and not listened on: until the server answers, whoever comes is refused at once and asks elsewhere. In
+    the kernel's queue they would wait for as long as a model takes to load.
+
     Raises:
         UsageError: SERVE-ADDRESS when it is taken, or not of this machine.
     """
+    bound = None
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if bound.family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((host, port))
     except OSError as error:
+        if bound is not None:
+            bound.close()
         raise no_address(host, port, error.strerror or str(error)) from error
+    return bound
 
 
 def address_of(bound: socket.socket) -> str:
