@@ -332,7 +332,7 @@ def test_a_port_that_is_taken_is_told_at_once() -> None:
 
 
 def test_before_it_answers_nobody_is_kept_waiting() -> None:
-    """Who was restarted a moment ago refuses, so that another is asked; in a queue requests would wait for the model."""
+    """Who was restarted a moment ago refuses, so that another is asked; in a queue they would wait for the model."""
     with bind("127.0.0.1", 0) as bound, pytest.raises(ConnectionRefusedError):
         socket.create_connection(bound.getsockname(), timeout=5)
 

@@ -264,6 +264,7 @@ def test_while_no_model_answers_lists_are_stale_and_say_so(world: World) -> None
     found = twins(world, user, k=5)
     assert (found["source"], found["stale"]) == ("published", True)
     assert found["age_seconds"] > 0
+    assert (world.service.stale_answers, world.service.intake.unread) == (2, 1)
     with pytest.raises(StoreError, match="BACKEND-UNAVAILABLE"):
         world.run(
             world.service.twins(

@@ -49,6 +49,11 @@ class Intake:
         self._pruned = 0.0
         """Nothing older is in the log."""
 
+    @property
+    def unread(self) -> int:
+        """People with favors that no model could be reached for yet."""
+        return len(self._unread)
+
     def moment(self) -> int:
         """How many vectors have changed, as of a second ago at most."""
         now = time.monotonic()

@@ -116,6 +116,11 @@ class People:
         slot = self._slots.get(position)
         return int(self.pack.homes[position] if slot is None else self._homes[slot])
 
+    @property
+    def n_fresh(self) -> int:
+        """How many have favors since the run."""
+        return len(self._slots)
+
     def is_fresh(self, position: int) -> bool:
         """Whether favors came since the run."""
         return position in self._slots

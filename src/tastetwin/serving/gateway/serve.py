@@ -13,6 +13,7 @@ from tastetwin.serving.gateway.backends import BackendMetrics, Backends
 from tastetwin.serving.gateway.fresh import FreshMetrics, open_fresh
 from tastetwin.serving.gateway.gateway import Gateway
 from tastetwin.serving.gateway.http import STATUSES, Api, Shadows, policy
+from tastetwin.serving.gateway.metrics import State
 from tastetwin.serving.gateway.openapi import pages
 from tastetwin.serving.gateway.outputs import CachedVectors, MemoryOutputs, OutputMetrics, Outputs, open_outputs
 from tastetwin.serving.keys import Keys
@@ -45,6 +46,7 @@ async def _opened(store: Store, config: Config, telemetry: Telemetry) -> AsyncIt
         async with Backends(settings.backends, settings, BackendMetrics(registry)) as backends:
             log = open_fresh(settings, FreshMetrics(registry))  # closed by the gateway
             async with Gateway(store, config, backends, CachedVectors(outputs, metrics), log) as gateway:
+                State(gateway, registry)
                 yield Api(gateway, pages(), answers_of(outputs, settings), Shadows(registry))
 
 

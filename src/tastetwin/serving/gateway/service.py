@@ -53,6 +53,7 @@ class Service:
         self.store, self.config, self.denied = store, config, denied
         self.intake = Intake(config, source, log, denied)
         self._source = source
+        self.stale_answers = 0
         self._versions: dict[str, Version] = {}
         self._hidings = 0
 
@@ -191,7 +192,10 @@ class Service:
         people = version.people
         rows = answers.twin_rows(people, near, people.rows(one.position), wanted, with_scores)
         said: Json = {"source": "fresh" if one.fresh else "published", "stale": one.stale, "twins": rows}
-        return said | ({"age_seconds": round(time.time() - version.published_at, 1)} if one.stale else {})
+        if one.stale:
+            self.stale_answers += 1
+            said["age_seconds"] = round(time.time() - version.published_at, 1)
+        return said
 
     async def twins_batch(
         self, version: Version, request: TwinsBatchRequest, with_scores: bool, call: Call

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -104,18 +105,22 @@ class DenySet:
             self._added.add(name_of(user))
             self.opt_outs = OptOuts(self.opt_outs.names | {name_of(user)})
 
+    def age(self) -> float:
+        """Seconds since the last reading began; infinite before the first."""
+        return math.inf if self._read_at is None else self._clock() - self._read_at
+
     def check(self) -> None:
         """Refuse to show anybody unless it is known whom not to.
 
         Raises:
             StoreError: OPT-OUTS-UNKNOWN.
         """
-        age = None if self._read_at is None else self._clock() - self._read_at
-        if age is None or age > self._stale_after:
+        age = self.age()
+        if age > self._stale_after:
             raise StoreError(
                 "OPT-OUTS-UNKNOWN",
                 place=self._store.path("privacy"),
-                value="never read" if age is None else f"read {age:.0f} s ago",
+                value="never read" if age == math.inf else f"read {age:.0f} s ago",
                 rule=f"nobody is shown unless it was read within {self._stale_after:g} s who has opted out",
                 fix="see that the gateway can read the store",
             )

@@ -1,0 +1,33 @@
+"""What a gateway tells of its own state, as it is when it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tastetwin.serving.gateway.gateway import Gateway
+
+NAME = "tastetwin_gateway"
+
+
+class State(Collector):
+    """The counts of a gateway, once it is entered."""
+
+    def __init__(self, gateway: Gateway, registry: CollectorRegistry) -> None:
+        self._gateway = gateway
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """At every look."""
+        service = self._gateway.service
+        stale, unread = service.stale_answers, service.intake.unread
+        yield CounterMetricFamily(f"{NAME}_stale_answers", "Lists that did not know all favors", value=stale)
+        yield GaugeMetricFamily(f"{NAME}_unread_people", "With favors that no model could be reached for", value=unread)
+        yield GaugeMetricFamily(f"{NAME}_opt_outs_age_seconds", "Since opt-outs were read", value=service.denied.age())
+        people = GaugeMetricFamily(f"{NAME}_fresh_people", "With favors since the run", labels=["version"])
+        for version in service.versions.values():
+            people.add_metric([version.name], version.people.n_fresh)
+        yield people
