@@ -10,8 +10,6 @@ from prometheus_client.registry import Collector
 
 from tastetwin.serving.gateway.gateway import Gateway
 
-NAME = "tastetwin_gateway"
-
 
 class State(Collector):
     """The counts of a gateway, once it is entered."""
@@ -24,10 +22,14 @@ class State(Collector):
         """At every look."""
         service = self._gateway.service
         stale, unread = service.stale_answers, service.intake.unread
-        yield CounterMetricFamily(f"{NAME}_stale_answers", "Lists that did not know all favors", value=stale)
-        yield GaugeMetricFamily(f"{NAME}_unread_people", "With favors that no model could be reached for", value=unread)
-        yield GaugeMetricFamily(f"{NAME}_opt_outs_age_seconds", "Since opt-outs were read", value=service.denied.age())
-        people = GaugeMetricFamily(f"{NAME}_fresh_people", "With favors since the run", labels=["version"])
+        yield CounterMetricFamily("tastetwin_gateway_stale_answers", "Lists that did not know all favors", value=stale)
+        yield GaugeMetricFamily(
+            "tastetwin_gateway_unread_people", "With favors that no model could be reached for", value=unread
+        )
+        yield GaugeMetricFamily(
+            "tastetwin_gateway_opt_outs_age_seconds", "Since opt-outs were read", value=service.denied.age()
+        )
+        people = GaugeMetricFamily("tastetwin_gateway_fresh_people", "With favors since the run", labels=["version"])
         for version in service.versions.values():
             people.add_metric([version.name], version.people.n_fresh)
         yield people
