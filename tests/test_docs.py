@@ -8,8 +8,8 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Final
+from types import ModuleType, SimpleNamespace
+from typing import Any, Final
 
 import pytest
 
@@ -19,6 +19,7 @@ from tastetwin.serving.backend.metrics import Metrics as ModelMetrics
 from tastetwin.serving.gateway.backends import BackendMetrics
 from tastetwin.serving.gateway.fresh import FreshMetrics
 from tastetwin.serving.gateway.http import Shadows
+from tastetwin.serving.gateway.metrics import State
 from tastetwin.serving.gateway.outputs import OutputMetrics
 from tastetwin.serving.telemetry import Telemetry
 
@@ -90,6 +91,9 @@ def metrics_of_all_tiers() -> set[str]:
     telemetry.answered(b"r1", "GET", "/", 503, 0.1, "", "HTTP-BUSY")
     for made in (BackendMetrics, OutputMetrics, FreshMetrics, Shadows, EventMetrics):
         made(telemetry.registry)
+    service: Any = SimpleNamespace(stale_answers=0, intake=SimpleNamespace(unread=0), versions={})
+    service.denied = SimpleNamespace(age=lambda: 0.0)
+    State(SimpleNamespace(service=service), telemetry.registry)  # type: ignore[arg-type]
     text = telemetry.render().decode() + ModelMetrics().text().decode()
     kinds = re.findall(r"^# TYPE (\w+) (\w+)", text, flags=re.MULTILINE)
     return {name for name, _ in kinds} | {f"{name}_bucket" for name, kind in kinds if kind == "histogram"}
