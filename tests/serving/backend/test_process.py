@@ -76,7 +76,8 @@ def test_versions_change_under_load_and_no_request_fails(copied: Journey) -> Non
             seen.update(version for version in (first, second) if version.encode() in data)
         return statuses
 
-    with backend(copied.store, "--admin-port", "0") as process, ThreadPoolExecutor(4) as pool:
+    options = ["--version", first, "--admin-port", "0"]  # named, or it would follow the published run meanwhile
+    with backend(copied.store, *options) as process, ThreadPoolExecutor(4) as pool:
         clients = [pool.submit(client) for _ in range(4)]
         try:
             for _ in range(10):
@@ -85,7 +86,7 @@ def test_versions_change_under_load_and_no_request_fails(copied: Journey) -> Non
                 assert process.admin("load", first) == (200, {})
                 assert process.admin("unload", second) == (200, {})
         finally:
-            done.set()
+            done.set()  # or the clients go on for ever
         statuses = [status for each in clients for status in each.result()]
     assert seen == {first, second}
     assert len(statuses) > 40
