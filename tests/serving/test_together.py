@@ -88,6 +88,32 @@ def test_from_a_store_to_a_user_s_twins_by_one_command(copied: Journey, tmp_path
     assert key not in (home / "keys.json").read_text()
 
 
+@pytest.mark.slow
+def test_nobody_is_left_behind_however_it_ends(copied: Journey, tmp_path: Path) -> None:
+    """Killed with -9 the command cannot end its tiers; they would go on to hold the ports."""
+    arguments = ["serve", "--store", copied.store.root, "--home", str(tmp_path / "home"), "--port", str(free_ports(3))]
+    with started(arguments) as server:
+        server.wait_for(READY)
+        tiers = children(server.process.pid)
+        assert len(tiers) == 3
+        server.end(signal.SIGKILL)
+        until = time.monotonic() + 30
+        while any(Path(f"/proc/{pid}").exists() for pid in tiers):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+
+
+def test_what_is_wrong_is_told_before_anything_is_made(copied: Journey, tmp_path: Path) -> None:
+    """A port that is taken: one error, no home, no key that is shown once."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1] - 1
+        arguments = ["serve", "--store", copied.store.root, "--home", str(tmp_path / "home"), "--port", str(port)]
+        with started(arguments) as server:
+            server.wait_for(re.compile("SERVE-ADDRESS"))
+            assert server.process.wait(30) == 2
+    assert not (tmp_path / "home").exists()
+
+
 def test_a_home_is_made_once(tmp_path: Path) -> None:
     """The owner's key is shown once and stays good; nobody else on the machine reads any of it."""
     first = Home.at(tmp_path / "home")

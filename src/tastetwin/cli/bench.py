@@ -10,6 +10,7 @@ import typer
 
 from tastetwin import console
 from tastetwin.cli.options import GATEWAY_KEY, JsonOption, key_of
+from tastetwin.errors import StoreError
 
 
 def bench_serve(
@@ -39,12 +40,25 @@ def bench_serve(
 
     plan = Plan(_users(users, store), rate, seconds, read_mix(mix), seed)
     found = vars(asyncio.run(load(url, key_of(key), plan, timeout)))
+    if not found["outcomes"].get("200"):
+        raise nothing_answered(url, found["outcomes"])
     if as_json:
         console.print_json(found)
         return
     outcomes = ", ".join(f"{name}: {count:,}" for name, count in found["outcomes"].items())
     console.print_table(
         "", ["", ""], [[name, _shown(value)] for name, value in {**found, "outcomes": outcomes}.items()]
+    )
+
+
+def nothing_answered(url: str, outcomes: dict[str, int]) -> StoreError:
+    """Of a load under which no question had an answer: it measured nothing."""
+    return StoreError(
+        "LOAD-UNANSWERED",
+        place=url,
+        value=", ".join(f"{name}: {count:,}" for name, count in outcomes.items()),
+        rule="some questions are answered with 200",
+        fix="check the address, and the key's scopes and rate",
     )
 
 

@@ -40,16 +40,20 @@ def together(
         return
     if store is None:
         raise typer.BadParameter("name a store, or a tier", param_hint="--store")
-    from tastetwin.serving.together import Home, all_tiers, keep_running
+    from tastetwin.runs import published_run
     from tastetwin.store import Store
 
-    Store.open(store)
+    with needs("serve"):
+        from tastetwin.serving.together import Home, all_tiers, check_ports, keep_running
+    published_run(Store.open(store))
+    check_ports(port, 3)
     made = Home.at(home)
     if made.new_key is not None:
         _tell(f"key: {made.new_key}  (may do everything; only its hash is kept, so note it down)")
     tiers = all_tiers(store, made, settings_of(config), config, port)
     pages = [f"http://127.0.0.1:{port + number}/docs" for number in (1, 2)]
     keep_running(tiers, lambda: _tell(f"ready: model gateway {pages[0]}  app {pages[1]}"))
+    _tell("ended")
 
 
 @serve_app.command()

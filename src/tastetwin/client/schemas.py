@@ -251,10 +251,11 @@ class CompareAnswer(ExplainAnswer):
 
 
 class FavorsItem(BaseModel):
-    """What became of one user's events."""
+    """What became of one user's events. By FAVOR-REFUSED none of them was taken; by any other error they were, and only
+    the list is missing."""
 
     user: str
-    places: int = Field(0, description="distinct places of the user now")
+    places: int = Field(0, description="distinct places of the user, as far as a model has read them")
     answer: Twins | None = None
     error: Problem | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -18,11 +19,15 @@ from typing import Final
 from tastetwin.config import Config
 from tastetwin.errors import StoreError
 from tastetwin.serving.keys import SCOPES, add_key
+from tastetwin.serving.life import bind
 
 APP_SCOPES: Final = ("twins", "favors", "opt-out")
+_DRAIN: Final = ("TASTETWIN_SERVE__DRAIN_SECONDS", "TASTETWIN_BACKEND__DRAIN_SECONDS")
 RESTARTS: Final = 5
 """Within a minute; a tier that ends more often takes all down."""
 _LOOK: Final = 0.1
+_PR_SET_PDEATHSIG: Final = 1
+"""prctl(2)"""
 _PATIENCE: Final = 30.0
 """Seconds that a tier has to end before it is killed."""
 
@@ -43,8 +48,9 @@ class Tier:
         """Begin."""
         self.started.append(time.monotonic())
         command = [sys.executable, "-m", "tastetwin", "serve", *self.arguments]
+        environment = {**os.environ, **self.environment}
         # A process group of its own: ctrl-C is for us, who end the tiers in order.
-        self.process = subprocess.Popen(command, env={**os.environ, **self.environment}, process_group=0)
+        self.process = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_end_with_parent)
 
     def is_ready(self) -> bool:
         """Whether it says so."""
@@ -73,16 +79,19 @@ class Tier:
             )
         self.start()
 
-    def end(self) -> None:
-        """Let it finish what it has accepted, and end."""
-        if self.process is None or self.process.poll() is not None:
+    def end(self, told: _Signals) -> None:
+        """Let it finish what it has accepted, and end; a further signal to us is passed on."""
+        process, heard, until = self.process, told.count, time.monotonic() + _PATIENCE
+        if process is None or process.poll() is not None:
             return
-        self.process.terminate()
-        try:
-            self.process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        process.terminate()
+        while process.poll() is None and time.monotonic() < until:
+            time.sleep(_LOOK)
+            if told.count > heard:
+                heard = told.count
+                process.terminate()
+        process.kill()
+        process.wait()
 
 
 @dataclass(frozen=True)
@@ -128,16 +137,18 @@ class Home:
 def all_tiers(store: str, home: Home, config: Config, config_file: Path | None, port: int) -> list[Tier]:
     """Backend, gateway, app and, where there are brokers, events: on ports from ``port`` on."""
     settings = [] if config_file is None else ["--config", str(config_file)]
+    # Nobody balances between tiers of one machine: nobody has to notice that one is about to end.
+    drain = {name: "0" for name in _DRAIN if name not in os.environ}
     at = [f"http://127.0.0.1:{port + number}" for number in range(4)]
-    gateway = {"TASTETWIN_GATEWAY__BACKENDS": f'["{at[0]}"]'}
+    gateway = drain | {"TASTETWIN_GATEWAY__BACKENDS": f'["{at[0]}"]'}
     gateway |= {} if config.gateway.fresh else {"TASTETWIN_GATEWAY__FRESH": str(home.folder / "fresh")}
     gateway |= {} if config.gateway.outputs else {"TASTETWIN_GATEWAY__OUTPUTS": str(home.folder / "outputs")}
-    app = {"TASTETWIN_APP__GATEWAY": at[1]}
+    app = drain | {"TASTETWIN_APP__GATEWAY": at[1]}
     app |= {} if config.app.state else {"TASTETWIN_APP__STATE": str(home.folder / "state")}
     ports = [["--port", str(port + number), *settings] for number in range(3)]
     keys, key = ["--keys", str(home.keys)], ["--gateway-key", str(home.gateway_key)]
     tiers = [
-        Tier("backend", ["backend", "--store", store, *ports[0]], f"{at[0]}/v2/health/ready"),
+        Tier("backend", ["backend", "--store", store, *ports[0]], f"{at[0]}/v2/health/ready", drain),
         Tier("gateway", ["gateway", "--store", store, *keys, *ports[1]], f"{at[1]}/readyz", gateway),
         Tier("app", ["app", *keys, *key, "--secret", str(home.secret), *ports[2]], f"{at[2]}/readyz", app),
     ]
@@ -145,6 +156,16 @@ def all_tiers(store: str, home: Home, config: Config, config_file: Path | None, 
         words = ["events", *key, "--metrics-port", str(port + 3), *settings]
         tiers.append(Tier("events", words, f"{at[3]}/readyz", app))
     return tiers
+
+
+def check_ports(first: int, n: int) -> None:
+    """See that nobody listens there, before anything is made or started.
+
+    Raises:
+        UsageError: SERVE-ADDRESS.
+    """
+    for port in range(first, first + n):
+        bind("127.0.0.1", port).close()
 
 
 def keep_running(tiers: Sequence[Tier], tell: Callable[[], None]) -> None:
@@ -169,7 +190,7 @@ def keep_running(tiers: Sequence[Tier], tell: Callable[[], None]) -> None:
                 tier.revive()
     finally:
         for tier in reversed(tiers):
-            tier.end()
+            tier.end(told)
 
 
 def _all_ready(tiers: Sequence[Tier], told: _Signals) -> bool:
@@ -182,12 +203,23 @@ def _all_ready(tiers: Sequence[Tier], told: _Signals) -> bool:
 
 
 class _Signals:
-    """Whether somebody asked us to end."""
+    """How often somebody asked us to end."""
 
     def __init__(self) -> None:
-        self.end = False
-        for number in (signal.SIGTERM, signal.SIGINT):
+        self.count = 0
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._hear)
 
+    @property
+    def end(self) -> bool:
+        """Whether anybody did."""
+        return self.count > 0
+
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        self.end = True
+        self.count += 1
+
+
+def _end_with_parent() -> None:
+    """In the child: SIGTERM when we are gone, however that came about, so that nobody goes on to hold the ports."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

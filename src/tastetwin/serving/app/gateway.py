@@ -22,7 +22,7 @@ MARGIN_SECONDS: Final = 0.05
 """Kept of a request's time, to answer that there was no answer."""
 _PASSING: Final = (0, 429, 503)
 """Statuses that another try may get past."""
-STATUSES: Final = {"GATEWAY-UNREACHABLE": 503, "GATEWAY-TIMEOUT": 504}
+STATUSES: Final = {"GATEWAY-UNREACHABLE": 503, "BACKEND-UNAVAILABLE": 503, "GATEWAY-TIMEOUT": 504}
 
 
 def call_of(context: RequestContext) -> Call:
@@ -35,7 +35,8 @@ async def answer_of(answer: Awaitable[T], nothing: frozenset[str] = frozenset())
     """The gateway's answer; None where it refused by one of the codes ``nothing``.
 
     Raises:
-        StoreError: GATEWAY-UNREACHABLE, GATEWAY-TIMEOUT; GATEWAY-REFUSED when it does not understand us.
+        StoreError: GATEWAY-UNREACHABLE, BACKEND-UNAVAILABLE, GATEWAY-TIMEOUT; GATEWAY-REFUSED when it does not
+            understand us.
     """
     try:
         return await answer
@@ -49,6 +50,8 @@ def _told(error: GatewayError) -> TasteTwinError:
     """What the product's client may know: nothing of addresses inside."""
     if error.status == 504 or error.problem.code == "GATEWAY-TIMEOUT":
         return StoreError("GATEWAY-TIMEOUT", place="model gateway", rule="an answer in time", fix="try again later")
+    if error.problem.code == "BACKEND-UNAVAILABLE":
+        return StoreError(error.problem.code, place="model backend", rule="one that answers", fix="try again later")
     if error.status in _PASSING:
         return StoreError("GATEWAY-UNREACHABLE", place="model gateway", rule="one that answers", fix="try again later")
     rule = f"an answer, not {error.status} {error.problem.code}"
