@@ -29,7 +29,6 @@ from tastetwin.serving.rates import Rates
 from tastetwin.serving.readiness import Readiness
 from tastetwin.serving.refusals import Refused
 from tastetwin.serving.telemetry import Telemetry
-from tastetwin.serving.turns import turn
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -212,7 +211,6 @@ class Door:
             exchange.span = self._telemetry.tracing.begin(route.method, route.template, trace)
             asked.traceparent = tracing.traceparent_of(exchange.span)
         try:
-            await turn()
             await self._inner(scope, receive, exchange.send)
         except asyncio.CancelledError:
             raise Refused(self._cut_off(task)) from None

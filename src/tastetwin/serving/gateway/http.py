@@ -27,6 +27,7 @@ from tastetwin.serving.gateway.outputs import Outputs, key_of
 from tastetwin.serving.gateway.versions import Version
 from tastetwin.serving.policy import Policy
 from tastetwin.serving.swagger import Page, respond_page
+from tastetwin.serving.turns import turn
 
 BASE: Final = "/v1/models"
 VERSION_HEADER: Final = b"tastetwin-version"
@@ -261,6 +262,7 @@ class Api:
         return key_of(f"{version} {today} {scores} {self._gateway.service.moment()}", raw)
 
     async def _made(self, endpoint: Endpoint[Any], asked: Asked[Any]) -> bytes:
+        await turn()  # what is kept needs none: a round of the loop costs as much as such an answer
         said = await endpoint.answer(asked)
         if endpoint is TWINS:
             self._shadows.see(asked, said)
