@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tastetwin.config import AppConfig
-from tastetwin.serving.api import DOCS, OPENAPI
+from tastetwin.serving.api import PAGES
 from tastetwin.serving.app import http as app
 from tastetwin.serving.app import openapi as app_openapi
 from tastetwin.serving.gateway import http as gateway
@@ -19,7 +19,7 @@ from tests.serving.backend.process import backend
 from tests.world import Journey
 
 Routes = set[tuple[str, str]]
-OPEN: Routes = {("GET", each) for each in (DOCS, OPENAPI, LIVE, READY)}
+OPEN: Routes = {("GET", each) for each in (*PAGES, LIVE, READY)}
 
 
 def described(document: bytes) -> Routes:
