@@ -30,6 +30,7 @@ from gateway import histories
 from stack import Stack, serving
 from tastetwin.store import Store
 
+PORT: Final = 28_100
 IN_TIME: Final = 1.0
 CONNECTIONS: Final = 1_000
 STEP: Final = 1.2
@@ -148,7 +149,7 @@ class Client:
 async def measure(stack: Stack, bodies: list[bytes], seconds: float) -> tuple[Offered, Offered]:
     """The best rate, and twice of it."""
     head = b"POST /v1/models/taste/twins HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\n" % stack.key.encode()
-    client = Client(28_100, head + b"content-length: %d\r\n\r\n", bodies)
+    client = Client(PORT, head + b"content-length: %d\r\n\r\n", bodies)
     await client.offer(50, 2, stack)  # whatever is slower the first time
     best, rate = Offered(0, 1), 100.0
     while True:
@@ -172,7 +173,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8)
     options = parser.parse_args()
     asked = [orjson.dumps({**each, "k": 20}) for each in histories(Store.open(options.store), 20_000)]
-    with tempfile.TemporaryDirectory() as name, serving(options.store, Path(name), outputs_mb="1") as stack:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        serving(options.store, Path(name), at=(PORT, PORT + 1), outputs_mb="1") as stack,
+    ):
         best, double = asyncio.run(measure(stack, asked, options.seconds))
     share, refused = double.goodput / best.goodput, double.refused
     p99 = float(np.percentile(refused, 99)) * 1e3 if refused else float("nan")

@@ -112,8 +112,8 @@ def main() -> None:
         users, highest = kinds(Store.open(Path(name) / "store")), 0.0
         generous = {"user_per_second": "1e6", "user_burst": "1000000"}
         with (
-            serving(f"{name}/store", Path(name)) as stack,
-            product(stack, Path(name), None, **generous) as (_, app_key),
+            serving(f"{name}/store", Path(name), at=(GATEWAY, GATEWAY + 1)) as stack,
+            product(stack, Path(name), APP, **generous) as (_, app_key),
         ):
             tokens = {user: token(app_key, user) for each in users.values() for user in each}
 
