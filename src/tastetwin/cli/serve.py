@@ -19,6 +19,16 @@ KeysOption = Annotated[
 ]
 
 
+MetricsPortOption = Annotated[
+    int | None, typer.Option(min=0, max=65_535, help="/metrics for Prometheus; without it there are none.")
+]
+HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
+GatewayKeyOption = Annotated[
+    Path | None,
+    typer.Option(help="File with the key for the gateway.", show_default=f"the key itself in {KEY}", metavar="FILE"),
+]
+
+
 @serve_app.callback(invoke_without_command=True, no_args_is_help=True)
 def together(
     context: typer.Context,
@@ -45,12 +55,13 @@ def together(
 
     with needs("serve"):
         from tastetwin.serving.together import Home, all_tiers, check_ports, keep_running
+    settings = settings_of(config)
     published_run(Store.open(store))
-    check_ports(port, 3)
+    check_ports(port, 3 if settings.app.brokers is None else 4)
     made = Home.at(home)
     if made.new_key is not None:
         _tell(f"key: {made.new_key}  (may do everything; only its hash is kept, so note it down)")
-    tiers = all_tiers(store, made, settings_of(config), config, port)
+    tiers = all_tiers(store, made, settings, config, port)
     pages = [f"http://127.0.0.1:{port + number}/docs" for number in (1, 2)]
     keep_running(tiers, lambda: _tell(f"ready: model gateway {pages[0]}  app {pages[1]}"))
     _tell("ended")
@@ -88,10 +99,8 @@ def gateway(
     store: StoreOption,
     keys: KeysOption = None,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any that is free.")] = 8102,
-    metrics_port: Annotated[
-        int | None, typer.Option(min=0, max=65_535, help="/metrics for Prometheus; without it there are none.")
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    metrics_port: MetricsPortOption = None,
+    host: HostOption = "127.0.0.1",
     config: ConfigOption = None,
 ) -> None:
     """Model gateway: favors and user ids in, twins out; one API with documentation at /docs.
@@ -114,17 +123,10 @@ def app(
         Path, typer.Option("--secret", help="Signs user tokens; made if it is not there.", metavar="FILE")
     ],
     keys: KeysOption = None,
-    gateway_key: Annotated[
-        Path | None,
-        typer.Option(
-            help="File with the key for the gateway.", show_default=f"the key itself in {KEY}", metavar="FILE"
-        ),
-    ] = None,
+    gateway_key: GatewayKeyOption = None,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any that is free.")] = 8103,
-    metrics_port: Annotated[
-        int | None, typer.Option(min=0, max=65_535, help="/metrics for Prometheus; without it there are none.")
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    metrics_port: MetricsPortOption = None,
+    host: HostOption = "127.0.0.1",
     config: ConfigOption = None,
 ) -> None:
     """App: the product's Web API, my twins and what I make of them; documentation at /docs.
@@ -148,16 +150,11 @@ def _keys(given: Path | None, configured: str | None) -> Path:
 
 @serve_app.command()
 def events(
-    gateway_key: Annotated[
-        Path | None,
-        typer.Option(
-            help="File with the key for the gateway.", show_default=f"the key itself in {KEY}", metavar="FILE"
-        ),
-    ] = None,
+    gateway_key: GatewayKeyOption = None,
     metrics_port: Annotated[
         int, typer.Option(min=0, max=65_535, help="/metrics, /healthz, /readyz; 0 takes any that is free.")
     ] = 8104,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: HostOption = "127.0.0.1",
     client: Annotated[
         Path | None, typer.Option("--client", help="Settings of librdkafka, name=value a line.", metavar="FILE")
     ] = None,

@@ -16,13 +16,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from tastetwin.config import Config
+from tastetwin.config import BackendConfig, Config, ServeConfig
 from tastetwin.errors import StoreError
 from tastetwin.serving.keys import SCOPES, add_key
 from tastetwin.serving.life import bind
 
 APP_SCOPES: Final = ("twins", "favors", "opt-out")
 _DRAIN: Final = ("TASTETWIN_SERVE__DRAIN_SECONDS", "TASTETWIN_BACKEND__DRAIN_SECONDS")
+_USUAL_DRAIN: Final = (ServeConfig().drain_seconds, BackendConfig().drain_seconds)
 RESTARTS: Final = 5
 """Within a minute; a tier that ends more often takes all down."""
 _LOOK: Final = 0.1
@@ -114,9 +115,10 @@ class Home:
         if home.keys.exists() and home.gateway_key.exists():
             return home
         home.keys.unlink(missing_ok=True)
+        owner, app = add_key(home.keys, "owner", SCOPES), add_key(home.keys, "app", APP_SCOPES)
         home.gateway_key.touch(mode=0o600)
-        home.gateway_key.write_text(add_key(home.keys, "app", APP_SCOPES))
-        return cls(folder, add_key(home.keys, "owner", SCOPES))
+        home.gateway_key.write_text(app)  # last: without it the home is made anew, and nobody has seen a key
+        return cls(folder, owner)
 
     @property
     def keys(self) -> Path:
@@ -137,8 +139,9 @@ class Home:
 def all_tiers(store: str, home: Home, config: Config, config_file: Path | None, port: int) -> list[Tier]:
     """Backend, gateway, app and, where there are brokers, events: on ports from ``port`` on."""
     settings = [] if config_file is None else ["--config", str(config_file)]
-    # Nobody balances between tiers of one machine: nobody has to notice that one is about to end.
-    drain = {name: "0" for name in _DRAIN if name not in os.environ}
+    # Nobody balances between tiers of one machine: unless told to, none waits for somebody to notice that it ends.
+    usual = (config.serve.drain_seconds, config.backend.drain_seconds) == _USUAL_DRAIN
+    drain = dict.fromkeys(_DRAIN, "0") if usual else {}
     at = [f"http://127.0.0.1:{port + number}" for number in range(4)]
     gateway = drain | {"TASTETWIN_GATEWAY__BACKENDS": f'["{at[0]}"]'}
     gateway |= {} if config.gateway.fresh else {"TASTETWIN_GATEWAY__FRESH": str(home.folder / "fresh")}
