@@ -179,8 +179,7 @@ def test_forget_leaves_no_pack(own: Store, run: Run, pack: Pack) -> None:
 def test_packs_go_with_their_runs(own: Store, run: Run) -> None:
     """Disks fill up with what nobody can roll back to."""
     own.write_json(f"{pack_folder('2020-01-01.1')}/{MANIFEST}", {})
-    removed = prune(own, 2)
-    assert removed == [pack_folder("2020-01-01.1")]
+    assert [place for place in prune(own, 2) if place.startswith("packs/")] == [pack_folder("2020-01-01.1")]
     assert read_pack(own, run.run_id) is not None
 
 
