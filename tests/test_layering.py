@@ -28,6 +28,7 @@ CORE: Final = {
     "tables",
     "engine",
     "progress",
+    "logs",
 }
 STREAM: Final = (
     "privacy",
