@@ -32,7 +32,7 @@ ALARMING: Final = (
     "FRESH-UNREACHABLE",
     "DISK-FULL",
 )
-"""Counted from 0: the increase of a series that was not there before cannot be seen, so an alert would miss the first."""
+"""Counted from 0: the increase of a series that was not there cannot be seen, so an alert would miss the first."""
 
 
 class Telemetry:
