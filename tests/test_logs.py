@@ -16,14 +16,14 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tastetwin.logs import FORMAT
+from tastetwin.console import LOG
 from tastetwin.serving.keys import SCOPES, add_key
 from tastetwin.sources.synthetic import TownReport
 from tests.serving.processes import started
 from tests.serving.test_together import ask, free_ports
 from tests.world import Journey
 
-JSON: Final = {FORMAT: "json"}
+JSON: Final = {LOG: "json"}
 SHIPPER: Final = Path(__file__).parent.parent / "deploy" / "monitoring" / "filebeat.yaml"
 
 

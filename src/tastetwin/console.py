@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
-import structlog
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import (
@@ -29,7 +28,6 @@ from rich.text import Text
 
 from tastetwin.errors import TasteTwinError
 from tastetwin.generations import Stage
-from tastetwin.logs import FORMAT, json_logger, log_as_json, origin
 from tastetwin.progress import Progress
 from tastetwin.runs import StageRecord
 
@@ -45,6 +43,8 @@ UNITS: Final[dict[Stage, str]] = {
     "evaluate": "methods",
     "deliver": "users",
 }
+LOG: Final = "TASTETWIN_LOG"
+"""Environment variable: with ``json`` every line on stderr is an object, else people are told in words."""
 _LOG_EVERY: Final = 10.0
 _UNBROKEN: Final = 24
 """Columns up to this many characters wide are never folded."""
@@ -72,17 +72,23 @@ def tell(what: str) -> None:
 
 def is_shipped() -> bool:
     """Whether stderr is read by a program: then every line is a JSON object."""
-    return os.environ.get(FORMAT) == "json"
+    return os.environ.get(LOG) == "json"
 
 
 def set_up_logs() -> None:
     """What libraries have to say goes where our own lines go, and has their form."""
     if is_shipped():
+        from tastetwin.logs import log_as_json
+
         log_as_json()
 
 
 def _log() -> Any:
     """Lines say which run and stage they are of, where there is one."""
+    import structlog
+
+    from tastetwin.logs import json_logger
+
     return json_logger(sys.stderr.buffer, service="tastetwin", **structlog.contextvars.get_contextvars())
 
 
@@ -188,6 +194,8 @@ def print_error(error: TasteTwinError) -> None:
 def print_unexpected(error: Exception) -> None:
     """A mistake of ours, with where it happened."""
     if is_shipped():
+        from tastetwin.logs import origin
+
         _log().critical("unexpected", **origin(error))
     else:
         traceback.print_exception(error)

@@ -11,8 +11,6 @@ from typing import Any, BinaryIO, Final
 import orjson
 import structlog
 
-FORMAT: Final = "TASTETWIN_LOG"
-"""Environment variable: ``json`` makes every line of a process an object, else people are told in words."""
 _FRAMES: Final = 12
 _STAMPS: Final[tuple[Any, ...]] = (
     structlog.processors.add_log_level,
