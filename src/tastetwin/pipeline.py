@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Final, Protocol
+
+from structlog.contextvars import bind_contextvars
 
 from tastetwin.config import Config
 from tastetwin.engine import Engine, connect
@@ -107,10 +109,12 @@ class Job:
 
     def do(self, stage: Stage, work: Callable[[Progress], Manifest]) -> None:
         """Carry out a stage and note it in the run's record."""
+        bind_contextvars(stage=stage)
         began = time.monotonic()
         manifest = work(self.reporter.started(stage))
         seconds = round(time.monotonic() - began, 3)
-        record = StageRecord(manifest.generation, seconds, manifest.facts.get("counts", {}))
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        record = StageRecord(manifest.generation, seconds, manifest.facts.get("counts", {}), at)
         self.run = record_stage(self.store, self.run, stage, record)
         self.reporter.finished(stage, record)
 
@@ -315,6 +319,7 @@ def _begin(store: Store, stage: Stage, day: date | None) -> Run:
 @contextmanager
 def _recorded(job: Job) -> Iterator[None]:
     """Keep in the run's record how it ended when it ends badly."""
+    bind_contextvars(run=job.run.run_id)  # left bound: the error is told further out
     try:
         yield
     except GateRefused as error:

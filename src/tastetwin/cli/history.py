@@ -1,4 +1,4 @@
-"""What ran and what readers see: ``runs``, ``diff``, ``promote``, ``rollback``.
+"""What ran and what readers see: ``runs``, ``metrics``, ``diff``, ``promote``, ``rollback``.
 
 *Published* is the one run that readers see; *delivered* are those that went so far and could be published again.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from tastetwin import console
-from tastetwin.cli.options import JsonOption, StoreOption, say
+from tastetwin.cli.options import JsonOption, StoreOption, needs, say
 
 if TYPE_CHECKING:
     from tastetwin.delivery.diff import ListDiff
@@ -59,6 +60,29 @@ def runs(store: StoreOption, as_json: JsonOption = False) -> None:
         console.out.print(f"\n{len(failed) - ERRORS} older errors left out, see --json", markup=False)
     for one in failed[-ERRORS:]:
         console.out.print(f"\n{one.run_id} {_status(one, shown)}: {one.error}", markup=False)
+
+
+def metrics(
+    store: StoreOption,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Replace this file whole.", metavar="FILE", show_default="stdout")
+    ] = None,
+) -> None:
+    """What the published and the newest run have come to, for Prometheus: a file for its node exporter.
+
+    Example: `tastetwin metrics --store store/ --output /var/lib/node_exporter/tastetwin.prom`
+    """
+    with needs("serve"):
+        from tastetwin.delivery.metrics import run_metrics
+    from tastetwin.delivery.export import whole
+    from tastetwin.store import Store
+
+    text = run_metrics(Store.open(store))
+    if output is None:
+        console.out.print(text.decode(), end="", markup=False, emoji=False)
+        return
+    with whole(output) as aside:
+        aside.write_bytes(text)
 
 
 def diff(
