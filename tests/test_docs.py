@@ -24,7 +24,13 @@ from tastetwin.serving.gateway.outputs import OutputMetrics
 from tastetwin.serving.telemetry import Telemetry
 
 ROOT: Final = Path(__file__).parent.parent
-PAGES: Final = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES: Final = [
+    ROOT / "README.md",
+    ROOT / "README.ko.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
 CODE: Final = re.compile(r"[A-Z]{2,}(-[A-Z]+)+")
 """How error codes and the gate's findings are spelled."""
 NO_CODES: Final = {"YYYY-MM-DD"}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from tastetwin import console
-from tastetwin.cli.options import JsonOption, StoreOption, needs, say
+from tastetwin.cli.options import ConfigOption, JsonOption, StoreOption, needs, say, tracking_of
 
 if TYPE_CHECKING:
     from tastetwin.delivery.diff import ListDiff
@@ -147,6 +147,7 @@ def _facts(found: ListDiff, leaks: int | None) -> list[tuple[str, object]]:
 def promote(
     run_id: Annotated[str, typer.Argument(help="A delivered run, see: tastetwin runs")],
     store: StoreOption,
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Publish an earlier delivered run.
@@ -156,9 +157,10 @@ def promote(
     from tastetwin.delivery.publish import promote_run
     from tastetwin.store import Store
 
-    opened = Store.open(store)
+    tracking = tracking_of(opened := Store.open(store), config)
     with opened.writing():
         say({"published": promote_run(opened, run_id).run_id}, as_json)
+    tracking.follow()
 
 
 def rollback(
@@ -166,6 +168,7 @@ def rollback(
     to: Annotated[
         str | None, typer.Option("--to", help="In this database instead, see: tastetwin load", metavar="ADDRESS")
     ] = None,
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Publish the run that readers saw before.
@@ -183,8 +186,10 @@ def rollback(
 
         say(asdict(roll_back_loaded(opened, to)), as_json)
         return
+    tracking = tracking_of(opened, config)
     with opened.writing():
         say({"published": roll_back(opened).run_id}, as_json)
+    tracking.follow()
 
 
 def say_run(store: str, run: Run, as_json: bool) -> None:
