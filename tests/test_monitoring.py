@@ -29,17 +29,9 @@ RULES: Final = [
 ALERTS: Final = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 RECORDED: Final = {rule["record"]: rule["expr"] for rule in RULES if "record" in rule}
 ANCHORS: Final = {
-    "late-data",
-    "red-gate",
-    "rollback",
-    "forget-a-user",
-    "lost-node",
-    "full-disk",
-    "backfill",
-    "overload",
-    "no-model",
-    "opt-outs-unknown",
-    "kafka-lag",
+    line.removeprefix("## ").strip().lower().replace(" ", "-").replace(",", "")
+    for line in (FOLDER.parents[1] / "docs/how-to/runbooks.md").read_text().splitlines()
+    if line.startswith("## ")
 }
 """Of docs/how-to/runbooks.md."""
 METRIC: Final = re.compile(r"\b(?<![\w:])tastetwin_\w+")
