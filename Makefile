@@ -106,7 +106,7 @@ serving-peers-env: .venv-serving-peers/.made
 	@touch $@
 
 # Engines of containers, a load balancer, promtool: from Debian, which asks for root.
-DEBIAN := podman runc buildah catatonit netavark aardvark-dns iptables debootstrap haproxy prometheus wrk redis-server socat unzip
+DEBIAN := podman runc buildah catatonit netavark aardvark-dns iptables debootstrap haproxy prometheus wrk redis-server socat strace unzip
 .tools/.debian:
 	@mkdir -p .tools
 	@dpkg -s $(DEBIAN) >/dev/null 2>&1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; }
