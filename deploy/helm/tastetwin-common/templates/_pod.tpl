@@ -59,7 +59,7 @@ resources:
 {{- define "tastetwin.environment" -}}
 env:
   - name: HOME
-    value: /home/tastetwin
+    value: {{ .home | default "/home/tastetwin" }}
   {{- range $name, $value := .values.environment }}
   - name: {{ $name }}
     value: {{ $value | quote }}
