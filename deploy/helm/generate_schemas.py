@@ -79,6 +79,7 @@ LIMITS: Final[dict[str, Schema]] = {
     "retries": {"type": "integer", "minimum": 0, "maximum": 20},
     "schedule": _CRON,
     "secret": _NAME,
+    "sourceClaim": _NAME,
     "startupSeconds": {"type": "integer", "minimum": 10, "maximum": 7_200},
     "storageClass": _NAME,
     "tmpSize": _QUANTITY,

@@ -20,8 +20,9 @@ HELM: Final = ROOT / "deploy" / "helm"
 CHARTS: Final = ("model", "app", "jobs", "sandbox", "platform")
 Manifest = dict[str, Any]
 
-MODEL: Final = {"model": {"version": "2026-11-22-3f9a0c12ab34"}, "run": {"id": "2026-11-22.1"}}
-APP: Final = {"gateway": {"backends": ["http://taste-model-2026-11-22-1-backend:8101"]}, "run": {"id": "2026-11-22.1"}}
+MODEL: Final[Manifest] = {"model": {"version": "2026-11-22-3f9a0c12ab34"}, "run": {"id": "2026-11-22.1"}}
+BACKEND: Final = "http://taste-model-2026-11-22-1-backend:8101"
+APP: Final[Manifest] = {"gateway": {"backends": [BACKEND]}, "run": {"id": "2026-11-22.1"}}
 S3: Final = {"store": {"url": "s3://bucket/store", "environmentSecret": "tastetwin-s3"}}
 MONITORED: Final = {"serviceMonitor": {"enabled": True}}
 REDIS: Final = {"state": {"redisSecret": "tastetwin-redis"}}
@@ -42,12 +43,21 @@ SETS: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("model", "s3"): MODEL | S3 | {"settings": {"backend": {"threads": 2}}},
     ("app", "least"): APP,
     ("app", "unpinned"): APP | {"run": {"id": ""}, "store": {"readOnly": True}},
-    ("app", "scaled"): APP | REDIS | MONITORED | {"gateway": APP["gateway"] | SCALED, "app": SCALED | {"podAnnotations": {"a": "b"}}},
+    ("app", "scaled"): APP | REDIS | MONITORED | {
+        "gateway": APP["gateway"] | SCALED,
+        "app": SCALED | {"podAnnotations": {"a": "b"}},
+    },
     ("app", "s3"): APP | S3 | {"image": {"registry": "registry.example.com", "tag": "7", "pullSecrets": ["pull"]}},
-    ("app", "events"): APP | REDIS | {"settings": {"app": {"brokers": "kafka:9092"}}, "events": {"replicas": 3, "clientSecret": "kafka"}},
+    ("app", "events"): APP | REDIS | {
+        "settings": {"app": {"brokers": "kafka:9092"}},
+        "events": {"replicas": 3, "clientSecret": "kafka"},
+    },
     ("app", "route"): APP | {"route": ROUTE},
     ("jobs", "least"): {},
-    ("jobs", "airflow"): {"airflow": {"accounts": [{"name": "airflow-worker", "namespace": "airflow"}]}, "secret": "databases"},
+    ("jobs", "airflow"): {
+        "airflow": {"accounts": [{"name": "airflow-worker", "namespace": "airflow"}]},
+        "secret": "databases",
+    },
     ("jobs", "daily"): {
         "daily": {"enabled": True, "source": "s3://bucket/events"} | GPU,
         "metrics": {"enabled": True, "pushgateway": "http://pushgateway:9091"},
@@ -88,7 +98,13 @@ def helm(*words: str | Path, values: dict[str, Any] | None = None) -> subprocess
         given = Path(home) / "values.json"
         given.write_text(json.dumps(values or {}))
         command = [program(), *map(str, words), *(["--values", str(given)] if values is not None else [])]
-        environment = {**os.environ, "HOME": home, "HELM_CACHE_HOME": home, "HELM_CONFIG_HOME": home, "KUBECONFIG": "/dev/null"}
+        environment = {
+            **os.environ,
+            "HOME": home,
+            "HELM_CACHE_HOME": home,
+            "HELM_CONFIG_HOME": home,
+            "KUBECONFIG": "/dev/null",
+        }
         return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 

@@ -16,11 +16,26 @@ from typer.main import get_command
 from tastetwin import __version__
 from tastetwin.cli import app as cli
 from tastetwin.config import Config
-from tests.platform.charts import APP, CHARTS, HELM, MODEL, SETS, Manifest, folder, helm, manifests, of_kind, pods, rendered  # fmt: skip
+from tests.platform.charts import (  # fmt: skip
+    APP,
+    CHARTS,
+    HELM,
+    MODEL,
+    SETS,
+    Manifest,
+    folder,
+    helm,
+    manifests,
+    of_kind,
+    pods,
+    rendered,
+)
 
 VERSIONS = ("1.29", "1.33", "1.37")
 """Of Kubernetes: the oldest that the charts take, and newer ones."""
-BUILT_IN = re.compile(r"^(v1|apps/v1|batch/v1|autoscaling/v2|policy/v1|(rbac\.authorization|networking|storage)\.k8s\.io/v1)$")
+BUILT_IN = re.compile(
+    r"^(v1|apps/v1|batch/v1|autoscaling/v2|policy/v1|(rbac\.authorization|networking|storage)\.k8s\.io/v1)$"
+)
 each_set = pytest.mark.parametrize(("chart", "name"), SETS, ids="-".join)
 
 
@@ -56,7 +71,12 @@ def test_every_manifest_is_valid_for_the_api_of(chart: str, name: str, version: 
 
 def test_only_resources_of_operators_go_unchecked() -> None:
     """The check above must not pass over ours because of a group that is written wrong."""
-    groups = {each["apiVersion"].partition("/")[0] for key in SETS for each in manifests(*key) if not BUILT_IN.match(each["apiVersion"])}
+    groups = {
+        each["apiVersion"].partition("/")[0]
+        for key in SETS
+        for each in manifests(*key)
+        if not BUILT_IN.match(each["apiVersion"])
+    }
     assert groups == {
         "traefik.io", "monitoring.coreos.com", "kafka.strimzi.io", "postgresql.cnpg.io", "mongodbcommunity.mongodb.com",
         "k8ssandra.io", "elasticsearch.k8s.elastic.co", "kibana.k8s.elastic.co", "beat.k8s.elastic.co", "minio.min.io",
@@ -69,7 +89,9 @@ def test_no_pod_may_do_more_than_it_must(chart: str, name: str) -> None:
     for owner, pod in pods(manifests(chart, name)):
         spec, inside = pod["spec"], pod["spec"]["securityContext"]
         assert spec["automountServiceAccountToken"] is False and spec["serviceAccountName"], owner
-        assert inside["runAsNonRoot"] is True and inside["runAsUser"] == inside["runAsGroup"] == inside["fsGroup"] == 10001
+        assert (
+            inside["runAsNonRoot"] is True and inside["runAsUser"] == inside["runAsGroup"] == inside["fsGroup"] == 10001
+        )
         assert inside["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
         assert not [each for each in spec["volumes"] if "hostPath" in each]
@@ -77,7 +99,9 @@ def test_no_pod_may_do_more_than_it_must(chart: str, name: str) -> None:
             limits = container["securityContext"]
             assert limits["allowPrivilegeEscalation"] is False and limits["readOnlyRootFilesystem"] is True, owner
             assert limits["capabilities"] == {"drop": ["ALL"]} and not limits.get("privileged")
-            assert {"cpu", "memory"} <= set(container["resources"]["requests"]) and "memory" in container["resources"]["limits"]
+            assert {"cpu", "memory"} <= set(container["resources"]["requests"]) and "memory" in container["resources"][
+                "limits"
+            ]
             assert not [port for port in container.get("ports", ()) if "hostPort" in port]
 
 
@@ -101,7 +125,11 @@ def test_only_gateways_reach_a_backend_and_only_known_clients_a_gateway() -> Non
     policy = of_kind(manifests("model", "least"), "NetworkPolicy")[0]["spec"]
     ours = [peer for rule in policy["ingress"] for peer in rule["from"] if "podSelector" in peer]
     assert [peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in ours] == ["gateway"]
-    (gateway,) = (each for each in manifests("app", "least") if each["kind"] == "Deployment" and each["metadata"]["name"].endswith("gateway"))
+    (gateway,) = (
+        each
+        for each in manifests("app", "least")
+        if each["kind"] == "Deployment" and each["metadata"]["name"].endswith("gateway")
+    )
     assert selects(ours[0]["podSelector"]["matchLabels"], gateway["spec"]["template"])
     egress = of_kind(manifests("app", "least"), "NetworkPolicy")
     (to,) = (each for each in egress if each["metadata"]["name"] == "it-gateway")
@@ -122,7 +150,9 @@ def test_what_selects_pods_finds_them_and_ports_have_their_names(chart: str, nam
         assert len(mine) == 1, each["metadata"]["name"]
         assert {port["targetPort"] for port in spec.get("ports", ())} <= ports_of(mine[0])
     for each in of_kind(found, "HorizontalPodAutoscaler"):
-        (target,) = (d for d in of_kind(found, "Deployment") if d["metadata"]["name"] == each["spec"]["scaleTargetRef"]["name"])
+        (target,) = (
+            d for d in of_kind(found, "Deployment") if d["metadata"]["name"] == each["spec"]["scaleTargetRef"]["name"]
+        )
         assert "replicas" not in target["spec"], "the autoscaler's number would be undone by every upgrade"
     for each in of_kind(found, "ServiceMonitor"):
         (service,) = (s for s in of_kind(found, "Service") if s["metadata"]["name"] == each["metadata"]["name"])
@@ -150,7 +180,11 @@ def test_probes_reach_a_server_where_it_listens(chart: str, name: str) -> None:
         for container in pod["spec"]["containers"]:
             words = container.get("args", [])
             named = {port["name"]: str(port["containerPort"]) for port in container.get("ports", ())}
-            probes = [container[kind]["httpGet"] for kind in ("startupProbe", "livenessProbe", "readinessProbe") if kind in container]
+            probes = [
+                container[kind]["httpGet"]
+                for kind in ("startupProbe", "livenessProbe", "readinessProbe")
+                if kind in container
+            ]
             assert {probe["port"] for probe in probes} <= set(named) and (probes or not named)
             given = {words[at + 1] for at, word in enumerate(words) if word.endswith("-port") or word == "--port"}
             assert given == set(named.values()) or chart == "sandbox"
@@ -160,11 +194,20 @@ def test_ports_and_addresses_are_the_package_s_own() -> None:
     """Documentation, settings and charts name one port for one thing."""
     commands: Any = get_command(cli)
     serve = commands.commands["serve"].commands
-    usual = {tier: {option.name: option.default for option in serve[tier].params}["port"] for tier in ("backend", "gateway", "app")}
-    every = {k: ports_of(pod, "containerPort") for key in (("model", "least"), ("app", "events")) for k, pod in pods(manifests(*key))}
+    usual = {
+        tier: {option.name: option.default for option in serve[tier].params}["port"]
+        for tier in ("backend", "gateway", "app")
+    }
+    every = {
+        k: ports_of(pod, "containerPort")
+        for key in (("model", "least"), ("app", "events"))
+        for k, pod in pods(manifests(*key))
+    }
     assert {usual["backend"], 8201} == every["it-backend"] and {usual["gateway"], 8112} == every["it-gateway"]
     assert {usual["app"], 8113} == every["it-app"] and every["it-events"] == {8104}
-    assert Config().app.gateway.endswith(f":{usual['gateway']}") and Config().gateway.backends[0].endswith(f":{usual['backend']}")
+    assert Config().app.gateway.endswith(f":{usual['gateway']}") and Config().gateway.backends[0].endswith(
+        f":{usual['backend']}"
+    )
 
 
 @each_set
@@ -222,7 +265,7 @@ def test_other_settings_make_other_pods() -> None:
 
 @pytest.mark.parametrize("chart", CHARTS)
 def test_the_schema_is_the_one_that_the_values_and_the_settings_make(chart: str) -> None:
-    """After a change of values or settings: python deploy/helm/generate_schemas.py; a value without a sentence fails."""
+    """Values and schema move together: python deploy/helm/generate_schemas.py; a value needs a sentence."""
     module = generator()
     assert (HELM / f"tastetwin-{chart}" / "values.schema.json").read_text(encoding="utf-8") == module.rendered(chart)
 
@@ -309,7 +352,7 @@ def test_no_role_may_do_everything(key: tuple[str, str]) -> None:
 
 
 def selects(labels: dict[str, str], pod: Manifest) -> bool:
-    return labels.items() <= pod["metadata"]["labels"].items()
+    return bool(labels.items() <= pod["metadata"]["labels"].items())
 
 
 def ports_of(pod: Manifest, what: str = "name") -> set[Any]:

@@ -89,7 +89,7 @@ envFrom:
 {{- end }}
 
 {{/* Settings, secrets, the store, and the two places that may be written. "secret" is {name, keys}, "extraSecret"
-     {name, path}, "state" {claim, path}; "storeReadOnly" mounts the store for reading alone; no "store" leaves it out. */}}
+     {name, path}, "source" a claim, "state" {claim, path}; "storeReadOnly" mounts the store for reading alone; no "store" leaves it out. */}}
 {{- define "tastetwin.mounts" -}}
 volumeMounts:
   - name: settings
@@ -112,6 +112,11 @@ volumeMounts:
   {{- with .extraSecret }}
   - name: more-secrets
     mountPath: {{ .path }}
+    readOnly: true
+  {{- end }}
+  {{- if .source }}
+  - name: source
+    mountPath: /source
     readOnly: true
   {{- end }}
   {{- with .state }}
@@ -153,6 +158,11 @@ volumes:
     secret:
       secretName: {{ .name }}
       defaultMode: 0440
+  {{- end }}
+  {{- with .source }}
+  - name: source
+    persistentVolumeClaim:
+      claimName: {{ . }}
   {{- end }}
   {{- with .state }}
   - name: state
