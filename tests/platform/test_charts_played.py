@@ -78,7 +78,8 @@ class Engine:
     def end(self) -> None:
         """Leave nothing behind."""
         podman("pod", "rm", "--force", "--time", "2", *self.pods, check=False)
-        podman("volume", "rm", "--force", *self.volumes, check=False)
+        volumes = podman("volume", "ls", "--quiet", "--filter", f"name={self.name}").stdout.split()
+        podman("volume", "rm", "--force", *volumes, check=False)
         podman("network", "rm", "--force", self.name, check=False)
 
 
