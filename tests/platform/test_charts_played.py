@@ -216,7 +216,7 @@ def somebody(town: Town) -> tuple[str, list[str]]:
     asked = "SELECT idno FROM result ORDER BY idno LIMIT 1"
     user = json.loads(run(*words, "sql", asked, "--store", town.store.root, "--json").stdout)["idno"]
     listed = json.loads(run(*words, "similar", user, "--store", town.store.root, "--json").stdout)
-    return user, [twin["idno"] for twin in listed["twins"]]
+    return user, [twin["twin_idno"] for twin in listed["twins"]]
 
 
 def test_what_the_daily_job_published_comes_out_of_the_app(town: Town) -> None:
