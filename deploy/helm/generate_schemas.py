@@ -79,6 +79,7 @@ LIMITS: Final[dict[str, Schema]] = {
     "retries": {"type": "integer", "minimum": 0, "maximum": 20},
     "schedule": _CRON,
     "secret": _NAME,
+    "size": _QUANTITY,
     "sourceClaim": _NAME,
     "startupSeconds": {"type": "integer", "minimum": 10, "maximum": 7_200},
     "storageClass": _NAME,
@@ -89,6 +90,7 @@ LIMITS: Final[dict[str, Schema]] = {
 """By a value's own name, which means the same in every chart."""
 BY_PATH: Final[dict[str, Schema]] = {
     "app.gateway": _URL,
+    "cassandra.disk": _QUANTITY,
     "cassandra.size": _COUNT,
     "run.id": {"type": "string", "pattern": r"^(\d{4}-\d{2}-\d{2}\.\d+)?$"},
 }

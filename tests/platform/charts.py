@@ -67,7 +67,6 @@ SETS: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("jobs", "s3"): S3 | {"daily": {"enabled": True, "source": "mongodb://db"}},
     ("sandbox", "least"): {},
     ("sandbox", "both"): GPU | {
-        "code": {"enabled": True},
         "secret": "databases",
         "home": {"claim": "mine"},
         "route": {"enabled": True, "jupyterHost": "lab.example.com", "codeHost": "code.example.com"},

@@ -288,7 +288,7 @@ def test_the_schema_is_the_one_that_the_values_and_the_settings_make(chart: str)
         ("jobs", {"daily": {"enabled": True}}, "daily.source"),
         ("jobs", {"store": {"accessModes": ["Everybody"]}}, "/store/accessModes/0"),
         ("jobs", {"airflow": {"accounts": ["worker"]}}, "/airflow/accounts/0"),
-        ("sandbox", {"jupyter": {"enabled": False}}, "one of them"),
+        ("sandbox", {"home": {"size": "large"}}, "/home/size"),
         ("platform", {"kafka": {"enabled": "yes"}}, "/kafka/enabled"),
         ("platform", {"airflow": {"enabled": "yes"}}, "/airflow/enabled"),
         ("platform", {"connect": {"enabled": True}}, "connect.image"),

@@ -24,6 +24,7 @@ from tastetwin.sources.synthetic import TownConfig, write_town
 from tastetwin.store import Store
 from tests.platform.charts import Manifest, of_kind, pods, rendered
 from tests.platform.containers import podman, run
+from tests.platform.stack import call
 
 USER = 10_001
 PATIENCE = 40.0
@@ -203,13 +204,6 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def ask(url: str, key: str, body: dict[str, Any] | None = None) -> Any:
-    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-    data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=10) as answer:
-        return json.load(answer)
-
-
 def somebody(town: Town) -> tuple[str, list[str]]:
     """A user and their list, as the command tells it."""
     words = [sys.executable, "-m", "tastetwin"]
@@ -222,11 +216,11 @@ def somebody(town: Town) -> tuple[str, list[str]]:
 def test_what_the_daily_job_published_comes_out_of_the_app(town: Town) -> None:
     """Images, charts, settings, secrets and store belong together if, and only if, a user gets their own list."""
     user, twins = somebody(town)
-    answer = ask(f"{town.url('gateway')}/v1/models/taste/twins", town.keys["lab"], {"user": user, "k": 5})
+    answer = call(f"{town.url('gateway')}/v1/models/taste/twins", town.keys["lab"], {"user": user, "k": 5})
     assert answer["version"] == town.run.run_id and [twin["user"] for twin in answer["twins"]] == twins[:5]
-    token = ask(f"{town.url('app')}/v1/tokens", town.keys["shop"], {"user": user, "seconds": 600})["token"]
-    page = ask(f"{town.url('app')}/v1/me/twins", token)
-    assert [twin["user"] for twin in page["twins"]][:5] == twins[:5]
+    token = call(f"{town.url('app')}/v1/tokens", town.keys["shop"], {"user": user, "seconds": 600})["token"]
+    page = call(f"{town.url('app')}/v1/me/twins", token)
+    assert [twin["user"] for twin in page["people"]][:5] == twins[:5]
 
 
 def test_metrics_are_where_the_charts_say(town: Town) -> None:

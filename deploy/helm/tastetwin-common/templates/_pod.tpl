@@ -64,11 +64,6 @@ env:
   - name: {{ $name }}
     value: {{ $value | quote }}
   {{- end }}
-  {{- range $name, $key := .tokens }}
-  - name: {{ $name }}
-    valueFrom:
-      secretKeyRef: {name: {{ $.root.Values.tokenSecret }}, key: {{ $key }}}
-  {{- end }}
   {{- with .redis }}
   {{- if $.root.Values.state.redisSecret }}
   {{- range $name, $key := . }}
