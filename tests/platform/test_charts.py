@@ -36,6 +36,8 @@ VERSIONS = ("1.29", "1.33", "1.37")
 BUILT_IN = re.compile(
     r"^(v1|apps/v1|batch/v1|autoscaling/v2|policy/v1|(rbac\.authorization|networking|storage)\.k8s\.io/v1)$"
 )
+DEPLOYMENT = ["deploy_model", "deploy_app", "switch", "check", "remove_app", "remove_model", "rollback"]
+"""Tasks of the DAG that deploys: pods with these names ask what they have started."""
 each_set = pytest.mark.parametrize(("chart", "name"), SETS, ids="-".join)
 
 
@@ -112,7 +114,7 @@ def test_every_pod_is_behind_a_network_policy_that_denies_by_default(chart: str,
     policies = [each["spec"] for each in of_kind(found, "NetworkPolicy")]
     assert policies or chart == "platform"
     for owner, pod in pods(found):
-        mine = [each for each in policies if selects(each["podSelector"]["matchLabels"], pod)]
+        mine = [each for each in policies if chooses(each["podSelector"], pod)]
         assert mine, owner
         assert all(sorted(each["policyTypes"]) == ["Egress", "Ingress"] for each in mine)
     for each in policies:
@@ -124,7 +126,7 @@ def test_only_gateways_reach_a_backend_and_only_known_clients_a_gateway() -> Non
     """The tiers are doors behind doors; one policy too wide makes the inner ones worthless."""
     policy = of_kind(manifests("model", "least"), "NetworkPolicy")[0]["spec"]
     ours = [peer for rule in policy["ingress"] for peer in rule["from"] if "podSelector" in peer]
-    assert [peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in ours] == ["gateway"]
+    assert [components_of(peer["podSelector"]) for peer in ours] == [["gateway"], DEPLOYMENT]
     (gateway,) = (
         each
         for each in manifests("app", "least")
@@ -349,6 +351,17 @@ def test_no_role_may_do_everything(key: tuple[str, str]) -> None:
     """A star in a role is the whole namespace to whoever gets hold of its token."""
     for role in of_kind(manifests(*key), "Role"):
         assert not [rule for rule in role["rules"] if "*" in rule["verbs"] + rule["resources"] + rule["apiGroups"]]
+
+
+def chooses(selector: dict[str, Any], pod: Manifest) -> bool:
+    labels = pod["metadata"]["labels"]
+    among = [labels.get(each["key"]) in each["values"] for each in selector.get("matchExpressions", ())]
+    return selects(selector["matchLabels"], pod) and all(among)
+
+
+def components_of(selector: dict[str, Any]) -> list[str]:
+    found = [each["values"] for each in selector.get("matchExpressions", ())]
+    return [*found[0]] if found else [selector["matchLabels"]["app.kubernetes.io/component"]]
 
 
 def selects(labels: dict[str, str], pod: Manifest) -> bool:

@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,8 +28,12 @@ from tests.platform.containers import podman, run
 from tests.platform.stack import call
 
 USER = 10_001
-PATIENCE = 40.0
+PATIENCE = 60.0
 """Seconds until a server must answer, on a busy machine."""
+SMALL: dict[str, Any] = {
+    "train": {"epochs": 1, "width": 32, "heads": 2, "dim": 64},
+    "evaluate": {"bootstrap": 200},
+}
 
 
 @dataclass
@@ -109,9 +114,9 @@ class Town:
         (name,) = (f"{pod}-{component}" for pod in self.engine.pods if f"-{component}-pod" in pod)
         return name
 
-    def wait_for(self, component: str, path: str) -> None:
+    def wait_for(self, component: str, path: str, port: str = "http") -> None:
         """Until it says that it is ready."""
-        url, until = self.url(component) + path, time.monotonic() + PATIENCE
+        url, until = self.url(component, port) + path, time.monotonic() + PATIENCE
         while True:
             try:
                 with urllib.request.urlopen(url, timeout=2):
@@ -143,7 +148,7 @@ def town(engine: Engine) -> Town:
         shutil.chown(path, USER, USER)
     volumes = {name: engine.volume(name, engine.folder / name) for name in ("events", "store")}
     daily = {"enabled": True, "source": "/source", "sourceClaim": volumes["events"]}
-    values = {"store": {"claim": volumes["store"]}, "settings": {"train": {"epochs": 1}}, "daily": daily}
+    values = {"store": {"claim": volumes["store"]}, "settings": SMALL, "daily": daily}
     do_job(engine, rendered("jobs", local(values), f"{engine.name}-jobs"))
     store = Store.open(str(folder))
     made = Town(engine, store, published_run(store), keys)
@@ -160,7 +165,15 @@ def make_keys(folder: Path) -> dict[str, str]:
     shop = add_key(folder / "app" / "keys.json", "shop", ["app"])
     (folder / "app" / "gateway.key").write_text(gateway)
     (folder / "app" / "secret.txt").write_text(secrets.token_urlsafe(48))
-    return {"lab": lab, "shop": shop}
+    return {"lab": lab, "shop": shop, "desk": token(folder / "desk")}
+
+
+def token(folder: Path) -> str:
+    """A secret with one key, as the sandbox has it."""
+    folder.mkdir()
+    made = secrets.token_hex(24)
+    (folder / "token").write_text(made)
+    return made
 
 
 def do_job(engine: Engine, found: list[Manifest]) -> None:
@@ -170,8 +183,8 @@ def do_job(engine: Engine, found: list[Manifest]) -> None:
     name = cron["metadata"]["name"]
     pod = template | {"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"] | {"name": name}}
     (begun,) = engine.play([*of_kind(found, "ConfigMap"), pod])
-    status = podman("wait", f"{begun}-job", timeout=180).stdout.strip()
-    assert status == "0", podman("logs", f"{begun}-job").stderr
+    status = podman("wait", f"{begun}-daily", timeout=180).stdout.strip()
+    assert status == "0", podman("logs", f"{begun}-daily").stderr
 
 
 def serve(town: Town, claim: str, secret: dict[str, str]) -> None:
@@ -243,6 +256,25 @@ def test_a_server_runs_without_any_right(town: Town, tier: str) -> None:
         done = podman("exec", name, "/bin/sh", "-c", f"touch {path}/mine", check=False)
         assert done.returncode != 0, path
     podman("exec", name, "/bin/sh", "-c", "touch /tmp/mine")
+
+
+def test_the_sandbox_opens_to_its_token_alone(town: Town) -> None:
+    """Whoever gets in has the store and the secrets of the jobs before them."""
+    volumes = {name: town.engine.volume(name) for name in ("store", "home")}
+    desk = town.engine.volume("desk", town.engine.folder / "keys" / "desk")
+    values = {"store": {"claim": volumes["store"]}, "home": {"claim": volumes["home"]}, "tokenSecret": desk}
+    town.releases["sandbox"] = rendered("sandbox", local(values), f"{town.engine.name}-desk")
+    town.engine.play(town.releases["sandbox"])
+    town.wait_for("sandbox", "/api", "jupyter")
+    town.wait_for("sandbox", "/healthz", "code")
+    files = town.url("sandbox", "jupyter") + "/api/contents"
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(files, timeout=10)
+    with urllib.request.urlopen(f"{files}?token={town.keys['desk']}", timeout=10) as answer:
+        assert json.load(answer)["type"] == "directory"
+    with urllib.request.urlopen(town.url("sandbox", "code"), timeout=10) as answer:
+        assert "/login" in answer.url
+    podman("exec", town.container("sandbox"), "tastetwin", "runs", "--store", "/store")
 
 
 def test_a_server_that_is_told_to_end_ends_well(town: Town) -> None:

@@ -31,6 +31,7 @@
 
 {{- define "tastetwin.clientRules" -}}
 {{- $policy := .root.Values.networkPolicy }}
-{{- include "tastetwin.allow" (dict "from" .clients "ports" (list .port)) }}
-{{- include "tastetwin.allow" (dict "from" $policy.monitoring "ports" (list .metrics)) }}
+{{- $deploy := include "tastetwin.deployPeer" . | fromYaml }}
+{{- include "tastetwin.allow" (dict "from" (append .clients $deploy) "ports" (list .port)) }}
+{{- include "tastetwin.allow" (dict "from" (append $policy.monitoring $deploy) "ports" (list .metrics)) }}
 {{- end }}

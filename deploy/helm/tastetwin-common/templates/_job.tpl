@@ -26,7 +26,7 @@ spec:
             {{- include "tastetwin.labels" . | nindent 12 }}
         spec:
           restartPolicy: Never
-          serviceAccountName: {{ .root.Release.Name }}-job
+          serviceAccountName: {{ .root.Release.Name }}-jobs
           {{- include "tastetwin.podSecurity" . | nindent 10 }}
           {{- include "tastetwin.scheduling" . | nindent 10 }}
           containers:

@@ -1,4 +1,5 @@
-{{/* Pods of a part take and send nothing but what "ingress" and "egress" (lists of rules) say. */}}
+{{/* Pods of a part take and send nothing but what "ingress" and "egress" (lists of rules) say. With "components", pods of
+     these parts, whoever started them. */}}
 {{- define "tastetwin.network" -}}
 {{- if .root.Values.networkPolicy.enabled }}
 ---
@@ -8,8 +9,12 @@ metadata:
   {{- include "tastetwin.metadata" . | nindent 2 }}
 spec:
   podSelector:
+    {{- if .components }}
+    {{- include "tastetwin.anyOf" . | nindent 4 }}
+    {{- else }}
     matchLabels:
-      {{- .selector | default (include "tastetwin.selector" .) | nindent 6 }}
+      {{- include "tastetwin.selector" . | nindent 6 }}
+    {{- end }}
   policyTypes: [Ingress, Egress]
   {{- with .ingress }}
   ingress:
@@ -50,4 +55,23 @@ podSelector:
     {{- with .instance }}
     app.kubernetes.io/instance: {{ . }}
     {{- end }}
+{{- end }}
+
+{{- define "tastetwin.anyOf" -}}
+matchLabels:
+  app.kubernetes.io/part-of: tastetwin
+matchExpressions:
+  - key: app.kubernetes.io/component
+    operator: In
+    values: {{ toJson .components }}
+{{- end }}
+
+{{/* Pods of a deployment, which ask what they have started: their component is their task in Airflow. */}}
+{{- define "tastetwin.deployTasks" -}}
+[deploy_model, deploy_app, switch, check, remove_app, remove_model, rollback]
+{{- end }}
+
+{{- define "tastetwin.deployPeer" -}}
+podSelector:
+  {{- include "tastetwin.anyOf" (dict "components" (include "tastetwin.deployTasks" . | fromYamlArray)) | nindent 2 }}
 {{- end }}

@@ -124,7 +124,7 @@ volumeMounts:
 volumes:
   - name: settings
     configMap:
-      name: {{ .root.Release.Name }}-settings
+      name: {{ .root.Release.Name }}-{{ .settingsOf | default "settings" }}
   - name: tmp
     emptyDir:
       sizeLimit: {{ .values.tmpSize }}
@@ -174,7 +174,7 @@ volumes:
 apiVersion: v1
 kind: ConfigMap
 metadata:
-  {{- include "tastetwin.metadata" (dict "root" .root "component" "settings") | nindent 2 }}
+  {{- include "tastetwin.metadata" (dict "root" .root "component" (.component | default "settings")) | nindent 2 }}
 data:
   settings.yaml: |
     {{- toYaml .settings | nindent 4 }}
