@@ -306,6 +306,12 @@ def test_the_folder_is_nobody_elses(tmp_path: Path) -> None:
     assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.rglob("*.mdb"))
 
 
+def test_its_owner_can_enter_the_folder_without_being_root(tmp_path: Path) -> None:
+    """LMDB makes a folder with the mode of its files: root does not notice, every other user is locked out."""
+    lmdb_subject(tmp_path / "outputs").store.close()
+    assert {path.stat().st_mode & 0o700 for path in tmp_path.rglob("*") if path.is_dir()} == {0o700}
+
+
 def test_a_folder_that_cannot_be_made_is_told_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="STORE-UNWRITABLE"):

@@ -134,6 +134,7 @@ def _open(folder: Path, size: int) -> Any:
 
 def _environment(folder: Path, size: int) -> Any:
     synced = not _BOOT.exists()  # where boots cannot be told apart, the file must survive them
+    folder.mkdir(mode=0o700, exist_ok=True)  # LMDB's own would have the mode of its files, which only root can enter
     return lmdb.open(
         str(folder), map_size=size, max_dbs=len(_GENERATIONS), sync=synced, metasync=synced, mode=0o600, readahead=False
     )
