@@ -41,6 +41,7 @@ STREAM: Final = (
     "page",
     "client",
     "serving",
+    "deploy",
 )
 """Upstream first: a stage may import from itself and from those before it."""
 TOP: Final = {"pipeline", "api", "cli", "console", "demo", "__main__"}
