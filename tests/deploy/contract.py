@@ -5,32 +5,41 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar
 
 import pytest
 
-from tastetwin.deploy.steps import STEPS, Deployment, Standing, Target
+from tastetwin.deploy.steps import STEPS, Deployment, Standing
 from tastetwin.errors import GateRefused, UsageError
 from tastetwin.runs import Run
 from tastetwin.store import Store
 
 
-class Place(Protocol):
-    """A target with nothing in it, and runs to put there."""
+@dataclass(frozen=True)
+class Place:
+    """A target, and runs to put there."""
 
     store: Store
     old: Run
     new: Run
     bad: Run
     """Random weights behind a sound manifest."""
-    target: Target
+    target: Any
+    """A ``Target``."""
 
     def command(self, *words: str) -> subprocess.Popen[str]:
         """``tastetwin deploy WORDS``; stderr is a pipe."""
+        raise NotImplementedError
+
+    def empty(self) -> None:
+        """Take everything away."""
+        raise NotImplementedError
 
     def deployment(self, run: Run) -> Deployment:
         """The same in this process."""
+        return Deployment(self.target, self.store, run, self.target.config.deploy, lambda said: None)
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,10 @@ def served(place: Place, run: Run) -> None:
 
 class DeployContract:
     """Promises of ``tastetwin deploy``, whatever it deploys to."""
+
+    back_from: ClassVar[Sequence[int]] = range(len(STEPS) + 1)
+    """After how many steps the way back is tried; where each start takes seconds, fewer are."""
+    killed_after: ClassVar[Sequence[str]] = STEPS
 
     def test_a_run_takes_the_place_of_another_step_by_step_and_each_step_says_so(self, place: Place) -> None:
         """Whoever looks in the middle must learn what is so; a step given twice is as good as once."""
@@ -78,7 +91,7 @@ class DeployContract:
     def test_the_way_back_leads_to_the_old_run_from_every_step(self, place: Place) -> None:
         """At night nobody wants to think about how far it had come."""
         served(place, place.old)
-        for number in range(len(STEPS) + 1):
+        for number in self.back_from:
             deployment = place.deployment(place.new)
             for step in STEPS[:number]:
                 deployment.step(step)
@@ -91,7 +104,7 @@ class DeployContract:
         """kill -9, a lost node, a pod that is moved: the scheduler tries again, and the end is the same."""
         served(place, place.old)
         runs = [place.new, place.old]
-        for number, step in enumerate(STEPS):
+        for number, step in enumerate(self.killed_after):
             run = runs[number % 2]
             killed = place.command("--run", run.run_id)
             assert killed.stderr is not None
@@ -122,6 +135,7 @@ class DeployContract:
 
     def test_the_first_run_has_nothing_to_go_back_to(self, place: Place) -> None:
         """What answers, alone, goes on answering."""
+        place.empty()
         served(place, place.old)
         with pytest.raises(UsageError, match="NO-PREVIOUS"):
             place.deployment(place.old).step("rollback")

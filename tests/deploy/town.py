@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blue_green import retrained, spoilt, town
-
 from tastetwin.delivery.pack import make_pack
 from tastetwin.runs import Run
 from tastetwin.store import Store

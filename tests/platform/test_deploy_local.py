@@ -13,17 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from blue_green import Here, free_block
-
-from tastetwin.config import Config, DeployConfig
-from tastetwin.deploy.local import LocalTarget
-from tastetwin.deploy.steps import Deployment
-from tastetwin.errors import StoreError
-from tastetwin.runs import Run
-from tastetwin.serving.together import Home
-from tastetwin.store import Store
-from tests.deploy.contract import DeployContract, Only, served
+from tests.deploy.contract import DeployContract, Only, Place, served
 from tests.deploy.town import Town, make_town
+
+from blue_green import Here, free_block
+from tastetwin.config import Config, DeployConfig
+from tastetwin.deploy.detached import Detached
+from tastetwin.deploy.local import LocalTarget
+from tastetwin.errors import StoreError
+from tastetwin.serving.together import Home
 
 MISSING = [name for name in ("haproxy", "wrk") if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]
 pytestmark = pytest.mark.skipif(
@@ -38,33 +36,29 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Town:
 
 
 @dataclass(frozen=True)
-class Local:
-    """See ``Place``."""
+class Local(Place):
+    """See there."""
 
-    store: Store
-    old: Run
-    new: Run
-    bad: Run
-    target: LocalTarget
     here: Here
 
     def command(self, *words: str) -> subprocess.Popen[str]:
         return self.here.command(*words, stderr=subprocess.PIPE)
 
-    def deployment(self, run: Run) -> Deployment:
-        return Deployment(self.target, self.store, run, self.target.config.deploy, lambda said: None)
+    def empty(self) -> None:
+        self.target.stop()
 
 
-@pytest.fixture
-def place(runs: Town, tmp_path: Path) -> Iterator[Local]:
-    here = Here(runs.store, tmp_path / "home", free_block())
+@pytest.fixture(scope="module")
+def place(runs: Town, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+    """One for all tests: each begins with a deployment of the old run, whatever is there."""
+    here = Here(runs.store, tmp_path_factory.mktemp("local") / "home", free_block())
     config = Config(deploy=DeployConfig(port=here.port, golden=5, check_seconds=0.2))
     target = LocalTarget(Home.at(here.home), runs.store, config)
     with target.alone():  # makes the folder
         pass
     yield Local(runs.store, runs.old, runs.new, runs.bad, target, here)
     target.stop()
-    assert not list((here.home / "deploy").glob("*.pid")) or not running(here.home)
+    assert not running(here.home)
 
 
 def running(home: Path) -> list[str]:
@@ -84,11 +78,14 @@ def running(home: Path) -> list[str]:
 class TestLocal(DeployContract):
     """The promises of every target."""
 
+    back_from = (1, 3, 5, 6)
+    killed_after = ("model", "switch", "remove-app")
+
     def test_whenever_it_is_killed_nothing_is_started_twice_and_the_end_is_the_same(self, place: Local) -> None:
         """Between two steps is not the only moment: a process may have been started and not yet looked at."""
         served(place, place.old)
         drawn = random.Random(7)
-        for number in range(6):
+        for number in range(3):
             run = (place.new, place.old)[number % 2]
             killed = place.command("--run", run.run_id)
             time.sleep(drawn.uniform(1.0, 5.0))
@@ -106,7 +103,7 @@ class TestLocal(DeployContract):
         """Nobody watches over the processes, so the next deployment has to; HAProxy must know who answers."""
         served(place, place.old)
         for name in ("haproxy", "blue-gateway", "blue-backend"):
-            os.kill(int((place.here.home / "deploy" / f"{name}.pid").read_text().split()[0]), signal.SIGKILL)
+            os.kill(Detached(place.here.home / "deploy", name).pid() or 0, signal.SIGKILL)
         time.sleep(0.2)
         now = place.target.standing()
         assert (now.live, now.models, now.apps, now.balancer) == (

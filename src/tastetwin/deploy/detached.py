@@ -1,7 +1,7 @@
 """Processes that outlive the command that started them, and that a later one finds again.
 
-A process is known by its pid, the moment it began and the boot it began in, which it writes down itself between fork
-and exec: whenever the command is killed, no process runs that is not written down, and no number that now belongs to
+A process is known by its boot, its pid and the moment it began, which it writes down itself before it becomes what it
+is to be: whenever the command is killed, nothing runs that is not written down, and no number that now belongs to
 somebody else is believed. The file is locked for as long as the process lives, so nothing is started twice. A torn
 file needs no care: power cuts end the processes too.
 """
@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ PATIENCE: Final = 40.0
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _GONE: Final = "ZXx"
 """States of a process that has ended, whether or not its parent has noticed."""
+_SHELL: Final = 'read -r line </proc/$$/stat && echo "$line" >>"$0" && exec "$@"'
+"""Not a function of ours between fork and exec: libraries with threads make that unsafe."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,14 @@ class Detached:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(handle, 0)
+            os.pwrite(handle, _BOOT.read_bytes(), 0)
             with self.log.open("wb") as log:
-                subprocess.Popen(
-                    words, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    start_new_session=True, pass_fds=[handle],
-                    preexec_fn=lambda: os.pwrite(handle, _identity(os.getpid()).encode(), 0),
+                process = subprocess.Popen(
+                    ["/bin/sh", "-c", _SHELL, self._file.name, *words], cwd=self.folder, env=environment,
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=[handle],
                 )  # fmt: skip
+            while process.poll() is None and self.pid() is None:
+                time.sleep(0.01)
         except BlockingIOError:
             return
         finally:
@@ -61,11 +66,11 @@ class Detached:
     def pid(self) -> int | None:
         """Of the process, if it runs."""
         try:
-            written = self._file.read_text()
-        except FileNotFoundError:
+            boot, line = self._file.read_text().splitlines()
+        except (FileNotFoundError, ValueError):  # not yet written down
             return None
-        number = written.partition(" ")[0]
-        return int(number) if number and written == _identity(int(number)) else None
+        pid = int(line.split()[0])
+        return pid if boot == _BOOT.read_text().strip() and _began(line) == _began(_stat(pid)) else None
 
     def stop(self) -> None:
         """End it, if it runs: SIGTERM, and after ``PATIENCE`` SIGKILL."""
@@ -86,11 +91,15 @@ class Detached:
             os.close(handle)
 
 
-def _identity(pid: int) -> str:
-    """What nobody else ever is; empty where there is no such process."""
+def _stat(pid: int) -> str:
+    """The line of proc(5); empty where there is no such process."""
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return ""
-    began = fields[18]  # field 22 of proc(5)
-    return "" if state in _GONE else f"{pid} {began} {_BOOT.read_text().strip()}"
+
+
+def _began(line: str) -> str:
+    """When the process began, in ticks since the boot; empty if it has ended."""
+    fields = line.rpartition(")")[2].split()  # from field 3, the state, on; a name may hold anything
+    return "" if not fields or fields[0] in _GONE else fields[19]

@@ -24,7 +24,6 @@ from tastetwin.delivery.pack import make_pack
 from tastetwin.deploy.steps import Standing
 from tastetwin.errors import StoreError, UsageError
 from tastetwin.runs import Run
-from tastetwin.serving.together import end_with_parent
 from tastetwin.store import Store
 
 MODEL: Final = "taste-model-"
@@ -243,15 +242,14 @@ class KubernetesTarget:
     @contextmanager
     def _forwarded(self, what: str, port: int) -> Iterator[str]:
         words = ["kubectl", "port-forward", "-n", self._of.namespace, what, f":{port}"]
-        with subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=end_with_parent
-        ) as process:
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             try:
-                assert process.stdout is not None
-                said = process.stdout.readline()
-                found = re.search(r"from 127\.0\.0\.1:(\d+)", said)
+                assert process.stdout is not None and process.stderr is not None
+                found = re.search(r"from 127\.0\.0\.1:(\d+)", process.stdout.readline())
                 if found is None:
-                    raise _no_tool("kubectl port-forward", said.strip()[:_SHOWN], "see: kubectl get services")
+                    process.terminate()
+                    said = process.stderr.read().strip()[-_SHOWN:]
+                    raise _no_tool(f"kubectl port-forward {what}", said, "see: kubectl get services,pods")
                 yield f"http://127.0.0.1:{found[1]}"
             finally:
                 process.terminate()

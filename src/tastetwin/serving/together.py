@@ -51,7 +51,7 @@ class Tier:
         command = [sys.executable, "-m", "tastetwin", "serve", *self.arguments]
         environment = {**os.environ, **self.environment}
         # A process group of its own: ctrl-C is for us, who end the tiers in order.
-        self.process = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=end_with_parent)
+        self.process = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_end_with_parent)
 
     def is_ready(self) -> bool:
         """Whether it says so."""
@@ -222,7 +222,7 @@ class _Signals:
         self.count += 1
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     """In the child: SIGTERM when we are gone, however that came about, so that nobody goes on to hold the ports."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
