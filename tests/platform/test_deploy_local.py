@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.deploy.contract import DeployContract, Only, Place, served
-from tests.deploy.town import Town, make_town
 
 from blue_green import Here, free_block
 from tastetwin.config import Config, DeployConfig
@@ -22,6 +20,8 @@ from tastetwin.deploy.detached import Detached
 from tastetwin.deploy.local import LocalTarget
 from tastetwin.errors import StoreError
 from tastetwin.serving.together import Home
+from tests.deploy.contract import DeployContract, Only, Place, served
+from tests.deploy.town import Town, make_town
 
 MISSING = [name for name in ("haproxy", "wrk") if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]
 pytestmark = pytest.mark.skipif(
