@@ -43,6 +43,7 @@ STREAM: Final = (
     "page",
     "client",
     "serving",
+    "deploy",
 )
 """Upstream first: a stage may import from itself and from those before it."""
 TOP: Final = {"pipeline", "api", "cli", "console", "demo", "__main__"}
@@ -189,3 +190,16 @@ def test_only_the_console_prints(module: Path) -> None:
     assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
     streams = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in ("stdout", "stderr")]
     assert not [node for node in streams if isinstance(node.value, ast.Name) and node.value.id == "sys"]
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if part_of(m) not in {"deploy", "cli"}], ids=name_of)
+def test_only_the_command_line_knows_of_deployment(module: Path) -> None:
+    """A run is made and served in the same way whether or not something deploys it."""
+    assert "deploy" not in parts_imported(parse(module))
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if part_of(m) == "deploy"], ids=name_of)
+def test_deployment_calls_public_functions_only(module: Path) -> None:
+    """What it does, an operator could do by hand with the same commands."""
+    outside = [name for name in imports(parse(module)) if name.startswith("tastetwin.")]
+    assert not [name for name in outside if any(part.startswith("_") for part in name.split("."))]

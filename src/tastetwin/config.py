@@ -281,6 +281,36 @@ class AppConfig(Section):
     events_twins: int = Field(20, ge=1, le=1_000, description="twins of a changed list; at most gateway.max_k")
 
 
+class DeployConfig(Section):
+    """Blue-green deployment of a run."""
+
+    golden: int = Field(20, ge=1, le=1_000, description="users of golden queries")
+    ready_seconds: float = Field(120.0, gt=0, le=3_600, description="that what was started has to get ready")
+    drain_seconds: float = Field(
+        30.0, ge=0, le=3_600, description="for what is under way, before what is replaced is told to end"
+    )
+    check_seconds: float = Field(3.0, ge=0, le=3_600, description="of golden queries through the load balancer")
+    max_errors: float = Field(0.001, ge=0, le=1, description="share of requests that may fail (5xx) meanwhile")
+    host: str = Field("127.0.0.1", description="local: where HAProxy listens")
+    port: int = Field(
+        8180,
+        ge=1,
+        le=65_500,
+        description="local: of the gateway at HAProxy; the app's is the next, tiers take 10 to 25 more",
+    )
+    namespace: str = Field("tastetwin", description="kubernetes: of everything")
+    charts: str = Field("deploy/helm", description="kubernetes: folder of the charts, or oci://...")
+    model_values: list[str] = Field([], description="kubernetes: files of values of chart tastetwin-model")
+    app_values: list[str] = Field([], description="kubernetes: files of values of chart tastetwin-app")
+    front: str | None = Field(
+        None,
+        description="kubernetes: URL of the gateway at the load balancer; empty = what the route leads to is asked",
+    )
+    in_cluster: bool = Field(
+        False, description="kubernetes: services are asked by their names, and not through kubectl port-forward"
+    )
+
+
 class Config(BaseSettings):
     """All settings of the daily job and of serving."""
 
@@ -306,6 +336,7 @@ class Config(BaseSettings):
     backend: BackendConfig = BackendConfig()
     gateway: GatewayConfig = GatewayConfig()
     app: AppConfig = AppConfig()
+    deploy: DeployConfig = DeployConfig()
 
     @classmethod
     def settings_customise_sources(

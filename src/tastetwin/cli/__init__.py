@@ -19,6 +19,7 @@ import typer
 from tastetwin import __version__, console
 from tastetwin.cli import ask, bench, databases, evaluation, events, history, job, keys, privacy, settings
 from tastetwin.cli import push as pushing
+from tastetwin.cli.deploy import deploy
 from tastetwin.cli.serve import serve_app
 from tastetwin.errors import EXIT_INTERRUPTED, StoreError, TasteTwinError
 
@@ -81,6 +82,7 @@ app.command()(history.rollback)
 config_app.command("show")(settings.show)
 app.add_typer(config_app, name="config")
 app.add_typer(serve_app, name="serve")
+app.command()(deploy)
 app.command("bench-serve")(bench.bench_serve)
 app.add_typer(keys.app, name="keys")
 app.add_typer(events.app, name="events")
