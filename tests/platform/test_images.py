@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -112,10 +113,12 @@ def test_the_gateway_image_has_the_backend_image_encode(served: Stack) -> None:
 def test_the_sandbox_serves_jupyter_and_code_server_behind_a_password(images: dict[str, str], tmp_path: Path) -> None:
     """Whoever reaches it without the password reads nothing: it holds the same secrets as the jobs."""
     (tmp_path / "sandbox").write_text("a-long-password\n")
-    mount = f"{tmp_path / 'sandbox'}:/run/secrets/tastetwin/sandbox:ro"
-    state = "--tmpfs=/home/tastetwin/state:mode=1777"
+    (tmp_path / "home").mkdir()
+    os.chown(tmp_path / "home", 10001, 10001)
+    secret = f"{tmp_path / 'sandbox'}:/run/secrets/tastetwin/sandbox:ro"
+    mounts = ("-v", secret, "-v", f"{tmp_path / 'home'}:/home/tastetwin/state")
     ports = ("-p", "127.0.0.1::8888", "-p", "127.0.0.1::8080")
-    name = podman("run", "--detach", "-v", mount, state, *ports, *LOCKED_DOWN, images["sandbox"]).stdout.strip()
+    name = podman("run", "--detach", *mounts, *ports, *LOCKED_DOWN, images["sandbox"]).stdout.strip()
     try:
         jupyter, code = (f"http://{podman('port', name, port).stdout.strip()}" for port in ("8888", "8080"))
         until_answered(f"{code}/healthz", name)
@@ -123,7 +126,10 @@ def test_the_sandbox_serves_jupyter_and_code_server_behind_a_password(images: di
         assert call(f"{jupyter}/api/status?token=a-long-password", "")["kernels"] == 0
         with pytest.raises(urllib.error.HTTPError, match="403"):
             call(f"{jupyter}/api/status", "")
-        with urllib.request.urlopen(f"{code}/", timeout=10) as answer:
-            assert answer.url.partition("?")[0].endswith("/login")
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with browser.open(f"{code}/", timeout=10) as answer:
+            assert "/login" in answer.url
+        with browser.open(f"{code}/login", b"password=a-long-password", timeout=30) as answer:
+            assert b"vscode-workbench" in answer.read()
     finally:
         podman("rm", "--force", "--time", "2", name)
