@@ -81,6 +81,12 @@ def test_an_image_runs_with_nothing_to_write_and_no_rights(images: dict[str, str
     assert run.stdout.strip() == images[target].rpartition(":")[2]
 
 
+def test_the_jobs_image_can_deploy_to_a_cluster(images: dict[str, str]) -> None:
+    """The pods of the deployment's steps are of this image."""
+    said = inside(images["jobs"], "helm version --short && kubectl version --client && ls deploy")
+    assert "v4." in said and "Client Version: v1." in said and "helm" in said.split()
+
+
 def test_nobody_in_a_container_can_change_the_program(images: dict[str, str]) -> None:
     """Even where the root file system was left writable, the program belongs to somebody else."""
     script = "find /opt /usr /etc -xdev -user 10001 -o -xdev -perm -o=w ! -type l | grep . || true"
