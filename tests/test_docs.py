@@ -91,7 +91,7 @@ def metrics_of_all_tiers() -> set[str]:
     telemetry.answered(b"r1", "GET", "/", 503, 0.1, "", "HTTP-BUSY")
     for made in (BackendMetrics, OutputMetrics, FreshMetrics, Shadows, EventMetrics):
         made(telemetry.registry)
-    service: Any = SimpleNamespace(stale_answers=0, intake=SimpleNamespace(unread=0), versions={})
+    service: Any = SimpleNamespace(stale_answers=0, intake=SimpleNamespace(unread=0, refused=0), versions={})
     service.denied = SimpleNamespace(age=lambda: 0.0)
     State(SimpleNamespace(service=service), telemetry.registry)  # type: ignore[arg-type]
     text = telemetry.render().decode() + ModelMetrics().text().decode()

@@ -247,6 +247,13 @@ def test_trouble_is_tried_again_and_blamed_on_no_event(
     assert not [each for each in todo if each.reason]
 
 
+def test_a_user_of_whom_no_model_makes_a_vector_stops_nobody_and_loses_no_list() -> None:
+    """The event is kept; tried again for as long as it takes, it would stop its partition until the next run."""
+    gateway, todo = Gateway({"error": problem("BACKEND-REFUSED")}), messages("a p", "b q")
+    assert take(gateway, todo) == [] and len(gateway.asked) == 1
+    assert not [each for each in todo if each.reason]
+
+
 def test_a_refused_request_is_halved_and_a_setting_that_is_wrong_is_no_event_s_fault() -> None:
     """TOO-MANY of one event speaks of ``k``; of many, perhaps of their number."""
     many = UsageError("TOO-MANY", place="events", rule="")

@@ -277,6 +277,22 @@ def test_while_no_model_answers_lists_are_stale_and_say_so(world: World) -> None
     assert "age_seconds" not in found
 
 
+def test_whoever_s_history_is_refused_has_the_run_s_list_and_everybody_else_a_fresh_one(world: World) -> None:
+    """The favors were kept, so the request did not fail; what is shown says that it does not know them."""
+    odd, other = some_user(world), some_user(world, 1)
+    people = world.version.people
+    few, many = places(world, 1), places(world, 300)
+    world.models.longest = len(people.rows(people.find(other))) + 1
+    events = [FavorEvent(user=odd, like={"like_contentsid": place}) for place in many]
+    events += [FavorEvent(user=other, like={"like_contentsid": place}) for place in few]
+    first, second = add(world, events, k=5)
+    assert first["error"]["code"] == "BACKEND-REFUSED" and "answer" not in first
+    assert second["answer"]["source"] == "fresh"
+    found = twins(world, odd, k=5)
+    assert (found["source"], found["stale"]) == ("published", True)
+    assert twins(world, other, k=5)["stale"] is False
+
+
 def test_what_came_during_an_outage_is_read_in_without_being_asked_for(world: World) -> None:
     """Others must find a newcomer whom nobody asked about."""
     events, _ = a_newcomer_s_twin(world)

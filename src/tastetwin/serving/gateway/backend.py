@@ -5,8 +5,8 @@ outcome of a call  asked again  to the breaker           raised at the end
 =================  ===========  =======================  ======================
 vectors                         success
 404                yes          nothing                  ``BackendUnavailable``
-another 4xx        no           success                  ``BackendRefused``
-503, 504           yes          nothing: it is busy      ``BackendUnavailable``
+400, 413, 422      no           success                  ``BackendRefused``
+429, 503, 504      yes          nothing: it is busy      ``BackendUnavailable``
 502                yes          failure                  ``BackendUnavailable``
 another status     no           failure                  ``BackendUnavailable``
 broken off, bad    yes          failure                  ``BackendUnavailable``
@@ -51,6 +51,9 @@ CHECK_SECONDS: Final = 1.0
 """That a health check may take."""
 UNHEARD: Final = 3
 """Health checks in a row without an answer that take a backend out: a busy one is not a dead one."""
+REFUSALS: Final = (400, 413, 422)
+"""Statuses that speak of what was sent. Others of 4xx do of who sent it, or where: a proxy's, say."""
+BUSY: Final = (429, 503, 504)
 PATIENCE: Final = 0.1
 """A call that had less time than this, in seconds, and did not make it, says nothing about the backend."""
 STALLED: Final = 0.02
@@ -188,10 +191,10 @@ class Backend:
         if response.status == 404:
             self.ready -= {request.version}
             raise Failed("absent", "status 404", again=True)
-        if 400 <= response.status < 500:
+        if response.status in REFUSALS:
             raise _refused(request.version, response.status)
-        outcome = "busy" if response.status in (503, 504) else "failed"
-        raise Failed(outcome, f"status {response.status}", again=response.status in (502, 503, 504))
+        outcome = "busy" if response.status in BUSY else "failed"
+        raise Failed(outcome, f"status {response.status}", again=response.status in (502, *BUSY))
 
     async def check(self, session: aiohttp.ClientSession, wanted: Collection[str]) -> None:
         """Looks which of these versions it has ready."""

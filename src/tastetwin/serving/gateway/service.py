@@ -22,7 +22,7 @@ from tastetwin.serving.gateway import answers
 from tastetwin.serving.gateway.answers import Json
 from tastetwin.serving.gateway.encode import Call, VectorSource
 from tastetwin.serving.gateway.fresh import FreshLog
-from tastetwin.serving.gateway.intake import Intake, history, list_vectors
+from tastetwin.serving.gateway.intake import REFUSED, Intake, history, list_vectors
 from tastetwin.serving.gateway.pack import NOBODY, Near, Pack
 from tastetwin.serving.gateway.people import People
 from tastetwin.serving.gateway.search import Asker, closest, closest_each, listed
@@ -166,7 +166,7 @@ class Service:
             StoreError: OPT-OUTS-UNKNOWN.
         """
         self.denied.check()
-        stale = not await self.intake.catch_up(user, call)
+        stale = not await self.intake.catch_up(version.people, user, call)
         one = self._one(version.people, user, wanted, stale)
         return self._told(version, one, self._near(version.people, [one], wanted)[0], wanted, with_scores)
 
@@ -215,7 +215,7 @@ class Service:
         self, version: Version, users: Sequence[str], wanted: Wanted, with_scores: bool, call: Call
     ) -> list[Json]:
         self.denied.check()
-        stale = {user: not await self.intake.catch_up(user, call) for user in users}
+        stale = {user: not await self.intake.catch_up(version.people, user, call) for user in users}
         items: list[Json] = [{"user": user} for user in users]
         ones: list[tuple[Json, _One]] = []
         for item in items:
@@ -248,7 +248,7 @@ class Service:
         if request.user == request.other:
             raise UsageError("SAME-USER", place="other", rule="two different users", fix="name another one")
         for user in (request.user, request.other):
-            await self.intake.catch_up(user, call)
+            await self.intake.catch_up(version.people, user, call)
         return self._shown(version.people, request.user), self._shown(version.people, request.other)
 
     def _shown(self, people: People, user: str) -> int:
@@ -293,7 +293,8 @@ class Service:
             said = {user: {"user": user, "places": self._places(version.people, user)} for user in good}
             if wanted is not None and good:
                 for item in await self._items(version, good, wanted, with_scores, call):
-                    said[item["user"]] |= item
+                    refused_now = self.intake.is_refused(version.people, item["user"])
+                    said[item["user"]] |= {"error": vars(unreadable().problem)} if refused_now else item
             items += [said.get(user, {"user": user, "error": refused.get(user)}) for user in part]
             await asyncio.sleep(0)  # others are waiting, too
         return items
@@ -339,6 +340,16 @@ def unread() -> StoreError:
         place="model backends",
         rule="one that can read the favors that came since the run",
         fix="ask again later",
+    )
+
+
+def unreadable() -> StoreError:
+    """Of a user whose favors were taken in, and whose history no list can be made of."""
+    return StoreError(
+        REFUSED,
+        place="model backends",
+        rule="a history that the model takes",
+        fix="their last list stands until their next favor or the next run; see the log of the backends",
     )
 
 
