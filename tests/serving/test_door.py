@@ -230,6 +230,75 @@ def test_beyond_so_many_at_once_requests_are_refused_unread() -> None:
     assert (refused.status, refused.header("retry-after"), refused.error["code"]) == (503, "1", "HTTP-BUSY")
 
 
+class Slow:
+    """Requests of which a part of the body came, and then nothing until they are told to go on."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.goes_on = world, asyncio.Event()
+
+    async def ask(self, part: bytes, rest: bytes = b"", leaves: bool = False) -> Answer:
+        parts: list[Any] = [{"type": "http.request", "body": part, "more_body": True}]
+
+        async def receive() -> Any:
+            if parts:
+                return parts.pop()
+            await self.goes_on.wait()
+            return {"type": "http.disconnect"} if leaves else {"type": "http.request", "body": rest}
+
+        answer = Answer()
+
+        async def send(message: Any) -> None:
+            answer.status = message.get("status", answer.status)
+            answer.headers += [(name.decode(), value.decode()) for name, value in message.get("headers", ())]
+            answer.body += message.get("body", b"")
+
+        headers = [(b"x-api-key", b"key-of-ann"), (b"content-length", b"%d" % len(part + rest))]
+        await self.world.door({"type": "http", "method": "POST", "path": TWINS, "headers": headers}, receive, send)
+        return answer
+
+
+def test_half_sent_bodies_keep_nobody_out() -> None:
+    """A place is for work; whoever sends slowly has none to do yet."""
+
+    async def scene() -> None:
+        world = World(limits=Limits(100_000, 4, 5.0))
+        slow = Slow(world)
+        waiting = [asyncio.ensure_future(slow.ask(b"x", b"y", leaves=n == 0)) for n in range(300)]
+        await asyncio.sleep(0.01)
+        assert world.door.in_flight == 0
+        assert (await world.ask()).status == 200
+        slow.goes_on.set()
+        answers = await asyncio.gather(*waiting)
+        assert [each.status for each in answers] == [0] + [200] * (len(waiting) - 1)
+        assert all(b'"size":2' in each.body for each in answers[1:])
+
+    asyncio.run(scene())
+
+
+def test_half_sent_bodies_fill_no_memory() -> None:
+    """Large ones are refused above what all places would take; whoever has sent all of theirs is answered."""
+
+    async def scene() -> None:
+        world = World(limits=Limits(100_000, 2, 0.5))
+        for _ in range(2):  # what they held is given back
+            slow = Slow(world)
+            waiting = [asyncio.ensure_future(slow.ask(b"x" * 99_999, b"y")) for _ in range(3)]
+            await asyncio.sleep(0.01)
+            assert (await world.ask(body=[b"x" * 1_000])).status == 200
+            refused = await waiting.pop()
+            assert (refused.status, refused.header("retry-after")) == (503, "1") and b"HTTP-BUSY" in refused.body
+            assert [(await each).status for each in waiting] == [504, 504]
+
+    asyncio.run(scene())
+
+
+def test_where_no_key_is_needed_no_body_is_taken() -> None:
+    """Whoever has no key could else take the room of those who have one."""
+    assert ask(World(), "GET", "/docs", {"content-length": "0"}).status == 200
+    assert ask(World(), "GET", "/docs", {"content-length": "1"}, [b"x"]).status == 413
+    assert ask(World(), "GET", "/docs", {"transfer-encoding": "chunked"}, [b"x"]).status == 413
+
+
 def test_places_are_given_back_whatever_happens() -> None:
     """A leak of one place a failure ends with a server that refuses everybody."""
 
