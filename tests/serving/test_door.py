@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import pytest
 from fastapi import Body, FastAPI
 
+from tastetwin.errors import StoreError
 from tastetwin.serving.door import Limits
 from tastetwin.serving.keys import Keys, add_key
 from tests.serving.doors import AS_ANN, ROUTES, TWINS, Answer, World, ok, person
@@ -38,10 +39,13 @@ def ask(world: World, *args: Any, **named: Any) -> Answer:
 def matrix() -> Iterator[tuple[str, str, str, int]]:
     for caller, method, path in itertools.product(CALLERS, METHODS, [*PATHS.values(), *NOWHERE]):
         template = next((template for template, each in PATHS.items() if each == path), path)
+        has = SCOPES.get(caller.split(",")[0])
         if (method, template) not in ROUTES:
-            yield caller, method, path, 404
+            mine = set() if has is None else has | {None}
+            there = {scope for (_, each), scope in ROUTES.items() if each == template}
+            yield caller, method, path, 405 if there & mine else 404
             continue
-        needed, has = ROUTES[method, template], SCOPES.get(caller.split(",")[0])
+        needed = ROUTES[method, template]
         yield caller, method, path, 200 if needed is None else 401 if has is None else 200 if needed in has else 403
 
 
@@ -60,7 +64,7 @@ def test_every_caller_method_and_route_gets_what_the_table_says() -> None:
 
     expected = list(matrix())
     assert asyncio.run(all_of_them()) == expected
-    assert {status for *_, status in expected} == {200, 401, 403, 404}
+    assert {status for *_, status in expected} == {200, 401, 403, 404, 405}
     assert len(reached) == sum(status == 200 for *_, status in expected)
 
 
@@ -71,6 +75,30 @@ def test_whoever_is_not_known_is_told_the_same() -> None:
     assert all(answer == answers[0] for answer in answers)
     assert answers[0].header("www-authenticate") == "Bearer"
     assert answers[0].error["code"] == "HTTP-KEY"
+
+
+def test_a_wrong_method_is_told_to_whoever_may_go_there_and_to_nobody_else() -> None:
+    """A programmer's slip must be told from a wrong path; yet who may not go there learns nothing of what is there."""
+    answer = ask(World(), "GET")
+    assert (answer.status, answer.header("allow"), answer.error["code"]) == (405, "POST", "HTTP-METHOD")
+    nowhere = ask(World(), "GET", "/nowhere", {"x-request-id": "same"})
+    for caller in ("nobody", "unknown", "malformed", "bob"):
+        assert ask(World(), "GET", TWINS, CALLERS[caller] | {"x-request-id": "same"}) == nowhere, caller
+
+    class Damaged:
+        def caller(self, presented: str) -> None:
+            raise StoreError("KEYS-FILE", place="keys", rule="one that can be read")
+
+    assert ask(World(keys=Damaged()), "GET", TWINS, AS_ANN | {"x-request-id": "same"}) == nowhere
+    hasty = World(ok, person("ann", "twins", per_second=1, burst=1))
+    assert [ask(hasty, "GET").status for _ in range(2)] == [405, 429]
+
+
+def test_a_key_for_other_things_is_told_which_scope_is_wanted() -> None:
+    """Whoever gave out the key must know what to give out instead; whoever has none learns nothing."""
+    answer = ask(World(), headers=CALLERS["bob"])
+    assert answer.status == 403 and "twins" in answer.error["rule"] and "--scope twins" in answer.error["fix"]
+    assert b"twins" not in ask(World(), headers=CALLERS["unknown"]).body
 
 
 def test_no_key_is_looked_at_where_there_is_no_route() -> None:

@@ -139,7 +139,7 @@ class Door:
         try:
             found = self._policy.match(scope["method"], scope["path"])
             if found is None:
-                raise Refused(refusals.NO_ROUTE)
+                raise Refused(self._nothing_there(scope["path"], headers, began))
             route = found[0]
             if route.scope is not None:
                 caller = self._admit(route.scope, headers, began)
@@ -168,25 +168,43 @@ class Door:
             return given
         return b"%b-%x" % (self._prefix, next(self._numbers))
 
+    def _nothing_there(self, path: str, headers: dict[bytes, bytes], now: float) -> refusals.Refusal:
+        """Only whoever may go there by another method is told that one can: to all others there is nothing."""
+        routes = self._policy.at(path)
+        try:
+            caller = self._caller(headers) if routes else None
+        except Refused:
+            caller = None
+        scopes = frozenset() if caller is None else caller.scopes | {None}
+        allowed = sorted(route.method for route in routes if route.scope in scopes)
+        if caller is None or not allowed:
+            return refusals.NO_ROUTE
+        wait = self._rates.wait(caller, now)
+        return refusals.too_often(wait) if wait else refusals.no_method(allowed)
+
     def _admit(self, scope: str, headers: dict[bytes, bytes], now: float) -> Caller:
-        """Who asks, if they may and not too often. No key, one of the wrong form and an unknown one are alike."""
+        """Who asks, if they may and not too often."""
+        caller = self._caller(headers)
+        if caller is None:
+            raise Refused(refusals.NO_KEY)
+        if scope not in caller.scopes:
+            raise Refused(refusals.no_scope(scope))
+        wait = self._rates.wait(caller, now)
+        if wait:
+            raise Refused(refusals.too_often(wait))
+        return caller
+
+    def _caller(self, headers: dict[bytes, bytes]) -> Caller | None:
+        """Who asks. No key, one of the wrong form and an unknown one are alike."""
         presented = headers.get(b"authorization")
         if presented is None:
             key = headers.get(b"x-api-key", b"")
         else:
             key = presented[7:] if presented[:7].lower() == b"bearer " else b""
         try:
-            caller = self._keys.caller(key.decode("latin-1"))
+            return self._keys.caller(key.decode("latin-1"))
         except StoreError as error:
             raise Refused(refusals.of_error(error, {})) from None
-        if caller is None:
-            raise Refused(refusals.NO_KEY)
-        if scope not in caller.scopes:
-            raise Refused(refusals.NO_SCOPE)
-        wait = self._rates.wait(caller, now)
-        if wait:
-            raise Refused(refusals.too_often(wait))
-        return caller
 
     async def _pass_on(
         self,
