@@ -178,7 +178,7 @@ class Gateway:
     def _item(user: str, mine: list[FavorEvent]) -> dict[str, Any]:
         places = [str((event.like or {}).get("like_contentsid")) for event in mine]
         if any(place.startswith(BAD_PLACE) for place in places):
-            return {"user": user, "error": problem("FAVOR-REFUSED", "place_bad")}
+            return {"user": user, "taken": False, "error": problem("FAVOR-REFUSED", "place_bad")}
         return {"user": user, "answer": {"source": "fresh", "twins": []}}
 
 

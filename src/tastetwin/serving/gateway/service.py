@@ -290,12 +290,12 @@ class Service:
         for start in range(0, len(users), TOGETHER):
             part = users[start : start + TOGETHER]
             good = [user for user in part if user not in refused]
-            said = {user: {"user": user, "places": self._places(version.people, user)} for user in good}
+            said = {user: _taken(user, self._places(version.people, user)) for user in good}
             if wanted is not None and good:
                 for item in await self._items(version, good, wanted, with_scores, call):
                     refused_now = self.intake.is_refused(version.people, item["user"])
                     said[item["user"]] |= {"error": vars(unreadable().problem)} if refused_now else item
-            items += [said.get(user, {"user": user, "error": refused.get(user)}) for user in part]
+            items += [said.get(user, {"user": user, "taken": False, "error": refused.get(user)}) for user in part]
             await asyncio.sleep(0)  # others are waiting, too
         return items
 
@@ -369,6 +369,10 @@ def _asker(people: People, one: _One) -> Asker:
         raise unknown_user()
     at = one.position
     return Asker(vector, people.home(at), people.own(at), one.excluded, people.crowding(at))
+
+
+def _taken(user: str, places: int) -> Json:
+    return {"user": user, "taken": True, "places": places}
 
 
 def _favors_of(event: FavorEvent, rules: GateRules) -> Favors:
