@@ -18,6 +18,7 @@ from typing import Final
 
 from tastetwin.config import BackendConfig, Config, ServeConfig
 from tastetwin.errors import StoreError
+from tastetwin.serving.app.forget import STATE
 from tastetwin.serving.keys import SCOPES, add_key
 from tastetwin.serving.life import bind
 
@@ -148,7 +149,7 @@ def all_tiers(store: str, home: Home, config: Config, config_file: Path | None, 
     gateway |= {} if config.gateway.fresh else {"TASTETWIN_GATEWAY__FRESH": str(home.folder / "fresh")}
     gateway |= {} if config.gateway.outputs else {"TASTETWIN_GATEWAY__OUTPUTS": str(home.folder / "outputs")}
     app = drain | {"TASTETWIN_APP__GATEWAY": at[1]}
-    app |= {} if config.app.state else {"TASTETWIN_APP__STATE": str(home.folder / "state")}
+    app |= {} if config.app.state else {"TASTETWIN_APP__STATE": str(home.folder / STATE)}
     ports = [["--port", str(port + number), *settings] for number in range(3)]
     keys, key = ["--keys", str(home.keys)], ["--gateway-key", str(home.gateway_key)]
     tiers = [
