@@ -121,6 +121,8 @@ class Backend:
         self._url, self._name = _address(url).rstrip("/"), masked(url)
         self._metrics, self._clock = metrics, clock
         self.breaker = Breaker(clock)
+        metrics.breaker.labels(self._name).set_function(lambda: self.breaker.state)
+        self._seconds = metrics.seconds.labels(self._name)
         self.ready: frozenset[str] = frozenset()
         """Versions that it had ready when it was last asked."""
         self._paths: dict[str, str] = {}
@@ -178,8 +180,7 @@ class Backend:
             hung = outcome in ("deadline", "slow") and left >= PATIENCE and not rang_late
             self.breaker.end(began, False if hung else _VERDICTS.get(outcome))
             self._metrics.calls.labels(self._name, outcome).inc()
-            self._metrics.seconds.labels(self._name).observe(self._clock() - start)
-            self._metrics.breaker.labels(self._name).set(self.breaker.state)
+            self._seconds.observe(self._clock() - start)
 
     async def _post(self, session: aiohttp.ClientSession, request: Request, left: float) -> Floats:
         headers, body = with_timeout(request.headers, request.body, left)
@@ -208,7 +209,6 @@ class Backend:
         except aiohttp.ClientError:
             self.ready = frozenset()
         self._metrics.ready.labels(self._name).set(len(self.ready))
-        self._metrics.breaker.labels(self._name).set(self.breaker.state)
 
     async def _versions(self, session: aiohttp.ClientSession, wanted: Collection[str]) -> frozenset[str]:
         if not await _is_so(session, self._at("health/ready")):

@@ -102,7 +102,10 @@ class Service:
             StoreError: BACKEND-UNAVAILABLE, DEADLINE-EXCEEDED.
         """
         pack = version.people.pack
-        found = [await self._read(pack, item) for item in items]
+        found = [self._read(pack, items[0])]
+        for item in items[1:]:
+            await asyncio.sleep(0)  # a large batch lets others have their turn
+            found.append(self._read(pack, item))
         good = [each for each in found if isinstance(each, Histories)]
         vectors = iter(await self._source.encode(pack, joined(*good), call) if good else ())
         return [
@@ -112,8 +115,7 @@ class Service:
             for each in found
         ]
 
-    async def _read(self, pack: Pack, item: History) -> Histories | Json:
-        await asyncio.sleep(0)  # a large batch lets others have their turn
+    def _read(self, pack: Pack, item: History) -> Histories | Json:
         try:
             return self._history(pack, item)
         except UsageError as error:
