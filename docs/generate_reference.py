@@ -70,6 +70,7 @@ refused is answered by a [Refusal](#refusal) with one of these statuses; codes: 
 | 400, 413 | the request is wrong, or too large | no |
 | 401, 403 | no known key; the key may not do this | no |
 | 404 | no such route, model or version; nobody who may be shown of that id | no |
+| 405 | the path takes other methods, which `Allow` names; only for a key that may use one of them | no |
 | 409 | there is no room for one more (app) | no |
 | 429 | above the key's rate | after `Retry-After` |
 | 503 | overloaded, ending, or something behind it is away | after `Retry-After`, later each time |

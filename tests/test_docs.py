@@ -98,7 +98,8 @@ def metrics_of_all_tiers() -> set[str]:
     for made in (BackendMetrics, OutputMetrics, FreshMetrics, Shadows, EventMetrics):
         made(telemetry.registry)
     version = SimpleNamespace(name="2026-11-22.1", people=SimpleNamespace(n_fresh=0))
-    service: Any = SimpleNamespace(stale_answers=0, intake=SimpleNamespace(unread=0), versions={"v": version})
+    intake = SimpleNamespace(unread=0, refused=0)
+    service: Any = SimpleNamespace(stale_answers=0, intake=intake, versions={"v": version})
     service.denied = SimpleNamespace(age=lambda: 0.0)
     State(SimpleNamespace(service=service), telemetry.registry)  # type: ignore[arg-type]
     text = telemetry.render().decode() + ModelMetrics().text().decode()

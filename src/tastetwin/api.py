@@ -189,16 +189,23 @@ class TasteTwin:
         opt_in(self.store, map(str, users))
 
     def forget(
-        self, *users: str, dry_run: bool = False, databases: Sequence[str] = (), client: Path | None = None
+        self,
+        *users: str,
+        dry_run: bool = False,
+        databases: Sequence[str] = (),
+        client: Path | None = None,
+        home: Path | None = None,
     ) -> Receipt:
         """Erase these users from everything in the store and keep them out; see ``tastetwin forget``.
 
         Raises:
-            StoreError: STORE-BUSY while a run is in progress; DAMAGED; STORE-UNWRITABLE, DISK-FULL.
+            StoreError: STORE-BUSY while a run is in progress; DAMAGED; STORE-UNWRITABLE, DISK-FULL; STATE-UNAVAILABLE.
         """
         from tastetwin.delivery.forget import elsewhere, forget
+        from tastetwin.serving.app.forget import app_places
 
-        return forget(self.store, users, dry_run=dry_run, besides=elsewhere(self.store, databases, client))
+        besides = [*elsewhere(self.store, databases, client), *app_places(self.config.app, home)]
+        return forget(self.store, users, dry_run=dry_run, besides=besides)
 
     def runs(self) -> list[Run]:
         """Every run, oldest first."""

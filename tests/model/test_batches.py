@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tastetwin.features.histories import PAD_ROW, UNKNOWN_DAY, Histories
-from tastetwin.model.batches import UNKNOWN_AGE, cut_catalogue, length_buckets, pad
+from tastetwin.model.batches import UNKNOWN_AGE, cut_catalogue, length_buckets, pack, pad
 from tests.model import towns
 
 
@@ -34,6 +36,16 @@ def test_a_batch_by_hand() -> None:
 def test_the_most_recent_places_are_kept() -> None:
     """Truncation must drop the oldest taste, not the newest."""
     assert pad(two_users(), np.array([0]), max_length=2).places.tolist() == [[6, 7]]
+
+
+@given(st.lists(st.floats(width=32), min_size=4, max_size=4))
+def test_every_rating_is_a_number_that_the_model_can_read(ratings: list[float]) -> None:
+    """Bit for bit as ``np.nan_to_num``, with which bundles were trained."""
+    histories = replace(two_users(), ratings=np.array(ratings, np.float32))
+    wanted = np.nan_to_num(histories.ratings)
+    padded = pad(histories, np.array([0, 1]), 10)
+    assert np.array_equal(padded.ratings[[0, 0, 0, 1], [0, 1, 2, 0]], wanted)
+    assert np.array_equal(pack(histories, np.array([0, 1]), 10).ratings, wanted)
 
 
 @given(st.lists(st.integers(0, 300), max_size=60), st.integers(1, 400))

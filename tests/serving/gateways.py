@@ -114,7 +114,7 @@ class Gateway:
 
     def _say_favors(self, body: Json) -> Said:
         items = [
-            {"user": each["user"], "error": problem("FAVOR-REFUSED")}
+            {"user": each["user"], "taken": False, "error": problem("FAVOR-REFUSED")}
             if "bad" in {**each.get("like", {}), **each.get("review", {})}
             else {"user": each["user"], "places": 4}
             for each in body["events"]

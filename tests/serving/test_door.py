@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import pytest
 from fastapi import Body, FastAPI
 
+from tastetwin.errors import StoreError
 from tastetwin.serving.door import Limits
 from tastetwin.serving.keys import Keys, add_key
 from tests.serving.doors import AS_ANN, ROUTES, TWINS, Answer, World, ok, person
@@ -38,10 +39,13 @@ def ask(world: World, *args: Any, **named: Any) -> Answer:
 def matrix() -> Iterator[tuple[str, str, str, int]]:
     for caller, method, path in itertools.product(CALLERS, METHODS, [*PATHS.values(), *NOWHERE]):
         template = next((template for template, each in PATHS.items() if each == path), path)
+        has = SCOPES.get(caller.split(",")[0])
         if (method, template) not in ROUTES:
-            yield caller, method, path, 404
+            mine = set() if has is None else has | {None}
+            there = {scope for (_, each), scope in ROUTES.items() if each == template}
+            yield caller, method, path, 405 if there & mine else 404
             continue
-        needed, has = ROUTES[method, template], SCOPES.get(caller.split(",")[0])
+        needed = ROUTES[method, template]
         yield caller, method, path, 200 if needed is None else 401 if has is None else 200 if needed in has else 403
 
 
@@ -60,7 +64,7 @@ def test_every_caller_method_and_route_gets_what_the_table_says() -> None:
 
     expected = list(matrix())
     assert asyncio.run(all_of_them()) == expected
-    assert {status for *_, status in expected} == {200, 401, 403, 404}
+    assert {status for *_, status in expected} == {200, 401, 403, 404, 405}
     assert len(reached) == sum(status == 200 for *_, status in expected)
 
 
@@ -71,6 +75,30 @@ def test_whoever_is_not_known_is_told_the_same() -> None:
     assert all(answer == answers[0] for answer in answers)
     assert answers[0].header("www-authenticate") == "Bearer"
     assert answers[0].error["code"] == "HTTP-KEY"
+
+
+def test_a_wrong_method_is_told_to_whoever_may_go_there_and_to_nobody_else() -> None:
+    """A programmer's slip must be told from a wrong path; yet who may not go there learns nothing of what is there."""
+    answer = ask(World(), "GET")
+    assert (answer.status, answer.header("allow"), answer.error["code"]) == (405, "POST", "HTTP-METHOD")
+    nowhere = ask(World(), "GET", "/nowhere", {"x-request-id": "same"})
+    for caller in ("nobody", "unknown", "malformed", "bob"):
+        assert ask(World(), "GET", TWINS, CALLERS[caller] | {"x-request-id": "same"}) == nowhere, caller
+
+    class Damaged:
+        def caller(self, presented: str) -> None:
+            raise StoreError("KEYS-FILE", place="keys", rule="one that can be read")
+
+    assert ask(World(keys=Damaged()), "GET", TWINS, AS_ANN | {"x-request-id": "same"}) == nowhere
+    hasty = World(ok, person("ann", "twins", per_second=1, burst=1))
+    assert [ask(hasty, "GET").status for _ in range(2)] == [405, 429]
+
+
+def test_a_key_for_other_things_is_told_which_scope_is_wanted() -> None:
+    """Whoever gave out the key must know what to give out instead; whoever has none learns nothing."""
+    answer = ask(World(), headers=CALLERS["bob"])
+    assert answer.status == 403 and "twins" in answer.error["rule"] and "--scope twins" in answer.error["fix"]
+    assert b"twins" not in ask(World(), headers=CALLERS["unknown"]).body
 
 
 def test_no_key_is_looked_at_where_there_is_no_route() -> None:
@@ -228,6 +256,75 @@ def test_beyond_so_many_at_once_requests_are_refused_unread() -> None:
     statuses, refused, health, after = asyncio.run(scene())
     assert (statuses, health, after, read) == ([200] * 4, 200, 200, 0)
     assert (refused.status, refused.header("retry-after"), refused.error["code"]) == (503, "1", "HTTP-BUSY")
+
+
+class Slow:
+    """Requests of which a part of the body came, and then nothing until they are told to go on."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.goes_on = world, asyncio.Event()
+
+    async def ask(self, part: bytes, rest: bytes = b"", leaves: bool = False) -> Answer:
+        parts: list[Any] = [{"type": "http.request", "body": part, "more_body": True}]
+
+        async def receive() -> Any:
+            if parts:
+                return parts.pop()
+            await self.goes_on.wait()
+            return {"type": "http.disconnect"} if leaves else {"type": "http.request", "body": rest}
+
+        answer = Answer()
+
+        async def send(message: Any) -> None:
+            answer.status = message.get("status", answer.status)
+            answer.headers += [(name.decode(), value.decode()) for name, value in message.get("headers", ())]
+            answer.body += message.get("body", b"")
+
+        headers = [(b"x-api-key", b"key-of-ann"), (b"content-length", b"%d" % len(part + rest))]
+        await self.world.door({"type": "http", "method": "POST", "path": TWINS, "headers": headers}, receive, send)
+        return answer
+
+
+def test_half_sent_bodies_keep_nobody_out() -> None:
+    """A place is for work; whoever sends slowly has none to do yet."""
+
+    async def scene() -> None:
+        world = World(limits=Limits(100_000, 4, 5.0))
+        slow = Slow(world)
+        waiting = [asyncio.ensure_future(slow.ask(b"x", b"y", leaves=n == 0)) for n in range(300)]
+        await asyncio.sleep(0.01)
+        assert world.door.in_flight == 0
+        assert (await world.ask()).status == 200
+        slow.goes_on.set()
+        answers = await asyncio.gather(*waiting)
+        assert [each.status for each in answers] == [0] + [200] * (len(waiting) - 1)
+        assert all(b'"size":2' in each.body for each in answers[1:])
+
+    asyncio.run(scene())
+
+
+def test_half_sent_bodies_fill_no_memory() -> None:
+    """Large ones are refused above what all places would take; whoever has sent all of theirs is answered."""
+
+    async def scene() -> None:
+        world = World(limits=Limits(100_000, 2, 0.5))
+        for _ in range(2):  # what they held is given back
+            slow = Slow(world)
+            waiting = [asyncio.ensure_future(slow.ask(b"x" * 99_999, b"y")) for _ in range(3)]
+            await asyncio.sleep(0.01)
+            assert (await world.ask(body=[b"x" * 1_000])).status == 200
+            refused = await waiting.pop()
+            assert (refused.status, refused.header("retry-after")) == (503, "1") and b"HTTP-BUSY" in refused.body
+            assert [(await each).status for each in waiting] == [504, 504]
+
+    asyncio.run(scene())
+
+
+def test_where_no_key_is_needed_no_body_is_taken() -> None:
+    """Whoever has no key could else take the room of those who have one."""
+    assert ask(World(), "GET", "/docs", {"content-length": "0"}).status == 200
+    assert ask(World(), "GET", "/docs", {"content-length": "1"}, [b"x"]).status == 413
+    assert ask(World(), "GET", "/docs", {"transfer-encoding": "chunked"}, [b"x"]).status == 413
 
 
 def test_places_are_given_back_whatever_happens() -> None:

@@ -73,6 +73,7 @@ def test_from_a_store_to_a_user_s_twins_by_one_command(copied: Journey, tmp_path
         tiers = children(server.process.pid)
         gateway = next(pid for pid in tiers if "gateway" in words_of(pid))
         os.kill(gateway, signal.SIGKILL)
+        server.wait_for(re.compile(r"gateway ended \(exit -9\); started again"))
         until = time.monotonic() + 30
         while True:
             try:
@@ -144,11 +145,14 @@ def test_events_are_served_where_there_are_brokers(tmp_path: Path) -> None:
 
 
 def test_a_tier_that_ends_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A setting that is wrong would else be tried for ever, and nobody would read why."""
+    """A setting that is wrong would else be tried for ever, and nobody would read why. Each time is told."""
+    said: list[str] = []
     tier = Tier("backend", ["backend", "--no-such-option"], "http://127.0.0.1:1/")
     tier.start()
     with pytest.raises(StoreError, match="TIER-ENDED"):
         for _ in range(RESTARTS + 1):
             assert tier.process is not None
             tier.process.wait(60)
-            tier.revive()
+            tier.revive(said.append)
+    assert len(said) == RESTARTS
+    assert all(re.fullmatch(r"backend ended \(exit -?\d+\); started again", each) for each in said)

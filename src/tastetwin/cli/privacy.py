@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tastetwin import console
-from tastetwin.cli.options import JsonOption, StoreOption, say
+from tastetwin.cli.options import ConfigOption, JsonOption, StoreOption, say, settings_of
 from tastetwin.errors import UsageError
 
 UsersArgument = Annotated[list[str] | None, typer.Argument(help="The source's user ids.", metavar="[USER]...")]
@@ -56,6 +56,11 @@ def forget(
     client: Annotated[
         Path | None, typer.Option("--client", help="Settings of the Kafka client, as for push.", metavar="FILE")
     ] = None,
+    home: Annotated[
+        Path | None,
+        typer.Option("--home", help="Of `serve`: the app's lists, too.", metavar="DIR"),
+    ] = None,
+    config: ConfigOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be rewritten and removed.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -63,15 +68,16 @@ def forget(
 
     From the first moment they are shown to nobody. Every place is searched and cleaned; a receipt in the store's folder
     receipts says what was found where and what remains. Collecting the same source again does not bring them back.
-    Topics that were pushed to get tombstones. Killed or stopped, the same command finishes the work. Not while a run is
-    in progress.
+    Topics that were pushed to get tombstones; the app's lists (app.state, or those of --home) are cleaned. Killed or
+    stopped, the same command finishes the work. Not while a run is in progress.
 
     Example: `tastetwin forget 42 --store store/ --dry-run`
     """
     from tastetwin.api import TasteTwin
 
     named = _named(users, from_)
-    receipt = TasteTwin(store).forget(*named, dry_run=dry_run, databases=database or (), client=client)
+    tt = TasteTwin(store, settings_of(config))
+    receipt = tt.forget(*named, dry_run=dry_run, databases=database or (), client=client, home=home)
     if as_json:
         console.print_json(receipt.to_json())
         return

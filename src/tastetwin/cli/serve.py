@@ -63,7 +63,7 @@ def together(
         console.tell(f"key: {made.new_key}  (may do everything; only its hash is kept, so note it down)")
     tiers = all_tiers(store, made, settings, config, port)
     pages = [f"http://127.0.0.1:{port + number}/docs" for number in (1, 2)]
-    keep_running(tiers, lambda: console.tell(f"ready: model gateway {pages[0]}  app {pages[1]}"))
+    keep_running(tiers, f"ready: model gateway {pages[0]}  app {pages[1]}", console.tell)
     console.tell("ended")
 
 

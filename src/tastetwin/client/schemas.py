@@ -251,13 +251,13 @@ class CompareAnswer(ExplainAnswer):
 
 
 class FavorsItem(BaseModel):
-    """What became of one user's events. By FAVOR-REFUSED none of them was taken; by any other error they were, and only
-    the list is missing."""
+    """What became of one user's events."""
 
     user: str
+    taken: bool = Field(True, description="false: one of them was refused, and none of them counts")
     places: int = Field(0, description="distinct places of the user, as far as a model has read them")
-    answer: Twins | None = None
-    error: Problem | None = None
+    answer: Twins | None = Field(None, description="if twins were asked for")
+    error: Problem | None = Field(None, description="why they were not taken; else why there is no list")
 
 
 class FavorsAnswer(Origin):

@@ -99,6 +99,8 @@ class Histories:
 
 def joined(*parts: Histories) -> Histories:
     """Sets of histories, at least one, end to end; ids may repeat."""
+    if len(parts) == 1:
+        return parts[0]
     lengths = np.concatenate([part.lengths() for part in parts])
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return Histories(

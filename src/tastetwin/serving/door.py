@@ -1,8 +1,8 @@
 """The one door of a server: an ASGI middleware through which every request comes in and every answer goes out.
 
 In this order, cheapest first: request id; is there such a route; who asks, and may they; how often; is there room; how
-large. Only then does the inner app hear of it. It is bare ASGI, since each layer of a framework costs as much as all of
-this.
+large; is all of it here, and is there still room. Only then does the inner app hear of it. It is bare ASGI, since each
+layer of a framework costs as much as all of this.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect
 from tastetwin.client.schemas import TIMEOUT_HEADER
 from tastetwin.errors import StoreError, TasteTwinError, UsageError
 from tastetwin.serving import refusals, tracing
+from tastetwin.serving.arriving import Arriving, whole_again
 from tastetwin.serving.exchange import Exchange, Receive, Send
 from tastetwin.serving.keys import Caller
 from tastetwin.serving.policy import LIVE, READY, Policy, Route
@@ -53,7 +54,7 @@ class Limits:
     max_body: int
     """Bytes of a request's body."""
     in_flight: int
-    """Requests worked on at once; further ones are refused before their body is read."""
+    """Requests worked on at once, from when their bodies are whole; further ones are refused."""
     seconds: float
     """For the whole of a request, body and answer included."""
 
@@ -120,6 +121,7 @@ class Door:
         self._clock = clock
         self._rates = Rates()
         self._deadlines = Deadlines(limits.seconds)
+        self._arriving = Arriving(limits.in_flight, limits.max_body)
         self._prefix, self._numbers = os.urandom(6).hex().encode(), count(1)
         self.in_flight = 0
         telemetry.in_flight.set_function(lambda: self.in_flight)
@@ -137,7 +139,7 @@ class Door:
         try:
             found = self._policy.match(scope["method"], scope["path"])
             if found is None:
-                raise Refused(refusals.NO_ROUTE)
+                raise Refused(self._nothing_there(scope["path"], headers, began))
             route = found[0]
             if route.scope is not None:
                 caller = self._admit(route.scope, headers, began)
@@ -166,25 +168,43 @@ class Door:
             return given
         return b"%b-%x" % (self._prefix, next(self._numbers))
 
+    def _nothing_there(self, path: str, headers: dict[bytes, bytes], now: float) -> refusals.Refusal:
+        """Only whoever may go there by another method is told that one can: to all others there is nothing."""
+        routes = self._policy.at(path)
+        try:
+            caller = self._caller(headers) if routes else None
+        except Refused:
+            caller = None
+        scopes = frozenset() if caller is None else caller.scopes | {None}
+        allowed = sorted(route.method for route in routes if route.scope in scopes)
+        if caller is None or not allowed:
+            return refusals.NO_ROUTE
+        wait = self._rates.wait(caller, now)
+        return refusals.too_often(wait) if wait else refusals.no_method(allowed)
+
     def _admit(self, scope: str, headers: dict[bytes, bytes], now: float) -> Caller:
-        """Who asks, if they may and not too often. No key, one of the wrong form and an unknown one are alike."""
+        """Who asks, if they may and not too often."""
+        caller = self._caller(headers)
+        if caller is None:
+            raise Refused(refusals.NO_KEY)
+        if scope not in caller.scopes:
+            raise Refused(refusals.no_scope(scope))
+        wait = self._rates.wait(caller, now)
+        if wait:
+            raise Refused(refusals.too_often(wait))
+        return caller
+
+    def _caller(self, headers: dict[bytes, bytes]) -> Caller | None:
+        """Who asks. No key, one of the wrong form and an unknown one are alike."""
         presented = headers.get(b"authorization")
         if presented is None:
             key = headers.get(b"x-api-key", b"")
         else:
             key = presented[7:] if presented[:7].lower() == b"bearer " else b""
         try:
-            caller = self._keys.caller(key.decode("latin-1"))
+            return self._keys.caller(key.decode("latin-1"))
         except StoreError as error:
             raise Refused(refusals.of_error(error, {})) from None
-        if caller is None:
-            raise Refused(refusals.NO_KEY)
-        if scope not in caller.scopes:
-            raise Refused(refusals.NO_SCOPE)
-        wait = self._rates.wait(caller, now)
-        if wait:
-            raise Refused(refusals.too_often(wait))
-        return caller
 
     async def _pass_on(
         self,
@@ -195,23 +215,24 @@ class Door:
         params: Mapping[str, str],
         caller: Caller | None,
     ) -> None:
-        if self.in_flight >= self._limits.in_flight:
-            raise Refused(refusals.BUSY)
-        receive = self._bounded(scope["method"], headers, exchange)
+        self._check_room()
+        receive = exchange.receive
+        most = self._limits.max_body if caller is not None else 0  # nobody waits for what nobody answers for
+        has_body = _has_body(scope["method"], headers, most)
         given = headers.get(b"traceparent")
         trace = given.decode() if given is not None and _TRACEPARENT.fullmatch(given) else None
         task = asyncio.current_task()
         assert task is not None
-        self.in_flight += 1
-        due = self._deadlines.enter(task)
-        due = min(due, _patience(headers))
+        due = min(self._deadlines.enter(task), _patience(headers))
         asked = RequestContext(exchange.request_id.decode(), caller, route.template, params, due, trace)
-        scope[CONTEXT] = asked
         if self._telemetry.tracing is not None:
             exchange.span = self._telemetry.tracing.begin(route.method, route.template, trace)
             asked.traceparent = tracing.traceparent_of(exchange.span)
         try:
-            await self._inner(scope, receive, exchange.send)
+            if has_body:
+                receive = whole_again(await self._arriving.whole(receive, most), receive)
+            scope[CONTEXT] = asked
+            await self._work(scope, receive, exchange.send)
         except asyncio.CancelledError:
             raise Refused(self._cut_off(task)) from None
         except ClientDisconnect:
@@ -220,18 +241,20 @@ class Door:
         except Exception as error:
             raise self._refused(error, exchange.request_id, route) from None
         finally:
-            self.in_flight -= 1
             self._deadlines.leave(task)
         await exchange.release()
 
-    def _bounded(self, method: str, headers: dict[bytes, bytes], exchange: Exchange) -> Receive:
-        """Where the inner app reads the body: counted, unless its length is told, to which the HTTP parser holds it."""
-        length = headers.get(b"content-length")
-        if b"transfer-encoding" in headers or (length is None and method not in _BODILESS):
-            return exchange.counted(self._limits.max_body)
-        if length is not None and not (length.isdigit() and int(length) <= self._limits.max_body):
-            raise Refused(refusals.TOO_LARGE)
-        return exchange.receive
+    async def _work(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._check_room()  # once more: others came while the body did
+        self.in_flight += 1
+        try:
+            await self._inner(scope, receive, send)
+        finally:
+            self.in_flight -= 1
+
+    def _check_room(self) -> None:
+        if self.in_flight >= self._limits.in_flight:
+            raise Refused(refusals.BUSY)
 
     def _cut_off(self, task: asyncio.Task[Any]) -> refusals.Refusal:
         """Why the request was cancelled: by its deadline, or by the server, whose time to end it is."""
@@ -248,6 +271,20 @@ class Door:
         if told.code not in self._statuses and not isinstance(error, UsageError):
             self._telemetry.failed(request_id, route.template, error)
         return Refused(told)
+
+
+def _has_body(method: str, headers: Mapping[bytes, bytes], most: int) -> bool:
+    """Whether there may be one. The HTTP parser holds it to the length that is told.
+
+    Raises:
+        Refused: HTTP-BODY.
+    """
+    length = headers.get(b"content-length")
+    if b"transfer-encoding" in headers or length is None:
+        return b"transfer-encoding" in headers or method not in _BODILESS
+    if not (length.isdigit() and int(length) <= most):
+        raise Refused(refusals.TOO_LARGE)
+    return True
 
 
 def _patience(headers: Mapping[bytes, bytes]) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
 from tastetwin.serving.readiness import Readiness
-from tastetwin.serving.refusals import INTERNAL, SECURITY, TOO_LARGE, Headers, Refusal, Refused
+from tastetwin.serving.refusals import INTERNAL, SECURITY, Headers, Refusal
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -23,7 +23,7 @@ _CLOSE: Final = (b"connection", b"close")
 class Exchange:
     """What was answered, and the headers that every answer has."""
 
-    __slots__ = ("_cut", "_held", "_readiness", "_send", "code", "receive", "request_id", "span", "started", "status")
+    __slots__ = ("_held", "_readiness", "_send", "code", "receive", "request_id", "span", "started", "status")
 
     def __init__(self, receive: Receive, send: Send, request_id: bytes, readiness: Readiness) -> None:
         self.receive, self._send = receive, send
@@ -32,20 +32,19 @@ class Exchange:
         self.status = 0
         self.code = ""
         self.span: Span | None = None
-        self._cut: Refusal | None = None
         self._held: list[Message] | None = None
 
     def send(self, message: Message) -> Awaitable[None]:
         """For the inner app. No coroutine of its own: there are two messages to every answer.
 
         An answer of 500 is held back: frameworks send one of their own and then raise what it was about, and the
-        error is answered better by the door. So is any answer of an app that was cut off while it read the body.
+        error is answered better by the door.
         """
         if self.started:
             return self._send(message)
         if self._held is None and message["type"] == "http.response.start":
             self.status = message["status"]
-            if self.status != 500 and self._cut is None:
+            if self.status != 500:
                 return self._start(message)
             self._held = []
         if self._held is not None:
@@ -61,31 +60,14 @@ class Exchange:
         return self._send(message)
 
     async def release(self) -> None:
-        """The inner app returned: send what was held back after all, unless the app had been cut off."""
-        if self._cut is not None and not self.started:
-            await self.refuse(self._cut, unread=True)
-        elif self._held is not None:
+        """The inner app returned: send what was held back after all."""
+        if self._held is not None:
             first, *rest = self._held
             await self._start(first)
             for message in rest:
                 await self._send(message)
         elif not self.started:
             await self.refuse(INTERNAL)
-
-    def counted(self, most: int) -> Receive:
-        """Where the inner app reads a body of unknown length; raises Refused above so many bytes."""
-        read = 0
-
-        async def receive() -> Message:
-            nonlocal read
-            message = await self.receive()
-            read += len(message.get("body", b""))
-            if read > most:
-                self._cut = TOO_LARGE
-                raise Refused(TOO_LARGE)
-            return message
-
-        return receive
 
     async def refuse(self, refusal: Refusal, unread: bool = False) -> None:
         """Answer without the inner app, or in its stead; an answer that has begun is left unfinished.

@@ -51,6 +51,11 @@ class Policy:
         self.match: Callable[[str, str], tuple[Route, Mapping[str, str]] | None] = lru_cache(REMEMBERED)(self._match)
         """The route of a request and the values of its named segments; None = there is no such route."""
 
+    def at(self, path: str) -> list[Route]:
+        """The routes of a path, whatever the method."""
+        found = (self._match(method, path) for method in self._trees)
+        return [each[0] for each in found if each is not None]
+
     def _match(self, method: str, path: str) -> tuple[Route, Mapping[str, str]] | None:
         tree = self._trees.get(method)
         if tree is None:

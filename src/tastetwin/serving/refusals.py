@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import orjson
@@ -59,14 +59,24 @@ NO_KEY: Final = _fixed(
     "send `authorization: Bearer KEY`; tastetwin keys add makes one",
     [(b"www-authenticate", b"Bearer")],
 )
-NO_SCOPE: Final = _fixed(
-    403, "HTTP-SCOPE", "API key", "a key that may do this", "ask for a key with the scope that the route names"
-)
 BUSY: Final = _fixed(503, "HTTP-BUSY", "server", "fewer requests at once", "try again, later each time")
 TOO_LARGE: Final = _fixed(413, "HTTP-BODY", "body", "no more bytes than the server takes", "send less at once")
 TOO_LATE: Final = _fixed(504, "HTTP-DEADLINE", "server", "an answer within the server's time", "ask for less, or again")
 ENDING: Final = _fixed(503, "HTTP-ENDING", "server", "a server that goes on", "try again", [(b"connection", b"close")])
 INTERNAL: Final = _fixed(500, "HTTP-INTERNAL", "server", "no error in our code", "report it with the request's id")
+
+
+def no_scope(scope: str) -> Refusal:
+    """A caller whom we know, and whose key is for other things."""
+    rule = f"a key of scope {scope}"
+    return _fixed(403, "HTTP-SCOPE", "API key", rule, f"tastetwin keys add NAME --scope {scope} makes one")
+
+
+def no_method(allowed: Sequence[str]) -> Refusal:
+    """A caller who may go there by other methods."""
+    those = ", ".join(allowed)
+    told = [(b"allow", those.encode())]
+    return _fixed(405, "HTTP-METHOD", "method", those, "see the documentation of the path", told)
 
 
 def too_often(seconds: int) -> Refusal:

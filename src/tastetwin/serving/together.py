@@ -18,6 +18,7 @@ from typing import Final
 
 from tastetwin.config import BackendConfig, Config, ServeConfig
 from tastetwin.errors import StoreError
+from tastetwin.serving.app.forget import STATE
 from tastetwin.serving.keys import SCOPES, add_key
 from tastetwin.serving.life import bind
 
@@ -61,8 +62,8 @@ class Tier:
         except (urllib.error.URLError, OSError):
             return False
 
-    def revive(self) -> None:
-        """Start again if it has ended.
+    def revive(self, tell: Callable[[str], None]) -> None:
+        """Start again, and say so, if it has ended.
 
         Raises:
             StoreError: TIER-ENDED when it does so again and again.
@@ -78,6 +79,7 @@ class Tier:
                 rule="a tier serves until it is told to end",
                 fix="what it said stands above",
             )
+        tell(f"{self.name} ended (exit {self.process.returncode}); started again")
         self.start()
 
     def end(self, told: _Signals) -> None:
@@ -147,7 +149,7 @@ def all_tiers(store: str, home: Home, config: Config, config_file: Path | None, 
     gateway |= {} if config.gateway.fresh else {"TASTETWIN_GATEWAY__FRESH": str(home.folder / "fresh")}
     gateway |= {} if config.gateway.outputs else {"TASTETWIN_GATEWAY__OUTPUTS": str(home.folder / "outputs")}
     app = drain | {"TASTETWIN_APP__GATEWAY": at[1]}
-    app |= {} if config.app.state else {"TASTETWIN_APP__STATE": str(home.folder / "state")}
+    app |= {} if config.app.state else {"TASTETWIN_APP__STATE": str(home.folder / STATE)}
     ports = [["--port", str(port + number), *settings] for number in range(3)]
     keys, key = ["--keys", str(home.keys)], ["--gateway-key", str(home.gateway_key)]
     tiers = [
@@ -171,12 +173,13 @@ def check_ports(first: int, n: int) -> None:
         bind("127.0.0.1", port).close()
 
 
-def keep_running(tiers: Sequence[Tier], tell: Callable[[], None]) -> None:
+def keep_running(tiers: Sequence[Tier], ready: str, tell: Callable[[str], None]) -> None:
     """Start the tiers in order, keep them running, and end them in the opposite order at SIGTERM or SIGINT.
 
     Args:
         tiers: upstream first.
-        tell: called once all are ready.
+        ready: what to tell once all are.
+        tell: hears it, and which tier is started again.
 
     Raises:
         StoreError: TIER-ENDED.
@@ -185,23 +188,23 @@ def keep_running(tiers: Sequence[Tier], tell: Callable[[], None]) -> None:
     try:
         for tier in tiers:
             tier.start()
-        if _all_ready(tiers, told):
-            tell()
+        if _all_ready(tiers, told, tell):
+            tell(ready)
         while not told.end:
             time.sleep(_LOOK)
             for tier in tiers:
-                tier.revive()
+                tier.revive(tell)
     finally:
         for tier in reversed(tiers):
             tier.end(told)
 
 
-def _all_ready(tiers: Sequence[Tier], told: _Signals) -> bool:
+def _all_ready(tiers: Sequence[Tier], told: _Signals, tell: Callable[[str], None]) -> bool:
     for tier in tiers:
         while not told.end and not tier.is_ready():
             time.sleep(_LOOK)
             for each in tiers:
-                each.revive()
+                each.revive(tell)
     return not told.end
 
 

@@ -103,7 +103,7 @@ class FakeGateway:
 
     def _item(self, user: str, came: list[str]) -> dict[str, Any]:
         if BAD_PLACE in came:
-            return {"user": user, "error": problem("FAVOR-REFUSED", "place_bad")}
+            return {"user": user, "taken": False, "error": problem("FAVOR-REFUSED", "place_bad")}
         known = self.known[user]
         known += [place for place in dict.fromkeys(came) if place not in known]
         if user.startswith(UNKNOWN):

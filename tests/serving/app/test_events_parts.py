@@ -178,7 +178,7 @@ class Gateway:
     def _item(user: str, mine: list[FavorEvent]) -> dict[str, Any]:
         places = [str((event.like or {}).get("like_contentsid")) for event in mine]
         if any(place.startswith(BAD_PLACE) for place in places):
-            return {"user": user, "error": problem("FAVOR-REFUSED", "place_bad")}
+            return {"user": user, "taken": False, "error": problem("FAVOR-REFUSED", "place_bad")}
         return {"user": user, "answer": {"source": "fresh", "twins": []}}
 
 
@@ -244,6 +244,13 @@ def test_trouble_is_tried_again_and_blamed_on_no_event(
     monkeypatch.setattr("tastetwin.serving.app.events.taking.FIRST_WAIT", 0.001)
     gateway, todo = Gateway(trouble, trouble), messages("a p", "b q")
     assert len(take(gateway, todo)) == 2 and len(gateway.asked) == 3
+    assert not [each for each in todo if each.reason]
+
+
+def test_a_user_of_whom_no_model_makes_a_vector_stops_nobody_and_loses_no_list() -> None:
+    """The event is kept; tried again for as long as it takes, it would stop its partition until the next run."""
+    gateway, todo = Gateway({"error": problem("BACKEND-REFUSED")}), messages("a p", "b q")
+    assert take(gateway, todo) == [] and len(gateway.asked) == 1
     assert not [each for each in todo if each.reason]
 
 

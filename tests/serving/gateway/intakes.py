@@ -40,6 +40,8 @@ class Model:
 
     def __init__(self) -> None:
         self.down: str | None = None
+        self.refuses = ""
+        """A place: a call with a history that has it is refused."""
         self.calls = 0
         self.holds = False
         self.held: list[asyncio.Event] = []
@@ -52,6 +54,8 @@ class Model:
             await self.held[-1].wait()
         if down is not None:
             raise StoreError(down, place="backend", rule="a model answers")
+        if self.refuses and handmade.row_of(self.refuses) in histories.places:
+            raise StoreError("BACKEND-REFUSED", place="backend", rule="a history that the model takes")
         rows = np.split(histories.places, histories.offsets[1:-1])
         return np.array([np.bincount(each - 2, minlength=8)[:6] for each in rows], np.float32)
 
@@ -70,6 +74,7 @@ class Everybody:
     def __init__(self, logical_date: str = "2026-11-20", min_favors: int = 1) -> None:
         manifest = SimpleNamespace(min_favors=min_favors, home_weight=1.0, logical_date=logical_date)
         self.pack = SimpleNamespace(
+            version="a run",
             manifest=manifest,
             vocabulary=handmade.vocabulary(),
             axes=np.empty((0, 6), np.float32),

@@ -104,7 +104,7 @@ def test_the_time_out_goes_in_front_and_leaves_the_tensors_alone() -> None:
     np.testing.assert_array_equal(tensors["places"], INPUTS["places"])
 
 
-@pytest.mark.parametrize("mode", ["close", "cut", "garbage", "other", "nan", 502, 503, 504, 404])
+@pytest.mark.parametrize("mode", ["close", "cut", "garbage", "other", "nan", 502, 503, 504, 404, 429])
 def test_what_another_backend_can_answer_it_answers(mode: str | int) -> None:
     """The user sees none of what befalls one of two backends."""
 
@@ -128,7 +128,16 @@ def test_a_lone_backend_is_asked_again_itself() -> None:
     run(1, body)
 
 
-@pytest.mark.parametrize(("mode", "kind"), [(400, BackendRefused), (422, BackendRefused), (500, BackendUnavailable)])
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        (400, BackendRefused),
+        (413, BackendRefused),
+        (422, BackendRefused),
+        (403, BackendUnavailable),
+        (500, BackendUnavailable),
+    ],
+)
 def test_what_would_fail_again_is_not_asked_again(mode: int, kind: type[TasteTwinError]) -> None:
     """Bad input sent to every backend in turn would be an attack on ourselves."""
 

@@ -90,7 +90,7 @@ def test_an_add_that_the_log_answers_late_does_not_undo_a_later_one() -> None:
         answered.set()
         await first
         assert gateway.vectors == {"ann": vector_of("ab")}
-        assert await gateway.intake.catch_up("ann", CALL)
+        assert await gateway.intake.catch_up(gateway.versions[0], "ann", CALL)
 
     run(whole())
 
@@ -104,13 +104,15 @@ def test_without_a_model_events_are_kept_and_read_in_later(gateway: Gateway, out
         gateway.model.down = outage
         await gateway.intake.add({"ann": likes("a"), "bob": likes("b")}, CALL)
         assert [record.user for record in gateway.log.since(0)[0]] == ["ann", "bob"]
-        assert not await gateway.intake.catch_up("ann", CALL) and gateway.vectors == {}
+        assert not await gateway.intake.catch_up(gateway.versions[0], "ann", CALL) and gateway.vectors == {}
         gateway.model.down = None
-        assert await gateway.intake.catch_up("ann", CALL) and gateway.vectors == {"ann": vector_of("a")}
+        assert await gateway.intake.catch_up(gateway.versions[0], "ann", CALL) and gateway.vectors == {
+            "ann": vector_of("a")
+        }
         await gateway.intake.follow()
         assert gateway.vectors == {"ann": vector_of("a"), "bob": vector_of("b")}
         calls = gateway.model.calls
-        assert await gateway.intake.catch_up("bob", CALL)
+        assert await gateway.intake.catch_up(gateway.versions[0], "bob", CALL)
         await gateway.intake.follow()
         assert gateway.model.calls == calls, "nothing is left to be read in"
 
@@ -132,6 +134,52 @@ def test_another_error_is_not_taken_for_an_outage(gateway: Gateway) -> None:
         gateway.model.down = None
         await gateway.intake.follow()
         assert len(gateway.vectors) == Config().backend.max_rows + 2, "nor is what comes behind it passed over"
+
+    run(whole())
+
+
+def test_a_history_that_the_model_refuses_fails_alone(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    """One user's odd history must not keep everybody else's favors out, nor the gateway from changing version."""
+    intake, model = gateway.intake, gateway.model
+    newer: Any = Everybody()
+
+    async def whole() -> None:
+        await gateway.start()
+        await gateway.add("odd", likes("a"))
+        gateway.log.add_many({f"u{n}": likes("b") for n in range(9)} | {"odd": likes("f", 10), "late": likes("c")}, 1.0)
+        model.refuses = "f"
+        await intake.follow()
+        everybody: dict[str, Any] = {f"u{n}": vector_of("b") for n in range(9)} | {"late": vector_of("c")}
+        assert gateway.vectors == everybody | {"odd": vector_of("a")}
+        assert (intake.refused, intake.unread) == (1, 0)
+        assert not await intake.catch_up(gateway.versions[0], "odd", CALL), "so that the answer is marked as stale"
+        assert await intake.catch_up(gateway.versions[0], "late", CALL)
+        calls = model.calls
+        await intake.follow()
+        await intake.serve([newer])
+        assert model.calls > calls and newer.vectors == everybody, "tried again with another version"
+        assert intake.is_refused(newer, "odd") and not intake.is_refused(gateway.versions[0], "odd")
+        calls = model.calls
+        await intake.follow()
+        assert model.calls == calls, "and not before"
+        model.refuses = ""
+        await gateway.add("odd", likes("a", 20))
+        assert newer.vectors["odd"] == vector_of("af") and intake.refused == 0
+
+    run(whole())
+    assert "BACKEND-REFUSED" in caplog.text and "odd" not in caplog.text
+
+
+def test_whoever_is_forgotten_is_not_counted_as_refused_either(gateway: Gateway) -> None:
+    """Nothing may be known of them any more."""
+
+    async def whole() -> None:
+        await gateway.start()
+        gateway.model.refuses = "f"
+        await gateway.add("odd", likes("f"))
+        assert gateway.intake.refused == 1
+        await gateway.intake.tidy(frozenset({name_of("odd")}))
+        assert gateway.intake.refused == 0
 
     run(whole())
 

@@ -6,10 +6,12 @@ import json
 import re
 import shutil
 import signal
+import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from schemathesis import GenerationMode
 
 from tastetwin.analysis.lookup import TwinLists
 from tastetwin.client.schemas import ModelsAnswer, Refusal
+from tastetwin.config import GatewayConfig
 from tastetwin.privacy.opt_out import opt_out
 from tastetwin.runs import published_run
 from tastetwin.serving.gateway.http import BASE, ENDPOINTS
@@ -173,6 +176,20 @@ def test_more_than_the_limit_of_bytes_is_not_read(site: Site) -> None:
     """Memory is bounded by limits, not by callers."""
     status, answer = site.ask(f"{MODEL}/twins", b" " * ((1 << 20) + 1))
     assert (status, answer["error"]["code"]) == (413, "HTTP-BODY")
+
+
+def test_whoever_sends_slowly_keeps_nobody_out(site: Site) -> None:
+    """By as many half-sent requests as the gateway works on at once, on real connections."""
+    head = f"POST {MODEL}/twins HTTP/1.1\r\nhost: x\r\nx-api-key: {site.keys['all']}\r\ncontent-length: 9\r\n\r\n{{"
+    host, port = site.url.removeprefix("http://").split(":")
+    with ExitStack() as stack:
+        for _ in range(GatewayConfig().in_flight + 6):
+            connection = stack.enter_context(socket.create_connection((host, int(port)), 30))
+            connection.sendall(head.encode())
+        time.sleep(0.2)
+        assert site.ask(f"{MODEL}/twins", body_of("twins", site.users(2)))[0] == 200
+        connection.sendall(b"        ")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 400"), "answered once it is whole"
 
 
 def test_an_opt_out_elsewhere_holds_within_seconds(site: Site) -> None:

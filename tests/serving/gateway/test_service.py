@@ -10,7 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tastetwin.client.schemas import FavorEvent, History, PairRequest, TwinsBatchRequest, TwinsRequest, Wanted
+from tastetwin.client.schemas import (
+    FavorEvent,
+    FavorsItem,
+    History,
+    PairRequest,
+    TwinsBatchRequest,
+    TwinsRequest,
+    Wanted,
+)
 from tastetwin.errors import StoreError, UsageError
 from tastetwin.features.stage import read_place_rows
 from tastetwin.features.taste import taste_histories
@@ -250,9 +258,19 @@ def test_one_bad_event_takes_only_its_user_along(world: World) -> None:
     )
     assert [item["user"] for item in items] == [good, bad]
     assert items[1]["error"]["code"] == "FAVOR-REFUSED"
+    assert [item["taken"] for item in items] == [True, False]
     people = world.version.people
     assert people.is_fresh(people.find(good))
     assert not people.is_fresh(people.find(bad))
+
+
+def test_favors_that_were_taken_are_told_from_those_that_were_not(world: World) -> None:
+    """Both have no list; whoever reads only that would send again what was kept, or give up what was not."""
+    like = {"like_contentsid": places(world, 1)[0]}
+    events = [FavorEvent(user="too new", like=like), FavorEvent(user="wrong", like={"like_contentsid": 1.5})]
+    items = [FavorsItem.model_validate(item) for item in add(world, events, k=5)]
+    assert all(item.error is not None and item.answer is None for item in items)
+    assert [item.taken for item in items] == [True, False]
 
 
 def test_while_no_model_answers_lists_are_stale_and_say_so(world: World) -> None:
@@ -275,6 +293,22 @@ def test_while_no_model_answers_lists_are_stale_and_say_so(world: World) -> None
     found = twins(world, user, k=5)
     assert (found["source"], found["stale"]) == ("fresh", False)
     assert "age_seconds" not in found
+
+
+def test_whoever_s_history_is_refused_has_the_run_s_list_and_everybody_else_a_fresh_one(world: World) -> None:
+    """The favors were kept, so the request did not fail; what is shown says that it does not know them."""
+    odd, other = some_user(world), some_user(world, 1)
+    people = world.version.people
+    few, many = places(world, 1), places(world, 300)
+    world.models.longest = len(people.rows(people.find(other))) + 1
+    events = [FavorEvent(user=odd, like={"like_contentsid": place}) for place in many]
+    events += [FavorEvent(user=other, like={"like_contentsid": place}) for place in few]
+    first, second = add(world, events, k=5)
+    assert first["error"]["code"] == "BACKEND-REFUSED" and "answer" not in first and first["taken"]
+    assert second["answer"]["source"] == "fresh"
+    found = twins(world, odd, k=5)
+    assert (found["source"], found["stale"]) == ("published", True)
+    assert twins(world, other, k=5)["stale"] is False
 
 
 def test_what_came_during_an_outage_is_read_in_without_being_asked_for(world: World) -> None:

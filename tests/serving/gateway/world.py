@@ -34,12 +34,16 @@ class Models:
 
     session: Any
     out: bool = False
+    longest: int = 1_000
+    """Longer histories are refused."""
     rows: list[int] = field(default_factory=list)
 
     async def infer(self, version: str, inputs: Tensors, deadline: float, request_id: str) -> npt.NDArray[np.float32]:
         await asyncio.sleep(0)
         if self.out:
             raise StoreError("BACKEND-UNAVAILABLE", place="backends", rule="one that answers")
+        if inputs["places"].shape[1] > self.longest:
+            raise StoreError("BACKEND-REFUSED", place="backends", rule="a history that is not too long")
         self.rows.append(len(inputs["places"]))
         found: npt.NDArray[np.float32] = self.session.run([OUTPUT], dict(inputs))[0]
         return found

@@ -118,8 +118,8 @@ async def add_favor(asked: Asked[schemas.MyFavor]) -> schemas.Done:
     """
     event = FavorEvent(user=asked.me, review=asked.given.review, like=asked.given.like)
     took = await answer_of(asked.app.client.favors([event], call=asked.call))
-    problem = took.items[0].error if took is not None and took.items else None
-    if problem is not None:
+    refused = [item.error for item in took.items if not item.taken] if took is not None else []
+    for problem in filter(None, refused):
         raise UsageError(problem.code, place=problem.place, value=problem.value, rule=problem.rule, fix=problem.fix)
     return schemas.Done()
 

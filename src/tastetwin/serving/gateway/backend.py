@@ -5,8 +5,8 @@ outcome of a call  asked again  to the breaker           raised at the end
 =================  ===========  =======================  ======================
 vectors                         success
 404                yes          nothing                  ``BackendUnavailable``
-another 4xx        no           success                  ``BackendRefused``
-503, 504           yes          nothing: it is busy      ``BackendUnavailable``
+400, 413, 422      no           success                  ``BackendRefused``
+429, 503, 504      yes          nothing: it is busy      ``BackendUnavailable``
 502                yes          failure                  ``BackendUnavailable``
 another status     no           failure                  ``BackendUnavailable``
 broken off, bad    yes          failure                  ``BackendUnavailable``
@@ -51,6 +51,9 @@ CHECK_SECONDS: Final = 1.0
 """That a health check may take."""
 UNHEARD: Final = 3
 """Health checks in a row without an answer that take a backend out: a busy one is not a dead one."""
+REFUSALS: Final = (400, 413, 422)
+"""Statuses that speak of what was sent. Others of 4xx do of who sent it, or where: a proxy's, say."""
+BUSY: Final = (429, 503, 504)
 PATIENCE: Final = 0.1
 """A call that had less time than this, in seconds, and did not make it, says nothing about the backend."""
 STALLED: Final = 0.02
@@ -119,6 +122,8 @@ class Backend:
         self._url, self._name = _address(url).rstrip("/"), masked(url)
         self._metrics, self._clock = metrics, clock
         self.breaker = Breaker(clock)
+        metrics.breaker.labels(self._name).set_function(lambda: self.breaker.state)
+        self._seconds = metrics.seconds.labels(self._name)
         self.ready: frozenset[str] = frozenset()
         """Versions that it had ready when it was last asked."""
         self._paths: dict[str, str] = {}
@@ -176,8 +181,7 @@ class Backend:
             hung = outcome in ("deadline", "slow") and left >= PATIENCE and not rang_late
             self.breaker.end(began, False if hung else _VERDICTS.get(outcome))
             self._metrics.calls.labels(self._name, outcome).inc()
-            self._metrics.seconds.labels(self._name).observe(self._clock() - start)
-            self._metrics.breaker.labels(self._name).set(self.breaker.state)
+            self._seconds.observe(self._clock() - start)
 
     async def _post(self, session: aiohttp.ClientSession, request: Request, left: float) -> Floats:
         headers, body = with_timeout(request.headers, request.body, left)
@@ -189,10 +193,10 @@ class Backend:
         if response.status == 404:
             self.ready -= {request.version}
             raise Failed("absent", "status 404", again=True)
-        if 400 <= response.status < 500:
+        if response.status in REFUSALS:
             raise _refused(request.version, response.status)
-        outcome = "busy" if response.status in (503, 504) else "failed"
-        raise Failed(outcome, f"status {response.status}", again=response.status in (502, 503, 504))
+        outcome = "busy" if response.status in BUSY else "failed"
+        raise Failed(outcome, f"status {response.status}", again=response.status in (502, *BUSY))
 
     async def check(self, session: aiohttp.ClientSession, wanted: Collection[str]) -> None:
         """Looks which of these versions it has ready."""
@@ -206,7 +210,6 @@ class Backend:
         except aiohttp.ClientError:
             self.ready = frozenset()
         self._metrics.ready.labels(self._name).set(len(self.ready))
-        self._metrics.breaker.labels(self._name).set(self.breaker.state)
 
     async def _versions(self, session: aiohttp.ClientSession, wanted: Collection[str]) -> frozenset[str]:
         if not await _is_so(session, self._at("health/ready")):

@@ -51,8 +51,10 @@ class VectorSource:
         keys = [key_of(bundle, content) for content in _contents(whole, lengths)]
 
         async def compute(missing: list[int]) -> Floats:
-            most = max(1, *lengths[missing].tolist())
-            inputs = {name: values[missing, :most] for name, values in whole.inputs().items()}
+            inputs = whole.inputs()
+            if len(missing) < len(keys):
+                most = max(1, *lengths[missing].tolist())
+                inputs = {name: values[missing, :most] for name, values in inputs.items()}
             return await self._backends.infer(bundle, inputs, call.deadline, call.request_id)
 
         found = await self._cached.get(keys, pack.dim, compute)

@@ -1,12 +1,14 @@
 """Favors that come in while the gateway runs: kept, encoded, and from then on part of every version held.
 
 One order for all: the number that the log gave to a user's last change. A vector that comes late does not undo a later
-one. Where no model can be reached, favors are kept all the same and tried again.
+one. Where no model can be reached, favors are kept all the same and tried again. A history that the model refuses is
+left out, alone, until the user's next favor or the next version.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -30,6 +32,9 @@ from tastetwin.serving.gateway.versions import DenySet
 
 OUTAGES: Final = ("BACKEND-UNAVAILABLE", "DEADLINE-EXCEEDED")
 """What is wrong when no model can be reached."""
+REFUSED: Final = "BACKEND-REFUSED"
+"""What is wrong when a model says that a history is."""
+_LOG: Final = logging.getLogger(__name__)
 
 
 class Intake:
@@ -44,6 +49,8 @@ class Intake:
         """Number of the last change known of each user."""
         self._unread: dict[str, FreshRecord] = {}
         """Changes that no model could be reached for yet."""
+        self._refused: set[tuple[People, str]] = set()
+        """Whose last change the model of a version refuses."""
         self._cursor = 0
         self._forgotten: frozenset[str] = frozenset()
         self._pruned = 0.0
@@ -53,6 +60,15 @@ class Intake:
     def unread(self) -> int:
         """People with favors that no model could be reached for yet."""
         return len(self._unread)
+
+    @property
+    def refused(self) -> int:
+        """People whose favors the model of a version refuses."""
+        return len({user for _, user in self._refused})
+
+    def is_refused(self, people: People, user: str) -> bool:
+        """Whether a version knows nothing of a user's last favors, since its model refuses the history."""
+        return (people, user) in self._refused
 
     def moment(self) -> int:
         """How many vectors have changed, as of a second ago at most."""
@@ -69,6 +85,7 @@ class Intake:
         self._people = people
         kept = {each.user for each in records}
         self._latest = {user: at for user, at in self._latest.items() if at > cursor or user in kept}
+        self._refused = {(each, user) for each, user in self._refused if each in people and user in self._latest}
         self._cursor = cursor  # only now: what an error kept from being read in is asked for again
 
     async def add(self, came: dict[str, Favors], call: Call) -> None:
@@ -97,16 +114,17 @@ class Intake:
         for user in await asyncio.to_thread(_named, list(self._latest), forgotten - self._forgotten):
             self._latest.pop(user, None)
             self._unread.pop(user, None)
+            self._refused.difference_update([(people, user) for people in self._people])
         self._forgotten = forgotten
         before = min((said_by_run(each.pack.manifest.logical_date) for each in self._people), default=0.0)
         if before > self._pruned:
             await asyncio.to_thread(self._log.prune, before)
             self._pruned = before
 
-    async def catch_up(self, user: str, call: Call) -> bool:
-        """Whether the user's vector is that of all favors known; tries to make it so."""
+    async def catch_up(self, people: People, user: str, call: Call) -> bool:
+        """Whether the user's vector in a version is that of all favors known; tries to make it so."""
         record = self._unread.get(user)
-        return record is None or await self._try([record], call)
+        return (record is None or await self._try([record], call)) and not self.is_refused(people, user)
 
     async def _read_in(self, records: Sequence[FreshRecord]) -> None:
         size, seconds = self._config.backend.max_rows, self._config.gateway.deadline_ms / 1_000
@@ -143,19 +161,36 @@ class Intake:
         homes = home_regions(histories, pack.vocabulary)
         enough = np.flatnonzero(histories.lengths() >= pack.manifest.min_favors)
         vectors: list[Floats | None] = [None] * len(records)
-        if len(enough):
-            encoded = await list_vectors(self._source, pack, histories.select(enough), call)
-            for at, vector in zip(enough.tolist(), encoded, strict=True):
-                vectors[at] = vector
+        encoded = await self._each(pack, histories.select(enough), call) if len(enough) else []
+        for at, vector in zip(enough.tolist(), encoded, strict=True):
+            vectors[at] = vector
+        # Both may have changed while the model was asked.
+        current = [self._latest.get(each.user) == each.number and not self._denied.has(each.user) for each in records]
+        refused = {at for at, vector in zip(enough.tolist(), encoded, strict=True) if vector is None and current[at]}
         rows = np.split(histories.places, histories.offsets[1:-1])
         changed = [
-            Changed(record.user, mine, vector, home)
-            for record, mine, vector, home in zip(records, rows, vectors, homes.tolist(), strict=True)
-            # Both may have changed while the model was asked.
-            if self._latest.get(record.user) == record.number and not self._denied.has(record.user)
+            Changed(records[at].user, rows[at], vectors[at], int(homes[at]))
+            for at in range(len(records))
+            if current[at] and at not in refused
         ]
         self._changes += len(changed)
         people.put(changed)
+        self._refused.difference_update([(people, each.user) for each in changed])
+        self._refused.update([(people, records[at].user) for at in refused])
+        if refused:
+            _LOG.warning("%s: %d of %d histories, version %s", REFUSED, len(refused), len(records), pack.version)
+
+    async def _each(self, pack: Pack, histories: Histories, call: Call) -> list[Floats | None]:
+        """[n] vectors as of ``list_vectors``; None of a history that the model refuses, even alone."""
+        try:
+            return [*await list_vectors(self._source, pack, histories, call)]
+        except StoreError as error:
+            if error.problem.code != REFUSED:
+                raise
+        if histories.n_users == 1:
+            return [None]
+        halves = np.array_split(np.arange(histories.n_users), 2)
+        return [vector for half in halves for vector in await self._each(pack, histories.select(half), call)]
 
 
 def _named(users: Sequence[str], names: frozenset[str]) -> list[str]:
@@ -185,6 +220,6 @@ async def list_vectors(source: VectorSource, pack: Pack, histories: Histories, c
     """[n, dim] vectors of histories in the space that lists are searched in.
 
     Raises:
-        StoreError: one of ``OUTAGES``.
+        StoreError: one of ``OUTAGES``; ``REFUSED``.
     """
     return reweighted(await source.encode(pack, histories, call), pack.axes, pack.manifest.home_weight)

@@ -21,10 +21,13 @@ class State(Collector):
     def collect(self) -> Iterator[Metric]:
         """At every look."""
         service = self._gateway.service
-        stale, unread = service.stale_answers, service.intake.unread
+        stale, unread, refused = service.stale_answers, service.intake.unread, service.intake.refused
         yield CounterMetricFamily("tastetwin_gateway_stale_answers", "Lists that did not know all favors", value=stale)
         yield GaugeMetricFamily(
             "tastetwin_gateway_unread_people", "With favors that no model could be reached for", value=unread
+        )
+        yield GaugeMetricFamily(
+            "tastetwin_gateway_refused_people", "With favors that the model of a version refuses", value=refused
         )
         yield GaugeMetricFamily(
             "tastetwin_gateway_opt_outs_age_seconds", "Since opt-outs were read", value=service.denied.age()

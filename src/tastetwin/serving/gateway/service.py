@@ -22,7 +22,7 @@ from tastetwin.serving.gateway import answers
 from tastetwin.serving.gateway.answers import Json
 from tastetwin.serving.gateway.encode import Call, VectorSource
 from tastetwin.serving.gateway.fresh import FreshLog
-from tastetwin.serving.gateway.intake import Intake, history, list_vectors
+from tastetwin.serving.gateway.intake import REFUSED, Intake, history, list_vectors
 from tastetwin.serving.gateway.pack import NOBODY, Near, Pack
 from tastetwin.serving.gateway.people import People
 from tastetwin.serving.gateway.search import Asker, closest, closest_each, listed
@@ -102,7 +102,10 @@ class Service:
             StoreError: BACKEND-UNAVAILABLE, DEADLINE-EXCEEDED.
         """
         pack = version.people.pack
-        found = [await self._read(pack, item) for item in items]
+        found = [self._read(pack, items[0])]
+        for item in items[1:]:
+            await asyncio.sleep(0)  # a large batch lets others have their turn
+            found.append(self._read(pack, item))
         good = [each for each in found if isinstance(each, Histories)]
         vectors = iter(await self._source.encode(pack, joined(*good), call) if good else ())
         return [
@@ -112,8 +115,7 @@ class Service:
             for each in found
         ]
 
-    async def _read(self, pack: Pack, item: History) -> Histories | Json:
-        await asyncio.sleep(0)  # a large batch lets others have their turn
+    def _read(self, pack: Pack, item: History) -> Histories | Json:
         try:
             return self._history(pack, item)
         except UsageError as error:
@@ -166,7 +168,7 @@ class Service:
             StoreError: OPT-OUTS-UNKNOWN.
         """
         self.denied.check()
-        stale = not await self.intake.catch_up(user, call)
+        stale = not await self.intake.catch_up(version.people, user, call)
         one = self._one(version.people, user, wanted, stale)
         return self._told(version, one, self._near(version.people, [one], wanted)[0], wanted, with_scores)
 
@@ -215,7 +217,7 @@ class Service:
         self, version: Version, users: Sequence[str], wanted: Wanted, with_scores: bool, call: Call
     ) -> list[Json]:
         self.denied.check()
-        stale = {user: not await self.intake.catch_up(user, call) for user in users}
+        stale = {user: not await self.intake.catch_up(version.people, user, call) for user in users}
         items: list[Json] = [{"user": user} for user in users]
         ones: list[tuple[Json, _One]] = []
         for item in items:
@@ -248,7 +250,7 @@ class Service:
         if request.user == request.other:
             raise UsageError("SAME-USER", place="other", rule="two different users", fix="name another one")
         for user in (request.user, request.other):
-            await self.intake.catch_up(user, call)
+            await self.intake.catch_up(version.people, user, call)
         return self._shown(version.people, request.user), self._shown(version.people, request.other)
 
     def _shown(self, people: People, user: str) -> int:
@@ -290,11 +292,12 @@ class Service:
         for start in range(0, len(users), TOGETHER):
             part = users[start : start + TOGETHER]
             good = [user for user in part if user not in refused]
-            said = {user: {"user": user, "places": self._places(version.people, user)} for user in good}
+            said = {user: _taken(user, self._places(version.people, user)) for user in good}
             if wanted is not None and good:
                 for item in await self._items(version, good, wanted, with_scores, call):
-                    said[item["user"]] |= item
-            items += [said.get(user, {"user": user, "error": refused.get(user)}) for user in part]
+                    refused_now = self.intake.is_refused(version.people, item["user"])
+                    said[item["user"]] |= {"error": vars(unreadable().problem)} if refused_now else item
+            items += [said.get(user, {"user": user, "taken": False, "error": refused.get(user)}) for user in part]
             await asyncio.sleep(0)  # others are waiting, too
         return items
 
@@ -342,6 +345,16 @@ def unread() -> StoreError:
     )
 
 
+def unreadable() -> StoreError:
+    """Of a user whose favors were taken in, and whose history no list can be made of."""
+    return StoreError(
+        REFUSED,
+        place="model backends",
+        rule="a history that the model takes",
+        fix="their last list stands until their next favor or the next run; see the log of the backends",
+    )
+
+
 def unknown_user() -> UsageError:
     """One answer for whoever is not known, too new, or has opted out: it tells nobody which."""
     return UsageError(
@@ -358,6 +371,10 @@ def _asker(people: People, one: _One) -> Asker:
         raise unknown_user()
     at = one.position
     return Asker(vector, people.home(at), people.own(at), one.excluded, people.crowding(at))
+
+
+def _taken(user: str, places: int) -> Json:
+    return {"user": user, "taken": True, "places": places}
 
 
 def _favors_of(event: FavorEvent, rules: GateRules) -> Favors:

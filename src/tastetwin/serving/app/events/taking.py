@@ -25,6 +25,8 @@ TOO_MUCH: Final = frozenset({"TOO-MANY"})
 """Fewer events at once may do; of one event it speaks of our settings, and somebody has to mend them."""
 NO_LIST: Final = frozenset({"UNKNOWN-USER"})
 """The event was taken, and the user has no list: too few favors, or opted out."""
+NO_NEW_LIST: Final = frozenset({"BACKEND-REFUSED"})
+"""The event was taken, and no model makes a vector of the user's history: what was sent last stands."""
 FIRST_WAIT: Final = 0.1
 LONGEST_WAIT: Final = 15.0
 MAX_BYTES: Final = 1 << 19
@@ -107,7 +109,7 @@ class Taking:
             mine = of_user[item.user]
             if item.error is None or item.error.code in NO_LIST:
                 taken[item.user] = Taken(answer, item, mine[-1])
-            else:
+            elif item.error.code not in NO_NEW_LIST:
                 reason = item.error.value if _REASON.fullmatch(item.error.value) else item.error.code
                 await self._narrow_down(mine, reason, taken)
 
@@ -168,7 +170,7 @@ class Taking:
 
 
 def _is_final(code: str) -> bool:
-    return code in BAD_EVENT or code in NO_LIST
+    return code in BAD_EVENT | NO_LIST | NO_NEW_LIST
 
 
 def _parts(messages: Sequence[Message]) -> list[list[Message]]:
