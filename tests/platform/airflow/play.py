@@ -1,0 +1,180 @@
+"""Runs in Airflow's environment, started by the tests: plays runs of the DAGs one by one and writes what came of them.
+
+One process for all of them, since Airflow takes many seconds to start. The folder holds ``plan.json`` and, at the end,
+``played.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+DAGS = HERE.parents[2] / "deploy" / "airflow" / "dags"
+TOKENS = {"main": "token-of-main", "gpu": "token-of-gpu"}
+
+
+class Hook:
+    """Takes alerts."""
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, Any]] = []
+        hook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:  # noqa: N802
+                said = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                hook.heard.append({**said, "authorization": self.headers["authorization"]})
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *arguments: Any) -> None:
+                """Says nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hook"
+
+
+def prepare(folder: Path) -> None:
+    """Airflow's own home and database, before anything of it is imported."""
+    os.environ |= {
+        "AIRFLOW_HOME": str(folder / "airflow"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+    }
+    from airflow.utils.db import initdb
+
+    initdb()
+
+
+def shapes(files: list[str]) -> dict[str, Any]:
+    """Of each settings file: the errors of reading the DAGs with it, or what they look like."""
+    return {file: shape(file) for file in files}
+
+
+def shape(file: str) -> dict[str, Any]:
+    from airflow.dag_processing.dagbag import DagBag
+
+    os.environ["TASTETWIN_AIRFLOW"] = file
+    bag = DagBag(DAGS)
+    errors = {Path(path).name: text for path, text in bag.import_errors.items()}
+    return {"errors": errors, "dags": {name: drawn(dag) for name, dag in bag.dags.items()}}
+
+
+def drawn(dag: Any) -> dict[str, Any]:
+    """What the tests ask of a DAG."""
+    late = [dag.deadline] if dag.deadline and not isinstance(dag.deadline, list) else dag.deadline or []
+    return {
+        "order": [task.task_id for task in dag.topological_sort()],
+        "edges": sorted([task.task_id, to] for task in dag.tasks for to in task.downstream_task_ids),
+        "max_active_runs": dag.max_active_runs,
+        "catchup": dag.catchup,
+        "deadlines": [each.interval.total_seconds() for each in late],
+        "tasks": {task.task_id: told(task) for task in dag.tasks},
+    }
+
+
+def told(task: Any) -> dict[str, Any]:
+    """What the tests ask of a task."""
+    timeout = task.execution_timeout
+    said = {
+        "kind": type(task).__name__,
+        "retries": task.retries,
+        "backoff": bool(task.retry_exponential_backoff),
+        "timeout": timeout and timeout.total_seconds(),
+        "alerts": bool(task.on_failure_callback),
+        "depends_on_past": task.depends_on_past,
+        "rule": str(task.trigger_rule),
+    }
+    for name in ("kubernetes_conn_id", "namespace", "image", "cmds", "arguments", "pod_template_dict", "yaml_conf"):
+        said[name] = getattr(task, name, None)
+    return said
+
+
+def play(step: dict[str, Any], clusters: dict[str, Any], hook: Hook) -> dict[str, Any]:
+    """One run of a DAG from its beginning to its end."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    os.environ["TASTETWIN_AIRFLOW"] = step["settings"]
+    before = {name: len(cluster.created) for name, cluster in clusters.items()}
+    heard = len(hook.heard)
+    dag = DagBag(DAGS).dags[step["dag"]]
+    run = dag.test(
+        logical_date=datetime.fromisoformat(step["at"]),
+        run_conf=step.get("conf"),
+        mark_success_pattern=step.get("done"),
+    )
+    return {
+        "state": str(run.state),
+        "tasks": {ti.task_id: {"state": str(ti.state), "tries": ti.try_number} for ti in run.task_instances},
+        "xcoms": xcoms(run),
+        "created": {name: cluster.created[before[name] :] for name, cluster in clusters.items()},
+        "alerts": hook.heard[heard:],
+    }
+
+
+def xcoms(run: Any) -> dict[str, dict[str, Any]]:
+    """Everything that the run's tasks left in Airflow's database."""
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    found: dict[str, dict[str, Any]] = {}
+    with create_session() as session:
+        chosen = select(XComModel).where(XComModel.run_id == run.run_id, XComModel.dag_id == run.dag_id)
+        for each in session.scalars(chosen):
+            found.setdefault(each.task_id, {})[each.key] = XComModel.deserialize_value(each)
+    return found
+
+
+def triggered() -> list[dict[str, Any]]:
+    """The runs that other runs asked for."""
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        runs = session.scalars(select(DagRun).where(DagRun.dag_id == "tastetwin_deploy"))
+        return [{"run_id": run.run_id, "conf": run.conf, "state": str(run.state)} for run in runs]
+
+
+def main(folder: Path) -> None:
+    """Carry out the plan."""
+    from cluster import Cluster
+
+    plan = json.loads((folder / "plan.json").read_text())
+    hook = Hook()
+    connection = {"conn_type": "http", "host": hook.url, "password": "hook-token"}
+    os.environ["AIRFLOW_CONN_TASTETWIN_ALERTS"] = json.dumps(connection)
+    outcomes = iter([{"jobDeploymentStatus": "Complete", "jobStatus": each, "jobId": "r1"} for each in plan["ray"]])
+    clusters = {name: Cluster(folder, token, lambda _: told_of_ray) for name, token in TOKENS.items()}
+    told_of_ray: dict[str, str] = {}
+    for name, cluster in clusters.items():
+        extra = {"kube_config": cluster.kube_config()}
+        os.environ[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps({"conn_type": "kubernetes", "extra": extra})
+    prepare(folder)
+    played: dict[str, Any] = {"shapes": shapes(plan["shapes"]), "runs": {}}
+    try:
+        for step in plan["runs"]:
+            if step.get("ray"):
+                told_of_ray |= next(outcomes)
+            played["runs"][step["name"]] = play(step, clusters, hook)
+        played["triggered"] = triggered()
+    finally:
+        for cluster in clusters.values():
+            cluster.close()
+        (folder / "played.json").write_text(json.dumps(played, default=str))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE))
+    main(Path(sys.argv[1]))
