@@ -6,10 +6,12 @@ One process for all of them, since Airflow takes many seconds to start. The fold
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
 import threading
+import time
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -61,11 +63,16 @@ def shapes(files: list[str]) -> dict[str, Any]:
     return {file: shape(file) for file in files}
 
 
-def shape(file: str) -> dict[str, Any]:
-    from airflow.dag_processing.dagbag import DagBag
+def read(file: str) -> Any:
+    """The DAGs with a settings file, as Airflow reads them."""
+    from airflow.dag_processing.dagbag import BundleDagBag
 
     os.environ["TASTETWIN_AIRFLOW"] = file
-    bag = DagBag(DAGS)
+    return BundleDagBag(DAGS, bundle_path=DAGS, bundle_name="dags-folder")
+
+
+def shape(file: str) -> dict[str, Any]:
+    bag = read(file)
     errors = {Path(path).name: text for path, text in bag.import_errors.items()}
     return {"errors": errors, "dags": {name: drawn(dag) for name, dag in bag.dags.items()}}
 
@@ -102,12 +109,10 @@ def told(task: Any) -> dict[str, Any]:
 
 def play(step: dict[str, Any], clusters: dict[str, Any], hook: Hook) -> dict[str, Any]:
     """One run of a DAG from its beginning to its end."""
-    from airflow.dag_processing.dagbag import DagBag
-
-    os.environ["TASTETWIN_AIRFLOW"] = step["settings"]
+    began = time.monotonic()
     before = {name: len(cluster.created) for name, cluster in clusters.items()}
     heard = len(hook.heard)
-    dag = DagBag(DAGS).dags[step["dag"]]
+    dag = read(step["settings"]).dags[step["dag"]]
     run = dag.test(
         logical_date=datetime.fromisoformat(step["at"]),
         run_conf=step.get("conf"),
@@ -115,25 +120,27 @@ def play(step: dict[str, Any], clusters: dict[str, Any], hook: Hook) -> dict[str
     )
     return {
         "state": str(run.state),
-        "tasks": {ti.task_id: {"state": str(ti.state), "tries": ti.try_number} for ti in run.task_instances},
-        "xcoms": xcoms(run),
+        "seconds": round(time.monotonic() - began, 1),
+        **left(run),
         "created": {name: cluster.created[before[name] :] for name, cluster in clusters.items()},
         "alerts": hook.heard[heard:],
     }
 
 
-def xcoms(run: Any) -> dict[str, dict[str, Any]]:
-    """Everything that the run's tasks left in Airflow's database."""
+def left(run: Any) -> dict[str, Any]:
+    """What is in Airflow's database of a run's tasks: states, tries, XComs."""
+    from airflow.models.taskinstance import TaskInstance
     from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
-    found: dict[str, dict[str, Any]] = {}
     with create_session() as session:
-        chosen = select(XComModel).where(XComModel.run_id == run.run_id, XComModel.dag_id == run.dag_id)
-        for each in session.scalars(chosen):
-            found.setdefault(each.task_id, {})[each.key] = XComModel.deserialize_value(each)
-    return found
+        mine = TaskInstance.dag_id == run.dag_id, TaskInstance.run_id == run.run_id
+        tasks = {ti.task_id: [str(ti.state), ti.try_number] for ti in session.scalars(select(TaskInstance).where(*mine))}
+        xcoms: dict[str, dict[str, Any]] = {name: {} for name in tasks}
+        for each in session.scalars(select(XComModel).where(XComModel.dag_id == run.dag_id, XComModel.run_id == run.run_id)):
+            xcoms[each.task_id][each.key] = XComModel.deserialize_value(each)
+    return {"tasks": tasks, "xcoms": xcoms}
 
 
 def triggered() -> list[dict[str, Any]]:
@@ -147,6 +154,16 @@ def triggered() -> list[dict[str, Any]]:
         return [{"run_id": run.run_id, "conf": run.conf, "state": str(run.state)} for run in runs]
 
 
+async def late(hook: Hook) -> dict[str, Any]:
+    """A missed deadline, as the triggerer hears of it."""
+    from airflow.triggers.callback import CallbackTrigger
+
+    run = {"dag_id": "tastetwin_daily", "dag_run_id": "scheduled__1", "logical_date": "2026-06-30T03:00:00Z"}
+    kwargs = {"connection": "tastetwin_alerts", "what": "is late", "context": {"dag_run": run}}
+    said = [event.payload async for event in CallbackTrigger("taste_dags.alerts.Alert", kwargs).run()]
+    return {"ended": str(said[-1]), "alert": hook.heard[-1]}
+
+
 def main(folder: Path) -> None:
     """Carry out the plan."""
     from cluster import Cluster
@@ -155,9 +172,7 @@ def main(folder: Path) -> None:
     hook = Hook()
     connection = {"conn_type": "http", "host": hook.url, "password": "hook-token"}
     os.environ["AIRFLOW_CONN_TASTETWIN_ALERTS"] = json.dumps(connection)
-    outcomes = iter([{"jobDeploymentStatus": "Complete", "jobStatus": each, "jobId": "r1"} for each in plan["ray"]])
-    clusters = {name: Cluster(folder, token, lambda _: told_of_ray) for name, token in TOKENS.items()}
-    told_of_ray: dict[str, str] = {}
+    clusters = {name: Cluster(folder, token) for name, token in TOKENS.items()}
     for name, cluster in clusters.items():
         extra = {"kube_config": cluster.kube_config()}
         os.environ[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps({"conn_type": "kubernetes", "extra": extra})
@@ -165,10 +180,10 @@ def main(folder: Path) -> None:
     played: dict[str, Any] = {"shapes": shapes(plan["shapes"]), "runs": {}}
     try:
         for step in plan["runs"]:
-            if step.get("ray"):
-                told_of_ray |= next(outcomes)
+            clusters["gpu"].ray_ends = step.get("ray", "")
             played["runs"][step["name"]] = play(step, clusters, hook)
         played["triggered"] = triggered()
+        played["late"] = asyncio.run(late(hook))
     finally:
         for cluster in clusters.values():
             cluster.close()
@@ -176,5 +191,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE))
     main(Path(sys.argv[1]))

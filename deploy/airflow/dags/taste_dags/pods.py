@@ -20,6 +20,8 @@ DAY: Final = "{{ day(logical_date) }}"
 """The logical date in the schedule's time zone, filled in by Airflow when the task runs."""
 FINAL: Final = {2: "the request is wrong", 5: "refused by the gate", 6: "something is not installed"}
 """Exit codes of tastetwin that another try would end with, too."""
+JUPYTER: Final = {"JUPYTER_RUNTIME_DIR": "/tmp/jupyter", "IPYTHONDIR": "/tmp/ipython"}
+"""Where a kernel may write in a pod whose root is read-only."""
 TAIL: Final = 20
 """Lines at a log's end among which the result is looked for."""
 FACTS: Final = ("run_id", "logical_date", "status", "published", "generations")
@@ -106,7 +108,7 @@ def stage_pod(settings: Settings, stage: str) -> StagePod:
     """A stage: its command, or the notebook that takes its place."""
     notebook = settings.tasks[stage].notebook
     if notebook:
-        return pod(settings, stage, notebook_arguments(settings, stage, notebook), command=["papermill"])
+        return pod(settings, stage, notebook_arguments(settings, stage, notebook), cmds=["papermill"], env_vars=JUPYTER)
     return pod(settings, stage, stage_arguments(settings, stage))
 
 
@@ -120,7 +122,7 @@ def notebook_arguments(settings: Settings, stage: str, notebook: Notebook) -> li
     return [notebook.path, output, *parameters, "--log-output", "--no-progress-bar"]
 
 
-def pod(settings: Settings, name: str, arguments: list[str], command: list[str] | None = None) -> StagePod:
+def pod(settings: Settings, name: str, arguments: list[str], **more: Any) -> StagePod:
     """A task of that name, as its section of the settings says."""
     task = settings.tasks[name]
     return StagePod(
@@ -129,13 +131,13 @@ def pod(settings: Settings, name: str, arguments: list[str], command: list[str] 
         task_id=name,
         name=f"tastetwin-{name.replace('_', '-')}",
         image=task.image,
-        cmds=command,
         arguments=[*arguments, *task.arguments],
         pod_template_dict=template(name, task),
         startup_timeout_seconds=int(task.startup_timeout.total_seconds()),
         callbacks=[Lineage],
         log_events_on_failure=True,
         log_pod_spec_on_failure=False,  # environment variables may be secret
+        **more,
     )
 
 

@@ -56,7 +56,7 @@ class Task(_Strict):
     arguments: list[str] = []
     notebook: Notebook | None = None
     retries: int = Field(3, ge=0, le=50)
-    retry_delay: timedelta = timedelta(minutes=1)
+    retry_delay: timedelta = Field(timedelta(minutes=1), ge=timedelta(0))
     longest_retry_delay: Seconds = timedelta(minutes=30)
     timeout: Seconds = timedelta(hours=6)
     startup_timeout: Seconds = timedelta(minutes=10)
@@ -143,6 +143,8 @@ class Settings(_Strict):
                 raise ValueError(f"tasks.{name}.cluster: {task.cluster!r} is none of clusters: {', '.join(self.clusters)}")
             if task.notebook and name not in STAGES:
                 raise ValueError(f"tasks.{name}.notebook: a notebook takes the place of a stage: {', '.join(STAGES)}")
+        if self.deadline and not self.alerts:
+            raise ValueError("deadline: needs alerts, the connection that hears of it")
         if self.tasks["train"].notebook and self.training.where != "pod":
             raise ValueError("tasks.train.notebook: needs training.where: pod")
         return self
