@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,9 +32,9 @@ class Refused(Exception):
         self.status = status
 
 
-def podman(*arguments: str, check: bool = True) -> str:
+def podman(*arguments: str, check: bool = True, timeout: float = 120) -> str:
     """What podman says."""
-    done = subprocess.run(["podman", *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["podman", *arguments], capture_output=True, text=True, timeout=timeout)
     if check and done.returncode:
         raise Refused(500, f"podman {' '.join(arguments)}: {done.stderr}")
     return done.stdout
@@ -102,19 +102,19 @@ class Cluster:
         del self.pods[namespace, name]
         return pod
 
-    def log(self, namespace: str, name: str, query: dict[str, str]) -> Iterator[bytes]:
+    def log(self, namespace: str, name: str, query: dict[str, str]) -> list[bytes]:
+        """Who follows gets all of it at the end: podman leaves followers of a log file before that."""
         self.read_pod(namespace, name)
-        options = {"follow": ["--follow"], "timestamps": ["--timestamps"]}
-        chosen = [each for key, value in options.items() if query.get(key) == "true" for each in value]
-        if "tailLines" in query:
-            chosen += ["--tail", query["tailLines"]]
-        command = ["podman", "logs", *chosen, f"{name}-{query.get('container', 'base')}"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
-            assert running.stdout is not None
-            yield from running.stdout
+        container = f"{name}-{query.get('container', 'base')}"
+        if query.get("follow") == "true":
+            podman("wait", container, timeout=600)
+        chosen = ["--timestamps"] if query.get("timestamps") == "true" else []
+        chosen += ["--tail", query["tailLines"]] if "tailLines" in query else []
+        done = subprocess.run(["podman", "logs", *chosen, container], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return [done.stdout]
 
     def create_job(self, namespace: str, job: dict[str, Any]) -> dict[str, Any]:
-        """An Indexed Job: pods that share one network, so that the first is found as <job>-0.<service>."""
+        """An Indexed Job: pods that share the host's network, since no DNS resolves <job>-0.<service>."""
         name = job["metadata"]["name"]
         if (namespace, name) in self.jobs:
             raise Refused(409, "AlreadyExists")
@@ -212,8 +212,8 @@ def _indexed(job: dict[str, Any], index: int) -> dict[str, Any]:
     marks = {"job-name": name, "job-completion-index": str(index)}
     pod["metadata"]["labels"] |= {f"batch.kubernetes.io/{key}": value for key, value in marks.items()}
     container = spec["containers"][0]
-    container["args"] = [each.replace("$(JOB_COMPLETION_INDEX)", str(index)) for each in container["args"]]
-    spec["hostAliases"] = [{"ip": "127.0.0.1", "hostnames": [f"{name}-0.{spec['subdomain']}"]}]
+    found = {"$(JOB_COMPLETION_INDEX)": str(index), f"{name}-0.{spec['subdomain']}": "127.0.0.1"}
+    container["args"] = [found.get(each, each) for each in container["args"]]
     return dict(pod)
 
 
