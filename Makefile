@@ -30,7 +30,7 @@ test: .venv/.tools .venv-s3/.made
 quick: .venv/.tools
 	$(BIN)/python -m pytest --ignore tests/platform -m "not slow"
 
-test-platform: .venv/.tools .tools/.debian .tools/.kubernetes .venv-airflow/.made
+test-platform: .venv/.tools .tools/.debian .tools/.kubernetes .venv-airflow/.made .venv-security/.made
 	PATH="$(CURDIR)/.tools/bin:$$PATH" $(BIN)/python -m pytest tests/platform
 
 check: .venv/.tools
@@ -125,6 +125,12 @@ DEBIAN := podman runc buildah catatonit netavark aardvark-dns iptables debootstr
 	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install -c deploy/airflow/constraints.txt -r deploy/airflow/requirements.txt
 	@touch $@
 
+# Lists of contents, a linter for security, known vulnerabilities: tools that read what is shipped, and are not shipped.
+.venv-security/.made: constraints-security.txt | python-ok
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints-security.txt bandit cyclonedx-bom pip-audit
+	@touch $@
+
 SPARK = $(shell sed -n 's/^pyspark-client==//p' constraints.txt)
 
 clean:
@@ -132,4 +138,4 @@ clean:
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-spark .venv-s3 .venv-rectools .venv-recbole .venv-serving-peers .venv-airflow .tools src/*.egg-info
+	rm -rf .venv .venv-spark .venv-s3 .venv-rectools .venv-recbole .venv-serving-peers .venv-airflow .venv-security .tools src/*.egg-info

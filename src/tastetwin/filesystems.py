@@ -13,7 +13,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import fsspec
-import pyarrow.fs as pafs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 CONNECT_SECONDS: Final = 5.0
@@ -52,6 +51,8 @@ class S3(ArrowFSWrapper):  # type: ignore[misc]
 
     def __init__(self, **endpoint: str) -> None:
         """Connect at first use; ``endpoint`` as for ``pyarrow.fs.S3FileSystem``, empty = AWS."""
+        import pyarrow.fs as pafs
+
         timeouts = {"connect_timeout": CONNECT_SECONDS, "request_timeout": REQUEST_SECONDS}
         # Without the delay a small file is a multipart upload of three requests.
         super().__init__(pafs.S3FileSystem(allow_delayed_open=True, **timeouts, **endpoint))

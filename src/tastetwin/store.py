@@ -15,15 +15,17 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import orjson
-import pyarrow.fs as pafs
 from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.implementations.local import LocalFileSystem
 
 from tastetwin.errors import StoreError
 from tastetwin.filesystems import file_system, masked
+
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
 
 STORE_FORMAT: Final = 1
 MARKER: Final = "store.json"
@@ -121,6 +123,8 @@ class Store:
     @property
     def arrow(self) -> pafs.FileSystem:
         """The store's file system for pyarrow; takes paths from ``path``."""
+        import pyarrow.fs as pafs
+
         if self.is_local:
             return pafs.LocalFileSystem()
         return self.fs.fs if isinstance(self.fs, ArrowFSWrapper) else pafs.PyFileSystem(pafs.FSSpecHandler(self.fs))
@@ -156,6 +160,8 @@ class Store:
     def _found(self, top: str) -> list[str]:
         if not isinstance(self.fs, ArrowFSWrapper):
             return list(self.fs.find(top))
+        import pyarrow.fs as pafs
+
         # Their own find asks folder by folder, and takes one that it cannot list for an empty one.
         selector = pafs.FileSelector(top, recursive=True, allow_not_found=True)
         return [each.path for each in self.arrow.get_file_info(selector) if each.is_file]

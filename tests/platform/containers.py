@@ -23,7 +23,7 @@ def image(target: str) -> str:
 
 def environment() -> dict[str, str]:
     """The environment in which podman and buildah work on a machine without systemd."""
-    return {**os.environ, "CONTAINERS_CONF": str(CONF)}
+    return {**os.environ, "CONTAINERS_CONF": str(CONF), "BASE": BASE}
 
 
 def missing() -> str | None:

@@ -10,8 +10,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
-from scipy.sparse.csgraph import connected_components
 
 from tastetwin.analysis.index import Ints
 from tastetwin.config import ListsConfig
@@ -76,6 +74,8 @@ def _candidates(band: Hashes) -> Ints:
 
 def jaccard(histories: Histories, first: Ints, second: Ints) -> npt.NDArray[np.float64]:
     """[m] shared places over all places of pairs of users; 0 where neither has any."""
+    import scipy.sparse as sp
+
     n_rows = int(histories.places.max(initial=0)) + 1
     ones = np.ones(len(histories.places), np.int8)
     visits = sp.csr_matrix((ones, histories.places, histories.offsets), shape=(histories.n_users, n_rows))
@@ -127,6 +127,9 @@ def bursts(histories: Histories, places: int) -> Mask:
 
 def cluster_labels(histories: Histories, vocabulary: Vocabulary, rules: ListsConfig) -> Ints:
     """[n_users] the position of the first user (by id) of each one's cluster; most users' own position."""
+    import scipy.sparse as sp
+    from scipy.sparse.csgraph import connected_components
+
     edges = [
         duplicate_edges(histories, vocabulary, rules.duplicate_overlap),
         farm_edges(histories, vocabulary, rules.farm_accounts),
