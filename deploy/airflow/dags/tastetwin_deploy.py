@@ -16,7 +16,16 @@ HOW = SETTINGS.deploy or Deploy()
 def step(name: str) -> StagePod:
     """One of the deploy commands."""
     command = name.removeprefix("deploy_").replace("_", "-")
-    options = ["--target", HOW.target, "--store", SETTINGS.store, "--run", "{{ params.run }}", *configured(SETTINGS), "--json"]
+    options = [
+        "--target",
+        HOW.target,
+        "--store",
+        SETTINGS.store,
+        "--run",
+        "{{ params.run }}",
+        *configured(SETTINGS),
+        "--json",
+    ]
     return pod(SETTINGS, name, ["deploy", command, *options, *HOW.arguments])
 
 

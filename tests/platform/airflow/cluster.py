@@ -170,9 +170,13 @@ def _of(things: dict[tuple[str, str], dict[str, Any]], namespace: str, name: str
 
 
 def _playable(pod: dict[str, Any]) -> dict[str, Any]:
-    """Without what podman has no use for: labels that it cannot spell, nodes to choose from, GPUs."""
-    spec = {key: value for key, value in pod["spec"].items() if key not in ("nodeSelector", "tolerations", "subdomain")}
-    return {"metadata": {"name": pod["metadata"]["name"]}, "spec": spec}
+    """Without nodes to choose from; what is emptied with a pod belongs to one pod, while podman goes by the name."""
+    name, spec = pod["metadata"]["name"], json.loads(json.dumps(pod["spec"]))
+    own = {each["name"] for each in spec.get("volumes", []) if "emptyDir" in each}
+    for each in (*spec.get("volumes", []), *(mount for one in spec["containers"] for mount in one["volumeMounts"])):
+        each["name"] = f"{name}-{each['name']}" if each["name"] in own else each["name"]
+    kept = {key: value for key, value in spec.items() if key not in ("nodeSelector", "tolerations", "subdomain")}
+    return {"metadata": {"name": name}, "spec": kept}
 
 
 def _status(pod: dict[str, Any]) -> dict[str, Any]:
@@ -239,7 +243,9 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
             url = urlsplit(self.path)
             cluster.asked.append(f"{self.command} {url.path}")
             try:
-                answer = self.answer(url.path, {key: value[-1] for key, value in parse_qs(url.query).items()})
+                answer = self.answer(
+                    url.path, {key: value[-1].replace("True", "true") for key, value in parse_qs(url.query).items()}
+                )
             except Refused as refused:
                 self.reply(refused.status, [json.dumps({"kind": "Status", "message": str(refused)}).encode()])
             else:

@@ -120,7 +120,9 @@ class Plan:
     def day(self, name: str, said: dict[str, Any], at: str, **more: Any) -> None:
         """Play the daily DAG."""
         path = self.write(name, said)
-        self.runs.append({"name": name, "settings": path, "dag": "tastetwin_daily", "at": f"{at}T03:00:00+00:00", **more})
+        self.runs.append(
+            {"name": name, "settings": path, "dag": "tastetwin_daily", "at": f"{at}T03:00:00+00:00", **more}
+        )
 
     def deployment(self, name: str, said: dict[str, Any], at: str, **more: Any) -> None:
         """Play the deploy DAG."""

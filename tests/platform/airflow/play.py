@@ -52,7 +52,7 @@ def prepare(folder: Path) -> None:
         "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
-        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
     }
     from airflow.utils.db import initdb
 
@@ -137,9 +137,13 @@ def left(run: Any) -> dict[str, Any]:
 
     with create_session() as session:
         mine = TaskInstance.dag_id == run.dag_id, TaskInstance.run_id == run.run_id
-        tasks = {ti.task_id: [str(ti.state), ti.try_number] for ti in session.scalars(select(TaskInstance).where(*mine))}
+        tasks = {
+            ti.task_id: [str(ti.state), ti.try_number] for ti in session.scalars(select(TaskInstance).where(*mine))
+        }
         xcoms: dict[str, dict[str, Any]] = {name: {} for name in tasks}
-        for each in session.scalars(select(XComModel).where(XComModel.dag_id == run.dag_id, XComModel.run_id == run.run_id)):
+        for each in session.scalars(
+            select(XComModel).where(XComModel.dag_id == run.dag_id, XComModel.run_id == run.run_id)
+        ):
             xcoms[each.task_id][each.key] = XComModel.deserialize_value(each)
     return {"tasks": tasks, "xcoms": xcoms}
 

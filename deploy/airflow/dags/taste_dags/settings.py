@@ -140,7 +140,9 @@ class Settings(_Strict):
     def _hangs_together(self) -> Settings:
         for name, task in self.tasks.items():
             if task.cluster not in self.clusters:
-                raise ValueError(f"tasks.{name}.cluster: {task.cluster!r} is none of clusters: {', '.join(self.clusters)}")
+                raise ValueError(
+                    f"tasks.{name}.cluster: {task.cluster!r} is none of clusters: {', '.join(self.clusters)}"
+                )
             if task.notebook and name not in STAGES:
                 raise ValueError(f"tasks.{name}.notebook: a notebook takes the place of a stage: {', '.join(STAGES)}")
         if self.deadline and not self.alerts:

@@ -111,7 +111,9 @@ class RayJob(KubernetesCreateResourceOperator):
         super().execute(context)
         self._until(lambda: (self._status() or {}).get("jobDeploymentStatus") in ("Complete", "Failed"))
         ended = self._status() or {}
-        context["ti"].xcom_push(key="return_value", value={"ray_job": ended.get("jobId"), "status": ended.get("jobStatus")})
+        context["ti"].xcom_push(
+            key="return_value", value={"ray_job": ended.get("jobId"), "status": ended.get("jobStatus")}
+        )
         if ended.get("jobStatus") != "SUCCEEDED":
             raise AirflowException(f"RayJob {self.body['metadata']['name']}: {ended.get('jobStatus')}")
 
