@@ -38,7 +38,9 @@ def run(*command: str | Path, check: bool = True, timeout: float = 120) -> subpr
     """A command in that environment, its output in the error when it fails."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment(), cwd=ROOT)
     if check and done.returncode:
-        raise AssertionError(f"{' '.join(map(str, command))}: {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+        raise AssertionError(
+            f"{' '.join(map(str, command))}: {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        )
     return done
 
 

@@ -24,7 +24,9 @@ app: {state: /home/tastetwin/state/app}
 LOCKED_DOWN = ("--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp", "--cap-drop", "all")
 DAY = "2026-06-30"
 CONFIG = ("--config", "/etc/tastetwin/settings.yaml")
-KEYS = "/run/secrets/tastetwin/keys.json"
+SECRETS = "/run/secrets/tastetwin"
+KEYS = f"{SECRETS}/keys.json"
+PLACES = {"events": "/events", "store": "/store", "state": "/home/tastetwin/state", "secrets": SECRETS}
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,7 @@ def stack(images: dict[str, str], folder: Path, pod: str) -> Iterator[Stack]:
     """Run the day, start the pod, wait until all tiers are ready; remove the pod at the end."""
     mounts = ["-v", f"{folder / 'settings.yaml'}:/etc/tastetwin/settings.yaml:ro"]
     (folder / "settings.yaml").write_text(SETTINGS)
-    places = {"events": "/events", "store": "/store", "state": "/home/tastetwin/state", "secrets": "/run/secrets/tastetwin"}
-    for name, inside in places.items():
+    for name, inside in PLACES.items():
         (folder / name).mkdir()
         os.chown(folder / name, 10001, 10001)
         mounts += ["-v", f"{folder / name}:{inside}"]
@@ -78,24 +79,27 @@ def stack(images: dict[str, str], folder: Path, pod: str) -> Iterator[Stack]:
 
 def _tiers(images: dict[str, str], pod: str, mounts: list[str]) -> tuple[str, str]:
     """Start them; addresses of gateway and app once both say that they are ready."""
-    listen = ("--host", "0.0.0.0", *CONFIG)
-    app = ("--keys", KEYS, "--gateway-key", "/run/secrets/tastetwin/gateway.key", "--secret", "/run/secrets/tastetwin/secret.txt")
-    for tier, more in {"backend": ("--store", "/store"), "gateway": ("--store", "/store", "--keys", KEYS), "app": app}.items():
-        podman("run", "--detach", "--pod", pod, *LOCKED_DOWN, *mounts, images[tier], "serve", tier, *more, *listen)
+    app = f"--keys {KEYS} --gateway-key {SECRETS}/gateway.key --secret {SECRETS}/secret.txt"
+    for tier, more in {"backend": "--store /store", "gateway": f"--store /store --keys {KEYS}", "app": app}.items():
+        container = ("run", "--detach", "--pod", pod, "--name", f"{pod}-{tier}", *LOCKED_DOWN, *mounts, images[tier])
+        podman(*container, "serve", tier, *more.split(), "--host", "0.0.0.0", *CONFIG)
     infra = podman("pod", "inspect", "--format", "{{.InfraContainerID}}", pod).stdout.strip()
     addresses = [f"http://{podman('port', infra, port).stdout.strip()}" for port in ("8102", "8103")]
     for address in addresses:
-        _wait(f"{address}/readyz", pod)
+        until_answered(f"{address}/readyz", f"{pod}-app")
     return addresses[0], addresses[1]
 
 
 def _somebody(job: Any) -> str:
     """A user with a list of three."""
-    row = json.loads(job("sql", "--store", "/store", "select user_idno from twins where rank = 3 order by 1 limit 1", "--json"))
+    row = json.loads(
+        job("sql", "--store", "/store", "select user_idno from twins where rank = 3 order by 1 limit 1", "--json")
+    )
     return str(row["user_idno"])
 
 
-def _wait(url: str, pod: str, seconds: float = 60) -> None:
+def until_answered(url: str, container: str, seconds: float = 60) -> None:
+    """Wait until an address answers well; fails with the container's last lines when it does not in time."""
     until = time.monotonic() + seconds
     while True:
         try:
@@ -103,7 +107,7 @@ def _wait(url: str, pod: str, seconds: float = 60) -> None:
                 return
         except OSError as error:
             if time.monotonic() > until:
-                logs = podman("pod", "logs", "--tail", "20", pod, check=False)
+                logs = podman("logs", "--tail", "20", container, check=False)
                 raise AssertionError(f"{url}: {error}\n{logs.stdout}{logs.stderr}") from error
             time.sleep(0.3)
 

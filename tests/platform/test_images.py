@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.platform.containers import TARGETS, podman
-from tests.platform.stack import LOCKED_DOWN, Stack, stack
+from tests.platform.stack import LOCKED_DOWN, Stack, call, stack, until_answered
 
 USER = "10001:10001"
 MEGABYTES = {"app": 200, "gateway": 400, "backend": 430}
@@ -52,11 +55,8 @@ def test_a_backend_can_encode(images: dict[str, str]) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_image_gives_whoever_breaks_in_no_tools(images: dict[str, str], target: str) -> None:
     """No program gains rights, nothing compiles or installs, and nothing that a build needed is left."""
-    found = inside(
-        images[target],
-        "find / -xdev -type f -perm /6000; command -v gcc cc make pip; ls -d /root/.cache /wheels /src; ls -A /tmp; true",
-    )
-    assert found == ""
+    rights, tools, left = "find / -xdev -type f -perm /6000", "command -v gcc cc make pip", "ls -d /root/.cache /src"
+    assert inside(images[target], f"{rights}; {tools}; {left}; ls -A /tmp /wheels; true") == ""
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -74,7 +74,9 @@ def test_an_image_says_what_it_is_and_runs_as_nobody(images: dict[str, str], tar
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_image_runs_with_nothing_to_write_and_no_rights(images: dict[str, str], target: str) -> None:
     """Clusters that enforce the restricted profile start it as it is."""
-    run = podman("run", "--rm", "--network", "none", *LOCKED_DOWN, "--entrypoint", "tastetwin", images[target], "--version")
+    run = podman(
+        "run", "--rm", "--network", "none", *LOCKED_DOWN, "--entrypoint", "tastetwin", images[target], "--version"
+    )
     assert run.stdout.strip() == images[target].rpartition(":")[2]
 
 
@@ -97,7 +99,7 @@ def test_the_images_do_the_daily_job_and_serve_it(served: Stack) -> None:
     assert answer["source"] == "published"
     assert len(answer["twins"]) == 3
     page = served.ask_app()
-    assert [each["user"] for each in page["twins"]][:3] == [each["user"] for each in answer["twins"]]
+    assert [each["user"] for each in page["people"]][:3] == [each["user"] for each in answer["twins"]]
 
 
 def test_the_gateway_image_has_the_backend_image_encode(served: Stack) -> None:
@@ -105,3 +107,23 @@ def test_the_gateway_image_has_the_backend_image_encode(served: Stack) -> None:
     places = served.ask_gateway({"user": served.user, "k": 1})["twins"][0]["evidence"]["places"]
     answer = served.ask_gateway({"likes": [{"like_contentsid": each} for each in places], "k": 3})
     assert (answer["source"], len(answer["twins"])) == ("request", 3)
+
+
+def test_the_sandbox_serves_jupyter_and_code_server_behind_a_password(images: dict[str, str], tmp_path: Path) -> None:
+    """Whoever reaches it without the password reads nothing: it holds the same secrets as the jobs."""
+    (tmp_path / "sandbox").write_text("a-long-password\n")
+    mount = f"{tmp_path / 'sandbox'}:/run/secrets/tastetwin/sandbox:ro"
+    state = "--tmpfs=/home/tastetwin/state:mode=1777"
+    ports = ("-p", "127.0.0.1::8888", "-p", "127.0.0.1::8080")
+    name = podman("run", "--detach", "-v", mount, state, *ports, *LOCKED_DOWN, images["sandbox"]).stdout.strip()
+    try:
+        jupyter, code = (f"http://{podman('port', name, port).stdout.strip()}" for port in ("8888", "8080"))
+        until_answered(f"{code}/healthz", name)
+        until_answered(f"{jupyter}/api", name)
+        assert call(f"{jupyter}/api/status?token=a-long-password", "")["kernels"] == 0
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            call(f"{jupyter}/api/status", "")
+        with urllib.request.urlopen(f"{code}/", timeout=10) as answer:
+            assert answer.url.partition("?")[0].endswith("/login")
+    finally:
+        podman("rm", "--force", "--time", "2", name)
