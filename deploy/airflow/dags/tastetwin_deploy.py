@@ -1,4 +1,4 @@
-"""Blue-green: the new model and app beside the old, the switch, checks, the old ones away; back to the old on any failure."""
+"""Blue-green: new model and app beside the old, the switch, checks, the old ones away; back after any failure."""
 
 from __future__ import annotations
 

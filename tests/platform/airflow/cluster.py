@@ -1,8 +1,8 @@
 """A stand-in for a Kubernetes API server: as much of it as Airflow's operators ask for, every pod a podman container.
 
-Standard library only, since it runs in Airflow's environment. It checks the token, keeps what it was sent, and hands pods
-to ``podman kube play``, which makes of them what a node would: user, read-only root, dropped capabilities, memory limit,
-volumes (a claim is a podman volume of that name). It stands in for no scheduler, admission, network policy or watch.
+Standard library only, since it runs in Airflow's environment. It checks the token, keeps what it was sent, and hands
+pods to ``podman kube play``, which makes of them what a node would: user, read-only root, dropped capabilities, memory
+limit, volumes (a claim is a podman volume of that name). It has no scheduler, admission, network policy or watch.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ class Cluster:
         """Who follows gets all of it at the end: podman leaves followers of a log file before that."""
         self.read_pod(namespace, name)
         container = f"{name}-{query.get('container', 'base')}"
-        if query.get("follow") == "true":
+        if query.get("follow") == "True":
             podman("wait", container, timeout=600)
-        chosen = ["--timestamps"] if query.get("timestamps") == "true" else []
+        chosen = ["--timestamps"] if query.get("timestamps") == "True" else []
         chosen += ["--tail", query["tailLines"]] if "tailLines" in query else []
         done = subprocess.run(["podman", "logs", *chosen, container], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         return [done.stdout]
@@ -244,7 +244,7 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
             cluster.asked.append(f"{self.command} {url.path}")
             try:
                 answer = self.answer(
-                    url.path, {key: value[-1].replace("True", "true") for key, value in parse_qs(url.query).items()}
+                    url.path, {key: value[-1] for key, value in parse_qs(url.query).items()}
                 )
             except Refused as refused:
                 self.reply(refused.status, [json.dumps({"kind": "Status", "message": str(refused)}).encode()])

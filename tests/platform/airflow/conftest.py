@@ -28,8 +28,8 @@ def played(airflow: Path, images: dict[str, str], tmp_path_factory: pytest.TempP
     """What came of every run of the plan."""
     folder = tmp_path_factory.mktemp("airflow")
     (folder / "plan.json").write_text(json.dumps(make_plan(folder, images["jobs"], images["sandbox"])))
-    command = ["timeout", "500", str(airflow), str(Path(__file__).with_name("play.py")), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = ["timeout", "500", str(airflow), "-m", "tests.platform.airflow.play", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     said = folder / "played.json"
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
     return dict(json.loads(said.read_text()))

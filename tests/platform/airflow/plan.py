@@ -77,10 +77,11 @@ def settings(folder: Path, image: str) -> dict[str, Any]:
 def stub(folder: Path, word: str, *, once: bool = False, code: int = 1) -> dict[str, Any]:
     """Tasks that fail at a word of tastetwin."""
     said = settings(folder, BASE)
-    (folder / f"stub-{word}").mkdir(exist_ok=True)
-    (folder / f"stub-{word}").chmod(0o777)
+    store = folder / f"stub-{word}-{code}-{once}"
+    store.mkdir(exist_ok=True)
+    store.chmod(0o777)
     defaults = said["defaults"]
-    defaults["pod"]["volumes"][0]["hostPath"]["path"] = str(folder / f"stub-{word}")
+    defaults["pod"]["volumes"][0]["hostPath"]["path"] = str(store)
     given = {"FAIL": word, "CODE": str(code), "ONCE": "1" if once else ""}
     defaults["container"]["env"] = [{"name": name, "value": value} for name, value in given.items()]
     defaults["container"]["command"] = ["/bin/sh", "/etc/tastetwin/stub"]
@@ -88,7 +89,7 @@ def stub(folder: Path, word: str, *, once: bool = False, code: int = 1) -> dict[
 
 
 def playable(said: dict[str, Any]) -> dict[str, Any]:
-    """Without brokers and databases; and without a deadline, with which `dag.test()` of Airflow 3.3.2 cannot end well."""
+    """Without brokers and databases, and without a deadline: `dag.test()` of Airflow 3.3.2 cannot end well with one."""
     return {key: value for key, value in said.items() if key not in ("push", "load", "deadline")}
 
 
@@ -197,7 +198,9 @@ def make_world(folder: Path) -> None:
     (folder / "settings" / "stub").write_text(STUB)
     shutil.copy(ROOT / "deploy" / "airflow" / "notebooks" / "stage.ipynb", folder / "settings")
     write_town(TownConfig(users=300), folder / "town")
-    os.chown(folder / "store", USER, USER)
+    (folder / "store" / "notebooks").mkdir()
+    for each in (folder / "store", folder / "store" / "notebooks"):
+        os.chown(each, USER, USER)
     for each in (folder, *folder.parents):
         if each.stat().st_uid == os.geteuid() and str(each).startswith(tempfile.gettempdir() + "/"):
             each.chmod(each.stat().st_mode | 0o055)

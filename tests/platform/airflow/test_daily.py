@@ -40,12 +40,12 @@ def test_pods_go_to_their_cluster_with_their_command(played: dict[str, Any]) -> 
     mart = created["main"][1]["spec"]["containers"][0]
     assert mart["args"] == [
         "mart",
-        *"--store /store --date 2026-06-30 --config /etc/tastetwin/settings.yaml --json".split(),
+        *["--store", "/store", "--date", "2026-06-30", "--config", "/etc/tastetwin/settings.yaml", "--json"],
     ]
 
 
 def test_the_same_date_again_makes_the_same_generations(played: dict[str, Any]) -> None:
-    """A retry, a cleared task and a backfill must not make other data; only the verdict is given on what is published."""
+    """A retry, a cleared task and a backfill must not make other data; only the verdict looks at what is published."""
     first, again = made(played, "real"), made(played, "real-again")
     assert run(played, "real-again")["state"] == "success"
     assert {name: first[name] for name in STAGES if name != "evaluate"} == {

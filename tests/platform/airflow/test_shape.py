@@ -1,10 +1,11 @@
-"""The DAGs as Airflow reads them: order, manners of every task, what of the settings reaches the pods, what is refused."""
+"""The DAGs as Airflow reads them: order, manners of tasks, what of the settings reaches pods, what is refused."""
 
 from __future__ import annotations
 
 import ast
 import os
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_the_default_settings_make_both_dags(airflow: Path, tmp_path: Path) -> N
 def test_the_daily_job_is_the_stage_words_in_order(whole: dict[str, Any]) -> None:
     """One vocabulary: what README and CLI call a stage is the task's id."""
     daily = whole["tastetwin_daily"]
-    chain = [list(pair) for pair in zip(STAGES, STAGES[1:], strict=False)]
+    chain = [list(pair) for pair in pairwise(STAGES)]
     after = [["deliver", "latest_only"], ["deliver", "load"], ["deliver", "push"], ["latest_only", "deploy"]]
     assert daily["edges"] == sorted([*chain, *after])
     assert [task for task in daily["order"] if task in STAGES] == list(STAGES)
@@ -76,7 +77,7 @@ def test_deploying_goes_through_all_steps_and_back_after_any(whole: dict[str, An
     """A rollback that hangs on one step only would not run for the others."""
     dag = whole["tastetwin_deploy"]
     steps = [*STEPS, "deployed"]
-    forward = [list(pair) for pair in zip(steps, steps[1:], strict=False)]
+    forward = [list(pair) for pair in pairwise(steps)]
     assert dag["edges"] == sorted([*forward, *([step, "rollback"] for step in STEPS)])
     assert dag["tasks"]["rollback"]["rule"] == "one_failed"
     assert dag["max_active_runs"] == 1

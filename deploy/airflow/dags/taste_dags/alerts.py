@@ -15,8 +15,8 @@ TIMEOUT = 10.0
 class Alert(BaseNotifier):
     """Posts to the host (a whole URL) of an Airflow connection, with its password, if any, as bearer token.
 
-    The message has ``text``, as chat systems' incoming hooks want it, and the same facts by name. It holds no error text
-    and nothing of a log: those may speak of people.
+    The message has ``text``, as chat systems' incoming hooks want it, and the same facts by name. It holds no error
+    text and nothing of a log: those may speak of people.
     """
 
     template_fields = ("connection",)

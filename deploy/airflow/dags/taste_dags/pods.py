@@ -33,7 +33,7 @@ class Lineage(KubernetesPodOperatorCallback):
     @staticmethod
     def on_pod_completion(*, pod: Any, client: Any, operator: Any, context: Context, **kwargs: Any) -> None:
         """Called before the pod is deleted."""
-        push(client, pod, operator.base_container_name, context)
+        push(client, operator.pod, operator.base_container_name, context)
 
 
 def push(client: Any, pod: Any, container: str, context: Context) -> None:
@@ -113,7 +113,7 @@ def stage_pod(settings: Settings, stage: str) -> StagePod:
 
 
 def notebook_arguments(settings: Settings, stage: str, notebook: Notebook) -> list[str]:
-    """The command line of papermill: parameters ``stage``, ``store``, ``date``, ``config`` and, to collect, ``source``."""
+    """The command line of papermill, with ``stage``, ``store``, ``date``, ``config`` and, to collect, ``source``."""
     given = {"stage": stage, "store": settings.store, "date": DAY, "config": settings.config or ""}
     if stage == "collect":
         given["source"] = settings.source.replace("{day}", DAY)

@@ -140,7 +140,7 @@ class RayJob(KubernetesCreateResourceOperator):
 
 
 def ray_job(settings: Settings, how: RayTraining) -> RayJob:
-    """torchrun on one node of a Ray cluster that lives as long as the training; the image needs Ray beside tastetwin."""
+    """torchrun on one node of a Ray cluster that lives as long as the training; its image needs Ray, too."""
     task = settings.tasks["train"]
     manifest = yaml.safe_dump(ray_manifest(settings, how), sort_keys=False, width=10_000)
     return RayJob(
