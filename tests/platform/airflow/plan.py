@@ -29,7 +29,7 @@ echo '{"run_id": "2026-06-30.1", "status": "open", "funnel": {"users": 300}}'
 
 def settings(folder: Path, image: str) -> dict[str, Any]:
     """Two clusters, real images, everything tastetwin needs; training on the second cluster."""
-    mounted = {"store": "/store", "town": "/source", "settings": "/etc/tastetwin"}
+    mounted = {"store": "/store", "town": "/source", "settings": "/etc/tastetwin", "notebooks": "/notebooks"}
     volumes = [{"name": name, "hostPath": {"path": str(folder / name)}} for name in mounted]
     mounts = [{"name": name, "mountPath": path} for name, path in mounted.items()]
     user = {"runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER}
@@ -137,7 +137,7 @@ def make_plan(folder: Path, jobs: str, sandbox: str) -> dict[str, Any]:
     plan, whole = Plan(folder), settings(folder, jobs)
     real = playable(whole)
     plan.look("whole", whole)
-    notebook = {"path": "/etc/tastetwin/stage.ipynb", "output": "/store/notebooks/{day}.ipynb"}
+    notebook = {"path": "/etc/tastetwin/stage.ipynb", "output": "/notebooks/{day}.ipynb"}
     torchrun = {"where": "torchrun", "nodes": 2, "service": "tastetwin-train", "port": 29555}
     ray = {"where": "ray", "version": "2.51.1", "processes": 2, "gpus": 2}
     plan.look("torchrun", variant(whole, training=torchrun))
@@ -191,16 +191,15 @@ def refused(whole: dict[str, Any]) -> dict[str, Any]:
 
 def make_world(folder: Path) -> None:
     """A town, an empty store that the pods' user owns, and settings that train in seconds."""
-    for name in ("store", "settings"):
+    for name in ("store", "settings", "notebooks"):
         (folder / name).mkdir()
     quick = "train: {epochs: 1, layers: 1, width: 32, heads: 2, dim: 64}\nevaluate: {bootstrap: 200}\n"
     (folder / "settings" / "settings.yaml").write_text(quick)
     (folder / "settings" / "stub").write_text(STUB)
     shutil.copy(ROOT / "deploy" / "airflow" / "notebooks" / "stage.ipynb", folder / "settings")
     write_town(TownConfig(users=300), folder / "town")
-    (folder / "store" / "notebooks").mkdir()
-    for each in (folder / "store", folder / "store" / "notebooks"):
-        os.chown(each, USER, USER)
+    for name in ("store", "notebooks"):
+        os.chown(folder / name, USER, USER)
     for each in (folder, *folder.parents):
         if each.stat().st_uid == os.geteuid() and str(each).startswith(tempfile.gettempdir() + "/"):
             each.chmod(each.stat().st_mode | 0o055)
