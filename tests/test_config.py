@@ -90,6 +90,15 @@ def test_a_token_in_an_address_is_shown_to_nobody(monkeypatch: pytest.MonkeyPatc
     assert "s3cret" in (load().engine.remote or "")
 
 
+def test_a_password_in_an_address_is_shown_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in it: a password may hold a slash or an @ that nobody escaped."""
+    monkeypatch.setenv("TASTETWIN_TRACKING__MLFLOW", "https://ann:s3/cr@et@mlflow.example")
+    monkeypatch.setenv("TASTETWIN_GATEWAY__FRESH", "redis://:s3cret@redis.example:6379/1")
+    shown = {key: value for key, value, _, _ in origins()}
+    assert shown["tracking.mlflow"] == "https://***@mlflow.example"
+    assert shown["gateway.fresh"] == "redis://***@redis.example:6379/1"
+
+
 def test_every_setting_is_read_somewhere() -> None:
     """One that nobody reads promises what does not happen."""
     source = Path(__file__).parent.parent / "src" / "tastetwin"

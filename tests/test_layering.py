@@ -28,6 +28,7 @@ CORE: Final = {
     "tables",
     "engine",
     "progress",
+    "logs",
 }
 STREAM: Final = (
     "privacy",
@@ -37,6 +38,7 @@ STREAM: Final = (
     "model",
     "analysis",
     "evaluation",
+    "tracking",
     "delivery",
     "page",
     "client",
@@ -45,7 +47,10 @@ STREAM: Final = (
 """Upstream first: a stage may import from itself and from those before it."""
 TOP: Final = {"pipeline", "api", "cli", "console", "demo", "__main__"}
 """What orders, shows and answers; no stage knows of it."""
-HEAVY: Final = ("torch", "onnxruntime", "faiss", "pyspark", "pysail", "matplotlib", "scipy")
+HEAVY: Final = (
+    *("torch", "onnxruntime", "faiss", "pyspark", "pysail", "matplotlib", "scipy"),
+    *("structlog", "mlflow", "tensorboard"),
+)
 RUNS_CODE: Final = {"pickle", "cPickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}
 
 

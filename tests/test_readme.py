@@ -23,7 +23,7 @@ from tastetwin.sources.synthetic import TownConfig, write_town
 from tastetwin.sources.synthetic_text import DIRT
 
 ROOT: Final = Path(__file__).parent.parent
-PAGES: Final = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES: Final = [ROOT / "README.md", ROOT / "README.ko.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 EXAMPLE_USER: Final = "42"
 BIN: Final = Path(sys.executable).parent
 
@@ -103,6 +103,18 @@ def test_the_example_lines_pass_the_gate(tmp_path: Path) -> None:
         assert not batch.counts["ratings_refused"] and not [name for name in batch.counts if "." in name]
         written, taken = json.loads(line), batch.accepted.to_pylist()[0]
         assert {name for name, value in taken.items() if value not in (None, False)} == set(written)
+
+
+def test_the_korean_readme_shows_what_the_english_one_shows() -> None:
+    """A translation falls behind in silence: commands, outputs, names and links are those of the original, in order."""
+    english, korean = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ko.md"))
+    fence = re.compile(r"^```.*?^```$", flags=re.MULTILINE | re.DOTALL)
+    assert fence.findall(korean) == fence.findall(english)
+    shown, translated = (fence.sub("", text) for text in (english, korean))
+    for what in (r"`[^`]+`", r"(?<=\]\()docs/[^)]+", r"^##? ", r"^\|", r"https?://[^>)\s]+"):
+        first, second = (re.findall(what, text, flags=re.MULTILINE) for text in (shown, translated))
+        assert sorted(second) == sorted(first), what
+    assert "(README.ko.md)" in english and "(README.md)" in korean
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -28,11 +28,13 @@ def trim(site: Path) -> None:
 
 def cut(library: Path) -> None:
     """Cut a shared library behind what the loader maps: symbol tables and debugging data lie there."""
-    with library.open("r+b") as handle:
+    with library.open("rb") as handle:
         header = handle.read(64)
-        if header[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
-            return
-        table, entry, count = struct.unpack_from("<Q", header, 32)[0], *struct.unpack_from("<HH", header, 54)
+    # 64 bits, little-endian, and not cut before: to write is to copy it into another layer.
+    if header[:6] != b"\x7fELF\x02\x01" or header[40:48] == bytes(8):
+        return
+    table, entry, count = struct.unpack_from("<Q", header, 32)[0], *struct.unpack_from("<HH", header, 54)
+    with library.open("r+b") as handle:
         handle.seek(table)
         programs = handle.read(entry * count)
         segments = [struct.unpack_from("<Q16xQ", programs, entry * number + 8) for number in range(count)]

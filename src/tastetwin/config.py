@@ -184,6 +184,23 @@ class DeliverConfig(Section):
     )
 
 
+class TrackingConfig(Section):
+    """Who else is told of training and evaluation. Never told: ids of users or places."""
+
+    tensorboard: str | None = Field(
+        None, min_length=1, description="folder for TensorBoard's event files, one in it a run; empty = none"
+    )
+    mlflow: str | None = Field(
+        None,
+        pattern=r"^(https?://|sqlite:///).+",
+        description="MLflow's tracking server http(s)://... or file sqlite:///PATH; empty = none",
+    )
+    experiment: str = Field(
+        "tastetwin", pattern=r"^[\w. -]+$", description="of MLflow, and name of the registered model"
+    )
+    seconds: float = Field(30.0, gt=0, le=3_600, description="that a tracker may take for a stage; then it is given up")
+
+
 class ServeConfig(Section):
     """What gateway and app have in common: who may ask, and how they end."""
 
@@ -284,6 +301,7 @@ class Config(BaseSettings):
     lists: ListsConfig = ListsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     deliver: DeliverConfig = DeliverConfig()
+    tracking: TrackingConfig = TrackingConfig()
     serve: ServeConfig = ServeConfig()
     backend: BackendConfig = BackendConfig()
     gateway: GatewayConfig = GatewayConfig()
@@ -342,6 +360,11 @@ def without_token(address: str) -> str:
     return re.sub(r"(?i)(;token=)[^;]*", r"\1***", address)
 
 
+def without_password(address: str) -> str:
+    """An http or redis address fit for a screen: user and password masked."""
+    return re.sub(r"(?i)^((?:http|redis)s?://).*@", r"\1***@", address)
+
+
 def masked(address: str) -> str:
     """A database's address without user, password and options.
 
@@ -362,7 +385,7 @@ def origins(path: Path | None = None) -> Iterator[tuple[str, Any, str, str]]:
         from_file = str(path) if key in (file_values.get(section) or {}) else "default"
         origin = f"environment {env}" if env in os.environ else from_file
         value = getattr(getattr(config, section), key)
-        shown = without_token(value) if isinstance(value, str) else value
+        shown = without_password(without_token(value)) if isinstance(value, str) else value
         yield f"{section}.{key}", shown, origin, field.description or ""
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -42,6 +43,8 @@ UNITS: Final[dict[Stage, str]] = {
     "evaluate": "methods",
     "deliver": "users",
 }
+LOG: Final = "TASTETWIN_LOG"
+"""Environment variable: with ``json`` every line on stderr is an object, else people are told in words."""
 _LOG_EVERY: Final = 10.0
 _UNBROKEN: Final = 24
 """Columns up to this many characters wide are never folded."""
@@ -61,7 +64,32 @@ def print_json(value: Any) -> None:
 
 def tell(what: str) -> None:
     """A line about what is being done, on stderr."""
-    err.print(what, markup=False, soft_wrap=True)
+    if is_shipped():
+        _log().info(what)
+    else:
+        err.print(what, markup=False, soft_wrap=True)
+
+
+def is_shipped() -> bool:
+    """Whether stderr is read by a program: then every line is a JSON object."""
+    return os.environ.get(LOG) == "json"
+
+
+def set_up_logs() -> None:
+    """What libraries have to say goes where our own lines go, and has their form."""
+    if is_shipped():
+        from tastetwin.logs import log_as_json
+
+        log_as_json()
+
+
+def _log() -> Any:
+    """Lines say which run and stage they are of, where there is one."""
+    import structlog
+
+    from tastetwin.logs import json_logger
+
+    return json_logger(sys.stderr.buffer, service="tastetwin", **structlog.contextvars.get_contextvars())
 
 
 def print_twins(title: str, twins: Iterable[Twin]) -> None:
@@ -153,11 +181,24 @@ def _rounded(value: object) -> object:
 def print_error(error: TasteTwinError) -> None:
     """The code, then what, the rule and the fix on lines of their own."""
     problem = error.problem
+    if is_shipped():
+        _log().error("failed", **{**vars(problem), "exit_code": error.exit_code})
+        return
     found = f"{problem.place}: {problem.value}" if problem.value else problem.place
     err.print(Text.assemble((f"{problem.code}  ", "bold red"), found), soft_wrap=True)
     for label, text in (("rule", problem.rule), ("fix", problem.fix)):
         if text:
             err.print(Text.assemble((f"  {label}: ", "dim"), text), soft_wrap=True)
+
+
+def print_unexpected(error: Exception) -> None:
+    """A mistake of ours, with where it happened."""
+    if is_shipped():
+        from tastetwin.logs import origin
+
+        _log().critical("unexpected", **origin(error))
+    else:
+        traceback.print_exception(error)
 
 
 class _Rate(ProgressColumn):
@@ -250,11 +291,24 @@ class LineReporter:
         sys.stderr.flush()
 
 
+class JsonReporter(LineReporter):
+    """The same as JSON objects, for a log that is shipped; ``stage`` is a field of all of them."""
+
+    def finished(self, stage: Stage, record: StageRecord) -> None:
+        """Tell how long it took and what it counted."""
+        _log().info("finished", seconds=record.seconds, generation=record.generation, counts=_headline(record))
+
+    @staticmethod
+    def _say(stage: Stage, what: str) -> None:
+        _log().info(what)
+
+
 class Reporting:
     """A reporter, bars on a terminal and lines anywhere else, that leaves the terminal clean whatever happens."""
 
     def __enter__(self) -> BarReporter | LineReporter:
-        self._reporter = BarReporter() if err.is_terminal else LineReporter()
+        lines = JsonReporter() if is_shipped() else LineReporter()
+        self._reporter = BarReporter() if err.is_terminal and not is_shipped() else lines
         return self._reporter
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -264,6 +318,10 @@ class Reporting:
 
 
 def _counts(record: StageRecord) -> Text:
-    """The headline counts; details have a dot in their name and belong into ``runs``."""
-    shown = [f"{name} {count:,}" for name, count in record.counts.items() if "." not in name]
+    shown = [f"{name} {count:,}" for name, count in _headline(record).items()]
     return Text(", ".join(shown), style="dim")
+
+
+def _headline(record: StageRecord) -> dict[str, int]:
+    """Counts but for details, which have a dot in their name and belong into ``runs``."""
+    return {name: count for name, count in record.counts.items() if "." not in name}

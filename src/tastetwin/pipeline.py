@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Final, Protocol
+
+from structlog.contextvars import bind_contextvars
 
 from tastetwin.config import Config
 from tastetwin.engine import Engine, connect
@@ -33,6 +35,7 @@ from tastetwin.runs import (
     write_run,
 )
 from tastetwin.store import Store
+from tastetwin.tracking.tell import Tracking, require
 
 
 class Reporter(Protocol):
@@ -65,6 +68,7 @@ class Job:
         self.run = run
         self.again = again
         self.reporter = reporter
+        self.tracking = Tracking(store, config)
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -107,12 +111,23 @@ class Job:
 
     def do(self, stage: Stage, work: Callable[[Progress], Manifest]) -> None:
         """Carry out a stage and note it in the run's record."""
+        bind_contextvars(stage=stage)
         began = time.monotonic()
         manifest = work(self.reporter.started(stage))
         seconds = round(time.monotonic() - began, 3)
-        record = StageRecord(manifest.generation, seconds, manifest.facts.get("counts", {}))
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        record = StageRecord(manifest.generation, seconds, manifest.facts.get("counts", {}), at)
         self.run = record_stage(self.store, self.run, stage, record)
         self.reporter.finished(stage, record)
+
+    def tell(self, stage: Stage, told: Callable[[], None]) -> None:
+        """Tell the trackers of a stage that is done; the run's record counts who was not reached."""
+        told()
+        if self.tracking.lost:
+            known = self.run.stages[stage]
+            counted = replace(known, counts={**known.counts, "untracked": self.tracking.lost})
+            self.run = write_run(self.store, replace(self.run, stages={**self.run.stages, stage: counted}))
+            self.tracking.lost = 0
 
 
 def collect(job: Job, source: str) -> None:
@@ -154,7 +169,14 @@ def train(job: Job) -> None:
 
     job.leave_engine()
     made, past = job.manifest("features"), past_bundle(job.store, job.run.logical_date)
-    job.do("train", lambda tell: train_bundle(job.store, made, job.config, past=past, again=job.again, progress=tell))
+    with job.tracking.watch(job.run) as watch:
+        job.do(
+            "train",
+            lambda tell: train_bundle(
+                job.store, made, job.config, past=past, again=job.again, progress=tell, watch=watch
+            ),
+        )
+    job.tell("train", lambda: job.tracking.trained(job.run))
 
 
 def past_bundle(store: Store, day: str) -> Manifest | None:
@@ -201,6 +223,7 @@ def evaluate(job: Job) -> None:
 
     job.do("evaluate", lambda tell: evaluate_run(job.store, job.run, job.config, again=job.again, progress=tell))
     write_report(job.store, job.run, job.config)
+    job.tell("evaluate", lambda: job.tracking.evaluated(job.run))
 
 
 def deliver(job: Job) -> None:
@@ -230,6 +253,7 @@ def deliver(job: Job) -> None:
     if diff is not None:
         diff.require_approval(job.config.deliver)
     publish_run(job.store, job.run, job.config)
+    job.tell("deliver", job.tracking.follow)
 
 
 INTERRUPTED: Final = "interrupted (ctrl-C or SIGTERM); the same command goes on from there"
@@ -254,6 +278,7 @@ def run_day(
     Raises:
         TasteTwinError: from any stage; the run's record keeps it, what is published stays.
     """
+    require(config.tracking)
     with store.writing():
         close_dead(store)
         job = Job(store, config, new_run(store, day), again=again, reporter=reporter or Quiet())
@@ -275,6 +300,7 @@ def run_stage(
     reporter: Reporter | None = None,
 ) -> Run:
     """One stage by itself: ``collect`` begins a run for ``day``, any other goes on with the newest run (of ``day``)."""
+    require(config.tracking)
     with store.writing():
         close_dead(store)
         run = _begin(store, stage, day)
@@ -315,6 +341,7 @@ def _begin(store: Store, stage: Stage, day: date | None) -> Run:
 @contextmanager
 def _recorded(job: Job) -> Iterator[None]:
     """Keep in the run's record how it ended when it ends badly."""
+    bind_contextvars(run=job.run.run_id)  # left bound: the error is told further out
     try:
         yield
     except GateRefused as error:

@@ -29,6 +29,8 @@ class StageRecord:
     generation: str
     seconds: float
     counts: dict[str, int] = field(default_factory=dict)
+    finished_at: str = ""
+    """UTC; empty in runs of earlier versions."""
 
 
 @dataclass(frozen=True)

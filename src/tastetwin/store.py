@@ -66,14 +66,7 @@ class Store:
             StoreError: NO-STORE where there is none; STORE-NEWER where a newer version wrote it.
         """
         store = cls(root)
-        if not store.exists(MARKER):
-            raise StoreError(
-                "NO-STORE",
-                place=str(root),
-                value=f"no {MARKER}",
-                rule="a store is made by the first 'collect' or 'run'",
-                fix="check --store, or run: tastetwin run --source DIR --store " + str(root),
-            )
+        store.require()
         store._check_format()
         return store
 
@@ -98,6 +91,21 @@ class Store:
             )
         store.write_json(MARKER, {"format": STORE_FORMAT, "tool": "tastetwin"})
         return store
+
+    def require(self) -> None:
+        """Be sure that the store is there: a volume that is no longer mounted looks like an empty folder.
+
+        Raises:
+            StoreError: NO-STORE; STORE-UNREADABLE.
+        """
+        if not self.exists(MARKER):
+            raise StoreError(
+                "NO-STORE",
+                place=self.root,
+                value=f"no {MARKER}",
+                rule="a store is made by the first 'collect' or 'run'",
+                fix="check --store, or run: tastetwin run --source DIR --store " + self.root,
+            )
 
     def _check_format(self) -> None:
         found = self.read_json(MARKER).get("format")

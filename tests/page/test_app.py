@@ -249,11 +249,13 @@ def test_approve_publishes_once_however_often_it_is_sent(own: Store) -> None:
 
 def test_a_roll_back_goes_one_step_however_often_it_is_sent(own: Store) -> None:
     promote_run(own, RUNS[1])
-    with serving(own) as site:
+    told: list[str] = []
+    with serving(own, lambda: told.append(published_run(own).run_id)) as site:
         form = site.form("rollback")
         assert site.post("/diff/rollback", form).status == 303
         again = site.post("/diff/rollback", form)
         assert again.status == 409 and "PAGE-STALE" in again.text
+        assert told == [RUNS[0]], "trackers follow what readers see"
         assert published_run(own).run_id == RUNS[0]
         assert RUNS[0] in words(site.ask("/diff?done=rollback").text)
 

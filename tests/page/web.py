@@ -7,7 +7,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -149,10 +149,10 @@ class Site:
 
 
 @contextmanager
-def serving(store: Store) -> Iterator[Site]:
+def serving(store: Store, moved: Callable[[], None] = lambda: None) -> Iterator[Site]:
     """The page of a store, on a free port, by the real server."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
-        server = uvicorn.Server(uvicorn.Config(create_app(store), log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(create_app(store, moved=moved), log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
         try:

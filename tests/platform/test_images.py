@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -80,6 +81,12 @@ def test_an_image_runs_with_nothing_to_write_and_no_rights(images: dict[str, str
     assert run.stdout.strip() == images[target].rpartition(":")[2]
 
 
+def test_the_jobs_image_can_deploy_to_a_cluster(images: dict[str, str]) -> None:
+    """The pods of the deployment's steps are of this image."""
+    said = inside(images["jobs"], "helm version --short && kubectl version --client && ls deploy")
+    assert "v4." in said and "Client Version: v1." in said and "helm" in said.split()
+
+
 def test_nobody_in_a_container_can_change_the_program(images: dict[str, str]) -> None:
     """Even where the root file system was left writable, the program belongs to somebody else."""
     script = "find /opt /usr /etc -xdev -user 10001 -o -xdev -perm -o=w ! -type l | grep . || true"
@@ -112,10 +119,12 @@ def test_the_gateway_image_has_the_backend_image_encode(served: Stack) -> None:
 def test_the_sandbox_serves_jupyter_and_code_server_behind_a_password(images: dict[str, str], tmp_path: Path) -> None:
     """Whoever reaches it without the password reads nothing: it holds the same secrets as the jobs."""
     (tmp_path / "sandbox").write_text("a-long-password\n")
-    mount = f"{tmp_path / 'sandbox'}:/run/secrets/tastetwin/sandbox:ro"
-    state = "--tmpfs=/home/tastetwin/state:mode=1777"
+    (tmp_path / "home").mkdir()
+    os.chown(tmp_path / "home", 10001, 10001)
+    secret = f"{tmp_path / 'sandbox'}:/run/secrets/tastetwin/sandbox:ro"
+    mounts = ("-v", secret, "-v", f"{tmp_path / 'home'}:/home/tastetwin/state")
     ports = ("-p", "127.0.0.1::8888", "-p", "127.0.0.1::8080")
-    name = podman("run", "--detach", "-v", mount, state, *ports, *LOCKED_DOWN, images["sandbox"]).stdout.strip()
+    name = podman("run", "--detach", *mounts, *ports, *LOCKED_DOWN, images["sandbox"]).stdout.strip()
     try:
         jupyter, code = (f"http://{podman('port', name, port).stdout.strip()}" for port in ("8888", "8080"))
         until_answered(f"{code}/healthz", name)
@@ -123,7 +132,10 @@ def test_the_sandbox_serves_jupyter_and_code_server_behind_a_password(images: di
         assert call(f"{jupyter}/api/status?token=a-long-password", "")["kernels"] == 0
         with pytest.raises(urllib.error.HTTPError, match="403"):
             call(f"{jupyter}/api/status", "")
-        with urllib.request.urlopen(f"{code}/", timeout=10) as answer:
-            assert answer.url.partition("?")[0].endswith("/login")
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with browser.open(f"{code}/", timeout=10) as answer:
+            assert "/login" in answer.url
+        with browser.open(f"{code}/login", b"password=a-long-password", timeout=30) as answer:
+            assert b"vscode-workbench" in answer.read()
     finally:
         podman("rm", "--force", "--time", "2", name)

@@ -110,6 +110,22 @@ def test_a_folder_that_cannot_be_read_is_not_an_empty_one(
     assert caught.value.problem.code == "STORE-UNREADABLE"
 
 
+@pytest.mark.parametrize(
+    "ask", [read_opt_outs, lambda store: OptOutWatch(store).read(), lambda store: opt_out(store, ["b"])]
+)
+def test_a_store_that_is_gone_is_not_one_without_opt_outs(tmp_path: Path, ask: object) -> None:
+    """A volume that is no longer mounted looks like an empty folder: everybody who left would be shown, and whoever
+    leaves now would be lost when it is back."""
+    store = Store.create(tmp_path / "store")
+    opt_out(store, ["a"])
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    (tmp_path / "store").mkdir()
+    with pytest.raises(StoreError) as caught:
+        ask(store)  # type: ignore[operator]
+    assert caught.value.problem.code == "NO-STORE"
+    assert not list((tmp_path / "store").iterdir())
+
+
 def test_a_watch_sees_what_a_reading_sees(tmp_path: Path) -> None:
     """A gateway looks every second: it must miss nobody who comes or goes, in whatever order and however fast."""
     store, random_ = Store.create(tmp_path / "store"), random.Random(3)

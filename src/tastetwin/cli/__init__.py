@@ -11,7 +11,6 @@ import functools
 import os
 import signal
 import sys
-import traceback
 from contextlib import suppress
 from typing import Annotated, NoReturn
 
@@ -63,6 +62,7 @@ app.command("analyze")(job.stage_verb("analyze", "Encode all users and make ever
 app.command()(evaluation.evaluate)
 app.command("deliver")(job.stage_verb("deliver", "Publish the lists, if the gate agrees."))
 app.command()(history.runs)
+app.command()(history.metrics)
 app.command()(ask.similar)
 app.command()(ask.compare)
 app.command("why-not")(ask.why_not)
@@ -89,6 +89,7 @@ app.add_typer(events.app, name="events")
 def main() -> NoReturn:
     """Run a command; every failure becomes one clear message and a documented exit code."""
     stopped: list[int] = []
+    console.set_up_logs()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, functools.partial(_stop, stopped))
     code = _exit_code(stopped)
@@ -124,14 +125,14 @@ def _exit_code(stopped: list[int]) -> int:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = str(error.filename or "the disk")
             return _fail(StoreError("DISK-FULL", place=place, rule="space is left", fix="free some space"))
-        traceback.print_exc()
+        console.print_unexpected(error)
         return 1
     return 0
 
 
 def _say_interrupted(end: BaseException) -> None:
     """With what those it passed on its way out have noted: what is kept, and how to go on."""
-    console.err.print(": ".join(["interrupted", *getattr(end, "__notes__", [])]), markup=False)
+    console.tell(": ".join(["interrupted", *getattr(end, "__notes__", [])]))
 
 
 def _fail(error: TasteTwinError) -> int:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from tastetwin import console
-from tastetwin.cli.options import ConfigOption, DateOption, JsonOption, StoreOption, day_of, say, settings_of
+from tastetwin.cli.options import (
+    ConfigOption,
+    DateOption,
+    JsonOption,
+    StoreOption,
+    day_of,
+    say,
+    settings_of,
+    tracking_of,
+)
 from tastetwin.errors import UsageError
 
 if TYPE_CHECKING:
@@ -212,6 +221,7 @@ def page(
     store: StoreOption,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any that is free.")] = 8000,
     host: Annotated[str, typer.Option(help="The one name or address that it listens on and answers to.")] = "127.0.0.1",
+    config: ConfigOption = None,
 ) -> None:
     """A web page of the published run: search, twins, pairs, taste map, health, and what the next run changes.
 
@@ -223,4 +233,6 @@ def page(
     from tastetwin.page.serve import serve
     from tastetwin.store import Store
 
-    serve(Store.open(store), host, port, lambda at: console.err.print(f"{at}  (for planners inside)", markup=False))
+    opened = Store.open(store)
+    follow = tracking_of(opened, config).follow
+    serve(opened, host, port, lambda at: console.err.print(f"{at}  (for planners inside)", markup=False), follow)

@@ -1,4 +1,4 @@
-"""What ran and what readers see: ``runs``, ``diff``, ``promote``, ``rollback``.
+"""What ran and what readers see: ``runs``, ``metrics``, ``diff``, ``promote``, ``rollback``.
 
 *Published* is the one run that readers see; *delivered* are those that went so far and could be published again.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from tastetwin import console
-from tastetwin.cli.options import JsonOption, StoreOption, say
+from tastetwin.cli.options import ConfigOption, JsonOption, StoreOption, needs, say, tracking_of
 
 if TYPE_CHECKING:
     from tastetwin.delivery.diff import ListDiff
@@ -59,6 +60,29 @@ def runs(store: StoreOption, as_json: JsonOption = False) -> None:
         console.out.print(f"\n{len(failed) - ERRORS} older errors left out, see --json", markup=False)
     for one in failed[-ERRORS:]:
         console.out.print(f"\n{one.run_id} {_status(one, shown)}: {one.error}", markup=False)
+
+
+def metrics(
+    store: StoreOption,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Replace this file whole.", metavar="FILE", show_default="stdout")
+    ] = None,
+) -> None:
+    """What the published and the newest run have come to, for Prometheus: a file for its node exporter.
+
+    Example: `tastetwin metrics --store store/ --output /var/lib/node_exporter/tastetwin.prom`
+    """
+    with needs("serve"):
+        from tastetwin.delivery.metrics import run_metrics
+    from tastetwin.delivery.export import whole
+    from tastetwin.store import Store
+
+    text = run_metrics(Store.open(store))
+    if output is None:
+        console.out.print(text.decode(), end="", markup=False, emoji=False)
+        return
+    with whole(output) as aside:
+        aside.write_bytes(text)
 
 
 def diff(
@@ -123,6 +147,7 @@ def _facts(found: ListDiff, leaks: int | None) -> list[tuple[str, object]]:
 def promote(
     run_id: Annotated[str, typer.Argument(help="A delivered run, see: tastetwin runs")],
     store: StoreOption,
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Publish an earlier delivered run.
@@ -132,9 +157,10 @@ def promote(
     from tastetwin.delivery.publish import promote_run
     from tastetwin.store import Store
 
-    opened = Store.open(store)
+    tracking = tracking_of(opened := Store.open(store), config)
     with opened.writing():
         say({"published": promote_run(opened, run_id).run_id}, as_json)
+    tracking.follow()
 
 
 def rollback(
@@ -142,6 +168,7 @@ def rollback(
     to: Annotated[
         str | None, typer.Option("--to", help="In this database instead, see: tastetwin load", metavar="ADDRESS")
     ] = None,
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Publish the run that readers saw before.
@@ -159,8 +186,10 @@ def rollback(
 
         say(asdict(roll_back_loaded(opened, to)), as_json)
         return
+    tracking = tracking_of(opened, config)
     with opened.writing():
         say({"published": roll_back(opened).run_id}, as_json)
+    tracking.follow()
 
 
 def say_run(store: str, run: Run, as_json: bool) -> None:

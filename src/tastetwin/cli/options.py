@@ -16,6 +16,8 @@ from tastetwin.errors import MissingExtra
 
 if TYPE_CHECKING:
     from tastetwin.config import Config
+    from tastetwin.store import Store
+    from tastetwin.tracking.tell import Tracking
 
 StoreOption = Annotated[str, typer.Option("--store", help="Folder or URL that holds everything.", metavar="DIR")]
 SourceOption = Annotated[
@@ -56,6 +58,19 @@ def settings_of(path: Path | None) -> Config:
     from tastetwin.config import load
 
     return load(path)
+
+
+def tracking_of(store: Store, path: Path | None) -> Tracking:
+    """Whom the settings name, to be told what readers see.
+
+    Raises:
+        MissingExtra: without mlflow or tensorboard where the settings name them.
+    """
+    from tastetwin.tracking.tell import Tracking, require
+
+    settings = settings_of(path)
+    require(settings.tracking)
+    return Tracking(store, settings)
 
 
 def key_of(path: Path | None) -> str:

@@ -60,11 +60,11 @@ def together(
     check_ports(port, 3 if settings.app.brokers is None else 4)
     made = Home.at(home)
     if made.new_key is not None:
-        _tell(f"key: {made.new_key}  (may do everything; only its hash is kept, so note it down)")
+        console.tell(f"key: {made.new_key}  (may do everything; only its hash is kept, so note it down)")
     tiers = all_tiers(store, made, settings, config, port)
     pages = [f"http://127.0.0.1:{port + number}/docs" for number in (1, 2)]
-    keep_running(tiers, lambda: _tell(f"ready: model gateway {pages[0]}  app {pages[1]}"))
-    _tell("ended")
+    keep_running(tiers, lambda: console.tell(f"ready: model gateway {pages[0]}  app {pages[1]}"))
+    console.tell("ended")
 
 
 @serve_app.command()
@@ -91,7 +91,7 @@ def backend(
     from tastetwin.store import Store
 
     listen = Listen(host, port, grpc_port, admin_port)
-    serve_backend(Store.open(store), version or [], settings_of(config).backend, listen, _tell)
+    serve_backend(Store.open(store), version or [], settings_of(config).backend, listen, console.tell)
 
 
 @serve_app.command()
@@ -114,7 +114,7 @@ def gateway(
         from tastetwin.serving.server import Listen
 
     settings, listen = settings_of(config), Listen(host, port, metrics_port, sys.stderr.buffer)
-    serve_gateway(Store.open(store), settings, _keys(keys, settings.serve.keys), listen, _tell)
+    serve_gateway(Store.open(store), settings, _keys(keys, settings.serve.keys), listen, console.tell)
 
 
 @serve_app.command()
@@ -139,7 +139,7 @@ def app(
 
     settings, listen = settings_of(config), Listen(host, port, metrics_port, sys.stderr.buffer)
     credentials = Credentials(_keys(keys, settings.serve.keys), key_of(gateway_key), secret)
-    serve_app(settings, credentials, listen, _tell)
+    serve_app(settings, credentials, listen, console.tell)
 
 
 def _keys(given: Path | None, configured: str | None) -> Path:
@@ -180,8 +180,4 @@ def events(
         # Once only: what fails is tried again by the consumer, with its partitions paused.
         return Client(settings.app.gateway, key, model=settings.app.model, timeout=15.0, retries=0)
 
-    serve_events(settings, gateway, Member(sys.stderr.buffer, host, metrics_port, client, instance), _tell)
-
-
-def _tell(what: str) -> None:
-    console.err.print(what, markup=False, soft_wrap=True)
+    serve_events(settings, gateway, Member(sys.stderr.buffer, host, metrics_port, client, instance), console.tell)

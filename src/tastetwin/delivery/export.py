@@ -36,7 +36,7 @@ def export_published(store: Store, what: str, to: Path) -> int:
     """
     _check(what, to)
     run = published_run(store)
-    with _whole(to) as aside:
+    with whole(to) as aside:
         if what == "report":
             with store.open_read(report_path(run.run_id)) as handle:
                 page = without_users(handle.read().decode(), read_opt_outs(store))
@@ -58,13 +58,17 @@ def write_parquet(table: pa.Table, to: Path) -> None:
         InputError: EXPORT-UNWRITABLE when the folder cannot be written.
     """
     _check("vectors", to)
-    with _whole(to) as aside:
+    with whole(to) as aside:
         pq.write_table(table, aside, **PARQUET)
 
 
 @contextmanager
-def _whole(to: Path) -> Iterator[Path]:
-    """A path to write to; what was written becomes ``to`` if all went well."""
+def whole(to: Path) -> Iterator[Path]:
+    """A path to write to; what was written becomes ``to`` if all went well.
+
+    Raises:
+        InputError: EXPORT-UNWRITABLE.
+    """
     aside = to.with_name(f".{to.name}.tmp")
     try:
         yield aside
@@ -75,7 +79,7 @@ def _whole(to: Path) -> Iterator[Path]:
             place=str(to),
             value=error.strerror or str(error),
             rule="a file in a folder that exists, may be written to and has room",
-            fix=f"make the folder (mkdir -p {to.parent}), or name another file with --to",
+            fix=f"make the folder (mkdir -p {to.parent}), or name another file",
         ) from error
     finally:
         with suppress(OSError):  # a path that cannot be written cannot be removed either, and that is told already

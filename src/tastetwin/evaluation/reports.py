@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from tastetwin import __version__
 from tastetwin.analysis.chance import Chance
 from tastetwin.analysis.lookup import TwinLists
@@ -13,6 +15,9 @@ from tastetwin.model.past import full_training
 from tastetwin.privacy.opt_out import read_opt_outs
 from tastetwin.runs import Run, published_or_none
 from tastetwin.store import Store
+
+_NOT_SHOWN: Final = {"engine": {"remote"}, "tracking": {"mlflow"}, "gateway": {"outputs", "fresh"}, "app": {"state"}}
+"""Settings that may hold a token or a password."""
 
 
 def report_path(run_id: str) -> str:
@@ -34,7 +39,7 @@ def write_report(store: Store, run: Run, config: Config) -> str:
         funnel=_funnel(counts),
         examples=_examples(store, run),
         durations={stage: record.seconds for stage, record in run.stages.items()},
-        settings=config.model_dump(mode="json", exclude={"engine": {"remote"}}),  # its URL may hold a token
+        settings=config.model_dump(mode="json", exclude=_NOT_SHOWN),
         chance=_chance(read_manifest(store, "analyze", run.generation("analyze"))),
         made_with=_made_with(read_manifest(store, "train", run.generation("train"))),
         published_run=None if rival is None else rival.run_id,

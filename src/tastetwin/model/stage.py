@@ -42,6 +42,7 @@ def train_bundle(
     past: Manifest | None = None,
     again: bool = False,
     progress: Progress = silent,
+    watch: OnStep = lambda done, total, loss: None,
 ) -> Manifest:
     """A bundle fitted on the users of ``features``, held-out users left aside.
 
@@ -55,6 +56,7 @@ def train_bundle(
         past: the bundle that readers saw on the latest earlier day.
         again: make it once more even if it is finished.
         progress: told the phase, and in training the steps done.
+        watch: called after each step with steps done, steps in all and the loss; must not raise.
 
     Raises:
         InputError: TRAIN-NO-USERS when nobody has enough favors.
@@ -63,7 +65,11 @@ def train_bundle(
     """
     opt_outs = _left_out(store, config)
     plan = _plan(features, past, opt_outs, config)
-    manifest = make(store, plan, lambda folder: _write(store, plan, opt_outs, config, folder, progress), again=again)
+
+    def work(folder: str) -> Made:
+        return _write(store, plan, opt_outs, config, folder, progress, watch)
+
+    manifest = make(store, plan, work, again=again)
     store.remove(_checkpoints(manifest.folder))
     return manifest
 
@@ -107,14 +113,16 @@ def _checkpoints(folder: str) -> str:
     return folder.replace(FOLDERS["train"], "checkpoints", 1)
 
 
-def _write(store: Store, plan: Plan, opt_outs: OptOuts, config: Config, folder: str, progress: Progress) -> Made:
+def _write(
+    store: Store, plan: Plan, opt_outs: OptOuts, config: Config, folder: str, progress: Progress, watch: OnStep
+) -> Made:
     day = _today(store, plan, opt_outs, config)
     with tempfile.TemporaryDirectory(prefix="tastetwin-") as aside:
         if day.why_in_full is None:
             progress(0, None, "carrying on")
             trained = _carry_on(day, config)
         else:
-            trained = _train(store, day, config, _checkpoints(folder), Path(aside), progress)
+            trained = _train(store, day, config, _checkpoints(folder), Path(aside), progress, watch)
         progress(0, None, "exporting")
         tables = _write_bundle(store, trained, day.vocabulary, folder, Path(aside))
     full = _full_training(plan, day)
@@ -214,12 +222,15 @@ def _carry_on(day: _Day, config: Config) -> Trained:
     return carry_on(day.past, day.learners(), day.vocabulary, config.train)
 
 
-def _train(store: Store, day: _Day, config: Config, checkpoints: str, aside: Path, progress: Progress) -> Trained:
+def _train(
+    store: Store, day: _Day, config: Config, checkpoints: str, aside: Path, progress: Progress, watch: OnStep
+) -> Trained:
     with _kept(store, checkpoints, aside) as (local, saved):
 
         def on_step(step: int, of: int, loss: float) -> None:
             saved()
             progress(step, of, "training")
+            watch(step, of, loss)
 
         trained = _fit(day, config, local, on_step, lambda phase: progress(0, None, phase))
     if day.past is not None:

@@ -27,7 +27,6 @@ from tastetwin.model.workers import Workers
 MASKED_WEIGHT: Final = 0.1
 TRAIN_LENGTH: Final = 32
 CANDIDATES: Final = 4_096
-WARMUP_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -162,9 +161,3 @@ def update(
         return math.nan
     optimizer.step()
     return value
-
-
-def schedule(step: int, total: int) -> float:
-    """Linear warm-up, then cosine to zero."""
-    warmup = max(1, int(total * WARMUP_SHARE))
-    return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / total)))

@@ -26,6 +26,7 @@ from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.model import checkpoint, finish, step
 from tastetwin.model.encoder import Encoder
 from tastetwin.model.hardware import Hardware, choose
+from tastetwin.model.pace import schedule
 from tastetwin.model.prepare import Plan, Tell, prepare
 from tastetwin.model.workers import Workers, workers
 
@@ -158,7 +159,7 @@ class _Loop:
         self.encoder.train()
         torch.manual_seed((self.plan.config.seed * 1_000_003 + done) * self.group.world + self.group.rank)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.config.learning_rate * group["scale"] * step.schedule(done, self.total)
+            group["lr"] = self.plan.config.learning_rate * group["scale"] * schedule(done, self.total)
         views = self.plan.views[self.plan.fold[users[0]]]
         return step.update(self.model, self.optimizer, views, batch, self.group)
 

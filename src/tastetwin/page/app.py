@@ -68,8 +68,9 @@ Action = Literal["approve", "rollback"]
 class Page:
     """What the routes share: the store, the view of the run that readers see now, the token of this process."""
 
-    def __init__(self, store: Store, host: str) -> None:
+    def __init__(self, store: Store, host: str, moved: Callable[[], None]) -> None:
         self.store = store
+        self.moved = moved
         self.names = {"localhost", "127.0.0.1", "[::1]", host.lower(), f"[{host.lower()}]"}
         self.token = secrets.token_urlsafe(32)
         self.renderer = Renderer()
@@ -127,6 +128,7 @@ class Page:
                     fix="open the page anew and look again",
                 )
             promote_run(self.store, run_id) if action == "approve" else roll_back(self.store)
+        self.moved()
 
 
 def refused(value: str, rule: str) -> UsageError:
@@ -134,13 +136,13 @@ def refused(value: str, rule: str) -> UsageError:
     return UsageError("PAGE-REFUSED", place="request", value=value, rule=rule, fix="open the page by its own address")
 
 
-def create_app(store: Store, host: str = "127.0.0.1") -> FastAPI:
-    """The pages of a store, answering to ``host`` and this machine's own names.
+def create_app(store: Store, host: str = "127.0.0.1", moved: Callable[[], None] = lambda: None) -> FastAPI:
+    """The pages of a store, answering to ``host`` and this machine's own names; ``moved`` hears of each publication.
 
     Raises:
         UsageError: NOT-PUBLISHED.
     """
-    page = Page(store, host)
+    page = Page(store, host, moved)
     page.view()
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))

@@ -10,8 +10,12 @@ from tastetwin.errors import MissingExtra, UsageError
 from tastetwin.store import Store
 
 
-def serve(store: Store, host: str, port: int, tell: Callable[[str], None]) -> None:
-    """Serve the pages of a store until the process is stopped; ``tell`` hears the address once it answers.
+def serve(
+    store: Store, host: str, port: int, tell: Callable[[str], None], moved: Callable[[], None] = lambda: None
+) -> None:
+    """Serve the pages of a store until the process is stopped.
+
+    ``tell`` hears the address once it answers, ``moved`` of each publication.
 
     Raises:
         MissingExtra: without fastapi, uvicorn or jinja2 (``tastetwin[page]``).
@@ -25,7 +29,7 @@ def serve(store: Store, host: str, port: int, tell: Callable[[str], None]) -> No
     except ImportError as error:
         raise MissingExtra.of(str(error.name), "page") from None
     with _listening(host, port) as bound:
-        app = create_app(store, host)
+        app = create_app(store, host, moved)
         shown = f"[{host}]" if ":" in host else host
         tell(f"http://{shown}:{bound.getsockname()[1]}/")
         config = uvicorn.Config(app, log_level="warning", server_header=False, proxy_headers=False)

@@ -65,8 +65,8 @@ def read_opt_outs(store: Store) -> OptOuts:
     """Everybody who has opted out now.
 
     Raises:
-        StoreError: OPT-OUTS-DAMAGED when something lies there that is no opt-out; STORE-UNREADABLE. Whoever cannot know
-            must show nobody.
+        StoreError: OPT-OUTS-DAMAGED when something lies there that is no opt-out; STORE-UNREADABLE; NO-STORE when the
+            store is no longer there. Whoever cannot know must show nobody.
     """
     return OptOuts(_read(store, FOLDER))
 
@@ -99,7 +99,9 @@ class OptOutWatch:
         shards = self._store.names(FOLDER)
         for shard in set(self._known) - set(shards):
             del self._known[shard]
-        return OptOuts(frozenset().union(*(self._shard(shard) for shard in shards)))
+        found = frozenset().union(*(self._shard(shard) for shard in shards))
+        self._store.require()  # last: no folder at all is nobody only in a store that is there
+        return OptOuts(found)
 
     def _shard(self, shard: str) -> frozenset[str]:
         try:
@@ -117,7 +119,9 @@ class OptOutWatch:
 
 
 def _read(store: Store, folder: str) -> frozenset[str]:
-    return frozenset().union(*(_in_shard(store, folder, shard) for shard in store.names(folder)))
+    found = frozenset().union(*(_in_shard(store, folder, shard) for shard in store.names(folder)))
+    store.require()
+    return found
 
 
 def _in_shard(store: Store, folder: str, shard: str) -> frozenset[str]:
@@ -148,8 +152,10 @@ def opt_out(store: Store, users: Iterable[str]) -> None:
     """Show these users to nobody from now on; whether they are known does not matter.
 
     Raises:
-        StoreError: STORE-UNWRITABLE, DISK-FULL; those before it have opted out.
+        StoreError: STORE-UNWRITABLE, DISK-FULL; those before it have opted out. NO-STORE: nobody has; what is written
+            where the store was would be hidden when it is back.
     """
+    store.require()
     for user in users:
         store.write_bytes(_path(FOLDER, user), b"")
 

@@ -6,27 +6,33 @@ puts one into their own request id has it in the log.
 
 from __future__ import annotations
 
-import traceback
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-import orjson
-import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from tastetwin.errors import TasteTwinError
+from tastetwin.logs import json_logger, origin
 from tastetwin.serving.tracing import Tracing
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-_FRAMES: Final = 12
+ALARMING: Final = (
+    "HTTP-BUSY",
+    "BACKEND-UNAVAILABLE",
+    "OPT-OUTS-UNKNOWN",
+    "FRESH-FULL",
+    "FRESH-DAMAGED",
+    "FRESH-UNREACHABLE",
+    "DISK-FULL",
+)
+"""Counted from 0: the increase of a series that was not there cannot be seen, so an alert would miss the first."""
 
 
 class Telemetry:
@@ -46,9 +52,11 @@ class Telemetry:
         self._answers = _Answers()
         self.registry.register(self._answers)
         self._refused = Counter("tastetwin_refused", "Answers without the app.", ["reason"], registry=self.registry)
+        for reason in ALARMING:
+            self._refused.labels(reason)
         self.in_flight = Gauge("tastetwin_requests_in_flight", "Being worked on.", registry=self.registry)
         self._sampled = int(log_share * 2**32)
-        self._log: Any = _logger(log, service)
+        self._log: Any = json_logger(log, service=service)
 
     def answered(
         self, request_id: bytes, method: str, route: str, status: int, seconds: float, caller: str, code: str
@@ -66,10 +74,7 @@ class Telemetry:
     def failed(self, request_id: bytes, route: str, error: BaseException) -> None:
         """Log where an error came from; its message stays out, for it may quote a user's data."""
         said = {"code": error.problem.code, "rule": error.problem.rule} if isinstance(error, TasteTwinError) else {}
-        self._log.error(
-            "failed", request_id=request_id.decode(), route=route, errors=list(_kinds(error)),
-            trace=[f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in _frames(error)], **said,
-        )  # fmt: skip
+        self._log.error("failed", request_id=request_id.decode(), route=route, **origin(error), **said)
 
     def render(self) -> bytes:
         """All metrics, in the text format of Prometheus."""
@@ -118,28 +123,3 @@ class _Answers(Collector):
             seconds.add_metric([route], list(zip(names, accumulate(buckets), strict=True)), total)
         yield answers
         yield seconds
-
-
-def _logger(log: BinaryIO, service: str) -> Any:
-    processors: list[Any] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.JSONRenderer(serializer=orjson.dumps),
-    ]
-    logger = structlog.wrap_logger(
-        structlog.BytesLogger(log),
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
-        cache_logger_on_first_use=True,
-    )
-    return logger.bind(service=service)
-
-
-def _kinds(error: BaseException | None) -> Iterator[str]:
-    while error is not None:
-        yield f"{type(error).__module__}.{type(error).__qualname__}"
-        error = error.__cause__
-
-
-def _frames(error: BaseException) -> list[traceback.FrameSummary]:
-    return traceback.extract_tb(error.__traceback__)[-_FRAMES:]

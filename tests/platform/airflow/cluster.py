@@ -243,9 +243,7 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
             url = urlsplit(self.path)
             cluster.asked.append(f"{self.command} {url.path}")
             try:
-                answer = self.answer(
-                    url.path, {key: value[-1] for key, value in parse_qs(url.query).items()}
-                )
+                answer = self.answer(url.path, {key: value[-1] for key, value in parse_qs(url.query).items()})
             except Refused as refused:
                 self.reply(refused.status, [json.dumps({"kind": "Status", "message": str(refused)}).encode()])
             else:

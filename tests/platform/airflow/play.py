@@ -175,6 +175,12 @@ def finish(clusters: dict[str, Any]) -> None:
         cluster.close()
 
 
+def stop(clusters: dict[str, Any]) -> None:
+    """End from outside; not by an exception, which the task that happens to run would take for its own."""
+    finish(clusters)
+    os._exit(143)
+
+
 def main(folder: Path) -> None:
     """Carry out the plan."""
     from tests.platform.airflow.cluster import Cluster
@@ -187,8 +193,7 @@ def main(folder: Path) -> None:
     for name, cluster in clusters.items():
         extra = {"kube_config": cluster.kube_config()}
         os.environ[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps({"conn_type": "kubernetes", "extra": extra})
-    # Not by an exception, which the task that happens to run would take for its own.
-    signal.signal(signal.SIGTERM, lambda *_: (finish(clusters), os._exit(143)))
+    signal.signal(signal.SIGTERM, lambda *_: stop(clusters))
     prepare(folder)
     played: dict[str, Any] = {"shapes": shapes(plan["shapes"]), "runs": {}}
     try:

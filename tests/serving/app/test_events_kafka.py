@@ -442,7 +442,13 @@ def test_members_that_come_and_go_share_the_partitions_and_lose_nothing(town: To
     until(lambda: "4 held" in first.told(), 20, town.told)
     town.write(range(300))
     second = town.member()
-    until(lambda: "up, " in first.told() and " held" in second.told().replace(" 0 held", ""), 30, town.told)
+
+    def shared() -> bool:
+        """A busy machine loses partitions where an idle one gives them up."""
+        gone = any(word in first.told() for word in ("up, ", "lost, "))
+        return gone and " held" in second.told().replace(" 0 held", "")
+
+    until(shared, 60, town.told)
     town.write(range(300, 600))
     assert first.end() == 0
     town.wait(60)

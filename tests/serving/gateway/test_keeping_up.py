@@ -155,7 +155,7 @@ def test_a_forgotten_person_leaves_the_memory_too(world: World) -> None:
     async def body(gateway: Gateway) -> None:
         user, _ = somebody(gateway)
         other = next(iter(gateway.service.versions.values())).people.name(1)
-        forget(world.store, [user])
+        await asyncio.to_thread(forget, world.store, [user])
         like = FavorEvent(user=other, like={"like_contentsid": "nowhere"})
         await gateway.service.add_favors(gateway.choose(b"", None), [like], None, False, CALL)
         await until(lambda: gateway.choose(b"", None).people.find(user) < 0)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Final
 
 import orjson
-import structlog
 
 from tastetwin.config import BackendConfig
 from tastetwin.errors import TasteTwinError, UsageError
@@ -26,6 +26,7 @@ PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 BYTES_OF_A_FAVOR: Final = 80
 """In JSON, with every number at its longest."""
 HEAD_BYTES: Final = 1 << 16
+_LOG: Final = logging.getLogger(__name__)
 
 
 def body_limit(config: BackendConfig) -> int:
@@ -67,7 +68,7 @@ class Application:
         except _Gone:
             return
         except Exception:
-            structlog.get_logger().exception("request failed")
+            _LOG.exception("request failed")
             status, more, sent = INTERNAL.http, {"content-type": JSON}, b'{"error":"internal error"}'
         await send({"type": "http.response.start", "status": status, "headers": self._raw(more, len(sent))})
         await send({"type": "http.response.body", "body": sent})

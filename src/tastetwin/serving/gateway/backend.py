@@ -99,6 +99,7 @@ class BackendMetrics:
         name = "tastetwin_gateway_backend"
         self.calls = Counter(f"{name}_calls", "Calls of backends", ["backend", "outcome"], registry=registry)
         self.retries = Counter(f"{name}_retries", "Calls made again, or not made", ["result"], registry=registry)
+        self.retries.labels("not made")  # an alert waits for the first
         self.breaker = Gauge(f"{name}_breaker", "0 closed, 1 half open, 2 open", ["backend"], registry=registry)
         self.ready = Gauge(f"{name}_versions_ready", "Versions that it has ready", ["backend"], registry=registry)
         self.seconds = Histogram(

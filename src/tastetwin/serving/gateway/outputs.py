@@ -64,6 +64,8 @@ class OutputMetrics:
             ["action"],
             registry=registry,
         )
+        for action in ("get", "put"):  # an alert waits for the first
+            self._failures.labels(action)
 
     def failed(self, action: str) -> None:
         """A ``get`` or ``put`` did not work."""

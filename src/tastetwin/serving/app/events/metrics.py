@@ -21,6 +21,7 @@ class Metrics:
         self.messages = Counter(
             "tastetwin_events_messages", "Messages done with: taken or dead.", ["outcome"], registry=registry
         )
+        self.messages.labels("dead")  # an alert waits for the first
         self.dead = Counter("tastetwin_events_dead", "Dead letters.", ["reason"], registry=registry)
         self.updates = Counter(
             "tastetwin_events_updates", "Twin lists sent: list, or none (a tombstone).", ["kind"], registry=registry
