@@ -101,7 +101,7 @@ def told(task: Any) -> dict[str, Any]:
         "timeout": timeout and timeout.total_seconds(),
         "alerts": bool(task.on_failure_callback),
         "depends_on_past": task.depends_on_past,
-        "rule": str(task.trigger_rule),
+        "rule": task.trigger_rule.value,
     }
     for name in ("kubernetes_conn_id", "namespace", "image", "cmds", "arguments", "pod_template_dict", "yaml_conf"):
         said[name] = getattr(task, name, None)

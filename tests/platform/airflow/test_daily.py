@@ -122,5 +122,5 @@ def test_training_on_ray_is_waited_for_and_its_failure_is_the_task_s(played: dic
     assert job["spec"]["entrypoint"].startswith(
         "torchrun --standalone --nproc-per-node 2 -m tastetwin train --store /store"
     )
-    assert "--date 2026-04-28" in job["spec"]["entrypoint"] and job["spec"]["entrypointNumGpus"] == 2
+    assert "--date '2026-04-28'" in job["spec"]["entrypoint"] and job["spec"]["entrypointNumGpus"] == 2
     assert len(ill["created"]["gpu"]) == 2  # the next try takes the place of the first
