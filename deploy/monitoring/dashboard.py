@@ -144,7 +144,7 @@ def serving() -> list[Any]:
                "percentunit", ("job:tastetwin_gateway_outputs_hits:ratio_rate1h", "{{job}}"),
                (f"sum by (job) (rate(tastetwin_gateway_outputs_failures_total[{RATE}]))", "{{job}} failures/s")),
         series("Stale and unread",
-               "Lists without the latest favors, people whose favors wait for a model, and those whose history it refuses.",
+               "Lists without the latest favors, people whose favors wait for a model, and histories it refuses.",
                "none", (f"sum by (job) (increase(tastetwin_gateway_stale_answers_total[{RATE}]))", "{{job}} stale"),
                ("max by (job) (tastetwin_gateway_unread_people)", "{{job}} unread"),
                ("max by (job) (tastetwin_gateway_refused_people)", "{{job}} refused")),

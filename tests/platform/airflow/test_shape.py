@@ -1,0 +1,123 @@
+"""The DAGs as Airflow reads them: order, manners of tasks, what of the settings reaches pods, what is refused."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.platform.airflow.plan import STAGES, STEPS
+from tests.platform.containers import ROOT
+
+DAGS = ROOT / "deploy" / "airflow" / "dags"
+REFUSALS = {
+    "unknown-key": "stroe: Extra inputs",
+    "unknown-task": "tasks.trian",
+    "unknown-cluster": "tasks.train.cluster: 'gpus' is none of clusters: main, gpu",
+    "kubernetes-key": "tasks.mart.pod: nodeSelectors: no field of Kubernetes' V1PodSpec",
+    "kubernetes-nested": "defaults.container: resources.limit: no field of Kubernetes' V1ResourceRequirements",
+    "negative": "defaults.retries: Input should be greater than or equal to 0",
+    "training": "'moon'",
+    "notebook": "tasks.switch.notebook: a notebook takes the place of a stage",
+    "deadline": "deadline: needs alerts",
+    "no-yaml": "no YAML",
+}
+
+
+def shape(played: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(said for file, said in played["shapes"].items() if Path(file).stem == name)
+    return found
+
+
+@pytest.fixture
+def whole(played: dict[str, Any]) -> dict[str, Any]:
+    """The DAGs with every section of the settings given."""
+    return dict(shape(played, "whole")["dags"])
+
+
+def test_the_default_settings_make_both_dags(airflow: Path, tmp_path: Path) -> None:
+    """Whoever copies the folder into Airflow sees no import error."""
+    code = "import tastetwin_daily, tastetwin_deploy"
+    environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": str(DAGS)}
+    subprocess.run([airflow, "-c", code], env=environment, check=True, timeout=120, capture_output=True)
+
+
+def test_the_daily_job_is_the_stage_words_in_order(whole: dict[str, Any]) -> None:
+    """One vocabulary: what README and CLI call a stage is the task's id."""
+    daily = whole["tastetwin_daily"]
+    chain = [list(pair) for pair in pairwise(STAGES)]
+    after = [["deliver", "latest_only"], ["deliver", "load"], ["deliver", "push"], ["latest_only", "deploy"]]
+    assert daily["edges"] == sorted([*chain, *after])
+    assert [task for task in daily["order"] if task in STAGES] == list(STAGES)
+    assert (daily["max_active_runs"], daily["catchup"]) == (1, True)
+
+
+def test_only_stages_that_carry_on_yesterday_s_rows_wait_for_yesterday(whole: dict[str, Any]) -> None:
+    """A day that the gate refused must not stop the next; a day without a mart must."""
+    tasks = whole["tastetwin_daily"]["tasks"]
+    assert [name for name in STAGES if tasks[name]["depends_on_past"]] == ["collect", "mart", "features"]
+
+
+def test_every_task_tries_again_ends_in_time_and_rings(whole: dict[str, Any]) -> None:
+    """A pod that hangs, or fails for good, is somebody's to know of."""
+    tasks = {name: task for dag in whole.values() for name, task in dag["tasks"].items()}
+    assert len(tasks) == len(STAGES) + len(STEPS) + 6
+    assert not [
+        name for name, task in tasks.items() if task["retries"] != 1 or task["timeout"] != 300 or not task["alerts"]
+    ]
+    assert whole["tastetwin_daily"]["deadlines"] == [12 * 3600]
+
+
+def test_deploying_goes_through_all_steps_and_back_after_any(whole: dict[str, Any]) -> None:
+    """A rollback that hangs on one step only would not run for the others."""
+    dag = whole["tastetwin_deploy"]
+    steps = [*STEPS, "deployed"]
+    forward = [list(pair) for pair in pairwise(steps)]
+    assert dag["edges"] == sorted([*forward, *([step, "rollback"] for step in STEPS)])
+    assert dag["tasks"]["rollback"]["rule"] == "one_failed"
+    assert dag["max_active_runs"] == 1
+
+
+def test_settings_reach_the_pods_of_two_clusters(whole: dict[str, Any]) -> None:
+    """Training on the GPU cluster is worth nothing if the pod goes elsewhere, or asks for no GPU node."""
+    tasks = whole["tastetwin_daily"]["tasks"]
+    places = {name: (tasks[name]["kubernetes_conn_id"], tasks[name]["namespace"]) for name in ("mart", "train")}
+    assert places == {"mart": ("main", "tastetwin"), "train": ("gpu", "training")}
+    train, mart = (tasks[name]["pod_template_dict"]["spec"] for name in ("train", "mart"))
+    assert train["nodeSelector"] == {"accelerator": "gpu"} and "nodeSelector" not in mart
+    container = train["containers"][0]
+    assert container["resources"] == {"limits": {"memory": "3Gi"}}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True  # of the defaults, beside what is its own
+
+
+def test_training_by_torchrun_finds_its_first_node_by_name(played: dict[str, Any]) -> None:
+    """The nodes of a Job know each other only by the headless service."""
+    train = shape(played, "torchrun")["dags"]["tastetwin_daily"]["tasks"]["train"]
+    said = " ".join([*train["cmds"], *train["arguments"]])
+    assert train["kind"] == "TrainingJob"
+    assert said.startswith(
+        "torchrun --nnodes 2 --node-rank $(JOB_COMPLETION_INDEX) --nproc-per-node 1 --master-addr job-"
+    )
+    assert train["pod_template_dict"]["spec"]["subdomain"] == "tastetwin-train"
+
+
+@pytest.mark.parametrize(("name", "said"), REFUSALS.items(), ids=list(REFUSALS))
+def test_wrong_settings_are_refused_when_the_dags_are_read(played: dict[str, Any], name: str, said: str) -> None:
+    """A mistake shows in Airflow's list of import errors, not at three in the morning."""
+    read = shape(played, f"refused-{name}")
+    assert read["dags"] == {} and len(read["errors"]) == 2
+    assert all(said in text for text in read["errors"].values())
+
+
+def test_dag_files_import_nothing_of_tastetwin() -> None:
+    """Airflow's environment has other versions of everything; stages run in their own images."""
+    for file in DAGS.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        named = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        named |= {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+        assert not [name for name in named if name.split(".")[0] == "tastetwin"], file
