@@ -91,7 +91,8 @@ class LocalTarget:
     def front(self) -> AbstractContextManager[str]:
         """As ``Target`` says."""
         host = self.config.deploy.host
-        return nullcontext(f"http://{'127.0.0.1' if host in ('0.0.0.0', '*') else host}:{self._state().port}")
+        anywhere = host in ("0.0.0.0", "*")
+        return nullcontext(f"http://{'127.0.0.1' if anywhere else host}:{self._state().port}")
 
     def metrics(self, run_id: str) -> list[str]:
         """As ``Target`` says.

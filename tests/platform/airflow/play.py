@@ -155,7 +155,8 @@ def triggered() -> list[dict[str, Any]]:
     from sqlalchemy import select
 
     with create_session() as session:
-        runs = session.scalars(select(DagRun).where(DagRun.dag_id == "tastetwin_deploy"))
+        asked = select(DagRun).where(DagRun.run_id.startswith("tastetwin_deploy__", autoescape=True))
+        runs = session.scalars(asked.order_by(DagRun.id))
         return [{"run_id": run.run_id, "conf": run.conf, "state": str(run.state)} for run in runs]
 
 
