@@ -91,7 +91,7 @@ class LocalTarget:
     def front(self) -> AbstractContextManager[str]:
         """As ``Target`` says."""
         host = self.config.deploy.host
-        anywhere = host in ("0.0.0.0", "*")
+        anywhere = host in ("0.0.0.0", "*")  # nosec B104
         return nullcontext(f"http://{'127.0.0.1' if anywhere else host}:{self._state().port}")
 
     def metrics(self, run_id: str) -> list[str]:
