@@ -136,7 +136,7 @@ def soak(store: Store, stack: Stack, asked: list[Question], rate: float, minutes
     late = np.array([each for each in samples if each[0] > minutes * 60 / 3])  # caches fill up first
     slope = np.polyfit(late[:, 0], late[:, 1], 1)[0] * 3_600
     print(f"gateway's memory: {late[0, 1]:.0f} MB, then {late[-1, 1]:.0f} MB; slope {slope:+.1f} MB/h")
-    return tell(f"minutes of both, {minutes:g}", len(samples), answers)
+    return tell("seconds of both", len(samples), answers)
 
 
 def main() -> None:
