@@ -21,6 +21,7 @@ from tastetwin.serving.keys import add_key
 from tests.deploy.contract import DeployContract, Only, Place, served
 from tests.deploy.town import Town
 from tests.serving.processes import started
+from tests.serving.test_together import free_ports
 
 pytestmark = pytest.mark.slow
 FAKE = Path(__file__).parent / "fake_cluster.py"
@@ -55,9 +56,11 @@ def servers(runs: Town, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
                 "TASTETWIN_GATEWAY__BACKENDS": json.dumps([backend]),
                 "TASTETWIN_GATEWAY__WEIGHTS": json.dumps({run.run_id: 1.0}),
             }
-            words = ["serve", "gateway", *store, "--keys", str(folder / "keys.json"), "--metrics-port", "0"]
+            metrics = free_ports(1)
+            words = ["serve", "gateway", *store, "--keys", str(folder / "keys.json"), "--metrics-port", str(metrics)]
             gateway = stack.enter_context(started(words, environment))
             ports[f"{release(APP, run.run_id)}-gateway"] = port_of(gateway.url)
+            ports[f"{release(APP, run.run_id)}-gateway-0"] = metrics
         yield Servers(ports, key)
 
 
@@ -115,7 +118,6 @@ def place(runs: Town, servers: Servers, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_CLUSTER", str(tmp_path))
     target = KubernetesTarget(runs.store, Config(deploy=DeployConfig(golden=5, check_seconds=0)), servers.key)
-    monkeypatch.setattr(KubernetesTarget, "metrics", lambda self, run_id: [])  # pods of the fake have none
     cluster = Cluster(runs.store, runs.old, runs.new, runs.bad, target, tmp_path)
     cluster.empty()
     return cluster
@@ -217,6 +219,14 @@ class TestKubernetes(DeployContract):
         with pytest.raises(UsageError, match="NO-PREVIOUS"):
             place.deployment(place.old).step("rollback")
         assert Only(place.old) == place.target.standing()
+
+    def test_gateways_are_asked_what_became_of_requests_and_none_is_no_answer(self, place: Cluster) -> None:
+        """Nothing of nothing failed would be a check that nobody fails."""
+        served(place, place.old)
+        (text,) = place.target.metrics(place.old.run_id)
+        assert "tastetwin_requests_total{" in text
+        with pytest.raises(StoreError, match="DEPLOY-NOT-READY"):
+            place.target.metrics(place.new.run_id)
 
     def test_a_release_whose_removal_was_killed_is_removed_and_made_again(self, place: Cluster) -> None:
         """Helm installs nothing over what is still being uninstalled."""

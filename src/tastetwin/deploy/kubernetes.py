@@ -107,10 +107,17 @@ class KubernetesTarget:
         return self.gateway_key
 
     def metrics(self, run_id: str) -> list[str]:
-        """As ``Target`` says."""
+        """As ``Target`` says.
+
+        Raises:
+            StoreError: DEPLOY-NOT-READY where there is no gateway, or one does not answer.
+        """
         labels = f"app.kubernetes.io/instance={release(APP, run_id)},app.kubernetes.io/component=gateway"
-        texts = []
-        for pod in self._items("pods", labels):
+        pods, texts = self._items("pods", labels), []
+        if not pods:
+            fix = f"kubectl get pods -n {self._of.namespace} -l {labels}"
+            raise StoreError("DEPLOY-NOT-READY", place=labels, value="no pods", rule="requests are counted", fix=fix)
+        for pod in pods:
             at = f"{pod['status'].get('podIP')}:{METRICS}"
             asked = (
                 nullcontext(f"http://{at}")
