@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -131,6 +131,14 @@ class DeployContract:
         for step in ("app", "switch", "check", "remove-app", "remove-model"):
             with pytest.raises(UsageError, match="DEPLOY-ORDER"):
                 place.deployment(place.new).step(step)
+        assert Only(place.old) == place.target.standing()
+
+    def test_a_run_that_was_never_delivered_is_not_served(self, place: Place) -> None:
+        """By its id alone, whatever the gate has said of it, a worse model would ship."""
+        served(place, place.old)
+        for status in ("refused", "running"):
+            with pytest.raises(UsageError, match=f"NOT-DELIVERED.*{status}"):
+                place.deployment(replace(place.new, status=status)).all_steps()
         assert Only(place.old) == place.target.standing()
 
     def test_the_first_run_has_nothing_to_go_back_to(self, place: Place) -> None:

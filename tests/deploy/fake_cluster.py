@@ -84,6 +84,8 @@ def helm_upgrade(state: dict[str, Any], words: list[str]) -> str:
     known = state["releases"].get(name)
     if known is not None and known["status"].startswith("pending"):
         return fail("UPGRADE FAILED: another operation (install/upgrade/rollback) is in progress")
+    if known is not None and known["status"] == "uninstalling":
+        return fail(f'UPGRADE FAILED: "{name}" has no deployed releases')
     sets = [word for at, word in enumerate(words) if words[at - 1].startswith("--set")]
     if any(each in state["broken"] for each in sets):
         state["releases"][name] = {"chart": chart, "sets": sets, "status": "failed", "updated": now()}

@@ -82,3 +82,12 @@ def test_what_cannot_be_started_does_not_run(one: Detached) -> None:
     while one.pid() is not None:
         pass
     assert "no/such/program" in one.log.read_text()
+
+
+def test_one_that_ends_just_before_it_is_stopped_is_stopped(one: Detached, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may end between the look and the signal; a rollback must not end with it."""
+    one.start(["sleep", "60"], os.environ)
+    pid = one.pid()
+    one.stop()
+    monkeypatch.setattr(Detached, "pid", lambda self: pid)  # as it was seen a moment ago
+    one.stop()

@@ -16,11 +16,12 @@ import pytest
 
 from tastetwin.config import Config, DeployConfig
 from tastetwin.deploy.kubernetes import APP, MODEL, KubernetesTarget, release, run_of
-from tastetwin.errors import StoreError
+from tastetwin.errors import StoreError, UsageError
 from tastetwin.serving.keys import add_key
 from tests.deploy.contract import DeployContract, Only, Place, served
 from tests.deploy.town import Town
 from tests.serving.processes import started
+from tests.serving.test_together import free_ports
 
 pytestmark = pytest.mark.slow
 FAKE = Path(__file__).parent / "fake_cluster.py"
@@ -55,9 +56,11 @@ def servers(runs: Town, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
                 "TASTETWIN_GATEWAY__BACKENDS": json.dumps([backend]),
                 "TASTETWIN_GATEWAY__WEIGHTS": json.dumps({run.run_id: 1.0}),
             }
-            words = ["serve", "gateway", *store, "--keys", str(folder / "keys.json"), "--metrics-port", "0"]
+            metrics = free_ports(1)
+            words = ["serve", "gateway", *store, "--keys", str(folder / "keys.json"), "--metrics-port", str(metrics)]
             gateway = stack.enter_context(started(words, environment))
             ports[f"{release(APP, run.run_id)}-gateway"] = port_of(gateway.url)
+            ports[f"{release(APP, run.run_id)}-gateway-0"] = metrics
         yield Servers(ports, key)
 
 
@@ -115,7 +118,6 @@ def place(runs: Town, servers: Servers, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_CLUSTER", str(tmp_path))
     target = KubernetesTarget(runs.store, Config(deploy=DeployConfig(golden=5, check_seconds=0)), servers.key)
-    monkeypatch.setattr(KubernetesTarget, "metrics", lambda self, run_id: [])  # pods of the fake have none
     cluster = Cluster(runs.store, runs.old, runs.new, runs.bad, target, tmp_path)
     cluster.empty()
     return cluster
@@ -188,12 +190,62 @@ class TestKubernetes(DeployContract):
         with pytest.raises(StoreError, match=r"DEPLOY-TOOL.*has been modified"):
             place.target.point(place.new.run_id, None)
 
+    def test_rules_of_others_in_the_route_stay_as_they_are(self, place: Cluster) -> None:
+        """A page for a path, a redirect: a deployment that renamed them would break what it never looked at."""
+        served(place, place.old)
+        route, others = place.state["route"], [
+            {"match": "PathPrefix(`/away`)", "services": [{"name": "noop@internal", "kind": "TraefikService"}]},
+            {"match": "PathPrefix(`/help`)", "services": [{"name": "help-page", "port": 80}]},
+        ]  # fmt: skip
+        route["spec"]["routes"] = [others[0], *route["spec"]["routes"], others[1]]
+        place.change(route=route)
+        served(place, place.new)
+        first, *ours, last = place.state["route"]["spec"]["routes"]
+        assert [first, last] == others
+        assert [each["services"][0]["name"] for each in ours] == [
+            f"{release(APP, place.new.run_id)}-{tier}" for tier in ("app", "gateway")
+        ]
+
+    def test_a_run_is_never_its_own_way_back(self, place: Cluster) -> None:
+        """Somebody led the route elsewhere by hand, and the run before is deployed: a rollback would end it all."""
+        served(place, place.old)
+        served(place, place.new)
+        route = place.state["route"]
+        for rule, tier in zip(route["spec"]["routes"], ("app", "gateway"), strict=True):
+            rule["services"][0]["name"] = f"closed-today-{tier}"
+        place.change(route=route)
+        served(place, place.old)
+        assert place.target.standing().previous is None
+        with pytest.raises(UsageError, match="NO-PREVIOUS"):
+            place.deployment(place.old).step("rollback")
+        assert Only(place.old) == place.target.standing()
+
+    def test_gateways_are_asked_what_became_of_requests_and_none_is_no_answer(self, place: Cluster) -> None:
+        """Nothing of nothing failed would be a check that nobody fails."""
+        served(place, place.old)
+        (text,) = place.target.metrics(place.old.run_id)
+        assert "tastetwin_requests_total{" in text
+        with pytest.raises(StoreError, match="DEPLOY-NOT-READY"):
+            place.target.metrics(place.new.run_id)
+
+    def test_a_release_whose_removal_was_killed_is_removed_and_made_again(self, place: Cluster) -> None:
+        """Helm installs nothing over what is still being uninstalled."""
+        served(place, place.old)
+        releases = place.state["releases"]
+        releases[release(MODEL, place.new.run_id)] = {
+            **releases[release(MODEL, place.old.run_id)], "status": "uninstalling",
+        }  # fmt: skip
+        place.change(releases=releases)
+        served(place, place.new)
+
     def test_without_its_route_nothing_is_switched(self, place: Cluster) -> None:
         """It comes with a chart; whoever forgot it is told which."""
-        place.change(route=None)
-        with pytest.raises(StoreError, match=r"DEPLOY-TOOL.*tastetwin-platform"):
-            place.deployment(place.old).all_steps()
-        assert place.target.standing().models == {}
+        elsewhere = {**place.state["route"], "spec": {"routes": [{"match": "PathPrefix(`/`)", "services": []}]}}
+        for route in (None, elsewhere):
+            place.change(route=route)
+            with pytest.raises(StoreError, match=r"DEPLOY-TOOL.*tastetwin-platform"):
+                place.deployment(place.old).all_steps()
+            assert place.target.standing().models == {}
 
 
 def test_a_run_s_releases_are_named_so_that_the_run_is_known_from_them() -> None:

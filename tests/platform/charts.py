@@ -34,7 +34,7 @@ GPU: Final = {
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
 }
 ROUTE: Final = {"enabled": True, "appHost": "taste.example.com", "gatewayHost": "model.example.com", "tlsSecret": "tls"}
-OPERATORS: Final = ("kafka", "postgresql", "mongodb", "logs", "minio")
+OPERATORS: Final = ("kafka", "postgresql", "mongodb", "logs", "minio", "prometheus")
 
 SETS: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("model", "least"): MODEL,

@@ -38,7 +38,9 @@ BUILT_IN = re.compile(
 )
 DEPLOYMENT = ["deploy_model", "deploy_app", "switch", "check", "remove_app", "remove_model", "rollback"]
 """Tasks of the DAG that deploys: pods with these names ask what they have started."""
-each_set = pytest.mark.parametrize(("chart", "name"), SETS, ids="-".join)
+MONITORING = HELM.parent / "monitoring"
+DASHBOARD = "dashboards/tastetwin.json"
+each_set = pytest.mark.parametrize(("chart", "name"), SETS, ids=["-".join(each) for each in SETS])
 
 
 def generator() -> ModuleType:
@@ -152,6 +154,9 @@ def test_what_selects_pods_finds_them_and_ports_have_their_names(chart: str, nam
             assert wanted == {"app.kubernetes.io/part-of": "tastetwin", "app.kubernetes.io/component": "train"}
             continue
         mine = [pod for pod in every.values() if selects(wanted, pod)]
+        if spec.get("clusterIP") == "None":  # of pods that Airflow starts for a training
+            assert wanted == {"app.kubernetes.io/part-of": "tastetwin", "app.kubernetes.io/component": "train"}
+            continue
         assert len(mine) == 1, each["metadata"]["name"]
         assert {port["targetPort"] for port in spec.get("ports", ())} <= ports_of(mine[0])
     for each in of_kind(found, "HorizontalPodAutoscaler"):
@@ -162,6 +167,8 @@ def test_what_selects_pods_finds_them_and_ports_have_their_names(chart: str, nam
     for each in of_kind(found, "ServiceMonitor"):
         (service,) = (s for s in of_kind(found, "Service") if s["metadata"]["name"] == each["metadata"]["name"])
         assert {end["port"] for end in each["spec"]["endpoints"]} <= {port["name"] for port in service["spec"]["ports"]}
+        (dropped,) = [rule for end in each["spec"]["endpoints"] for rule in end["relabelings"]]
+        assert dropped == {"action": "labeldrop", "regex": "pod|container|node"}, "rules sum without (instance) alone"
 
 
 @each_set
@@ -233,7 +240,9 @@ def test_every_command_of_a_pod_parses(chart: str, name: str) -> None:
 @each_set
 def test_the_settings_that_pods_read_are_settings_that_exist(chart: str, name: str) -> None:
     """Unknown keys are errors at the start of a pod: after the switch of a deployment, that is."""
-    for each in of_kind(manifests(chart, name), "ConfigMap"):
+    maps = [each for each in of_kind(manifests(chart, name), "ConfigMap") if "settings.yaml" in each["data"]]
+    assert maps or chart == "platform"
+    for each in maps:
         Config(**yaml.safe_load(each["data"]["settings.yaml"]))
     for _, pod in pods(manifests(chart, name)):
         for container in pod["spec"]["containers"]:
@@ -349,7 +358,30 @@ def test_connectors_read_and_write_the_topics_of_the_settings() -> None:
     assert "@" not in source["connection.uri"] and source["connection.uri"].startswith("${secrets:")
 
 
-@pytest.mark.parametrize("key", [("jobs", "airflow"), ("platform", "all")], ids="-".join)
+def test_prometheus_grafana_and_filebeat_are_given_what_is_tested(tmp_path: Path) -> None:
+    """Rules that lie in a folder alarm nobody; a copy of them would be another's rules before long."""
+    assert helm("package", folder("platform"), "--destination", tmp_path).returncode == 0
+    (pack,) = tmp_path.iterdir()
+    done = helm("template", "it", pack, values=SETS["platform", "all"])
+    assert done.returncode == 0, done.stderr
+    found = [each for each in yaml.safe_load_all(done.stdout) if each]
+    rules = {each["metadata"]["name"]: each["spec"] for each in of_kind(found, "PrometheusRule")}
+    assert rules == {f"it-{file.stem}": yaml.safe_load(file.read_text()) for file in MONITORING.glob("rules/*.yaml")}
+    (shown,) = (each for each in of_kind(found, "ConfigMap") if "grafana_dashboard" in each["metadata"]["labels"])
+    assert json.loads(shown["data"]["tastetwin.json"]) == json.loads((MONITORING / DASHBOARD).read_text())
+    (beat,) = of_kind(found, "Beat")
+    said = yaml.safe_load((MONITORING / "filebeat.yaml").read_text())
+    assert beat["spec"]["config"] == {"filebeat.inputs": said["filebeat.inputs"]}
+
+
+def test_only_the_route_of_deployments_outlives_its_release() -> None:
+    """One that is kept without what it leads to, or through, answers 404 in the place of whatever comes next."""
+    for key, kept in ((("platform", "all"), [True] * 3), (("app", "route"), [False] * 3)):
+        parts = [each for each in manifests(*key) if each["apiVersion"].startswith("traefik.io")]
+        assert ["helm.sh/resource-policy" in each["metadata"].get("annotations", {}) for each in parts] == kept
+
+
+@pytest.mark.parametrize("key", [("jobs", "airflow"), ("platform", "all")], ids=str)
 def test_no_role_may_do_everything(key: tuple[str, str]) -> None:
     """A star in a role is the whole namespace to whoever gets hold of its token."""
     for role in of_kind(manifests(*key), "Role"):

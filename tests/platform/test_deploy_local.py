@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 from blue_green import Here, free_block
 from tastetwin.config import Config, DeployConfig
 from tastetwin.deploy.detached import Detached
-from tastetwin.deploy.local import LocalTarget
+from tastetwin.deploy.local import COLOURS, LocalTarget, _is_taken
 from tastetwin.errors import StoreError
 from tastetwin.serving.together import Home
 from tests.deploy.contract import DeployContract, Only, Place, served
@@ -110,6 +111,15 @@ class TestLocal(DeployContract):
             place.old.run_id, {place.old.run_id: False}, {place.old.run_id: False}, False,
         )  # fmt: skip
         served(place, place.old)
+
+    def test_a_port_that_somebody_else_has_is_not_taken_for_a_server_of_ours(self, place: Local) -> None:
+        """Another home's backend would answer golden queries, and end whenever it likes."""
+        served(place, place.old)
+        ports = [place.here.port + first for first in COLOURS.values()]
+        taken = next(port for port in ports if not _is_taken(port))
+        with socket.create_server(("127.0.0.1", taken)), pytest.raises(StoreError, match=f"DEPLOY-NOT-READY.*{taken}"):
+            place.deployment(place.new).all_steps()
+        assert Only(place.old) == place.target.standing()
 
     def test_nobody_notices_three_deployments_of_which_one_is_spoilt(self, place: Local, tmp_path: Path) -> None:
         """The promise itself: no request of gateway or app fails. Twenty: benchmarks/blue_green.py."""

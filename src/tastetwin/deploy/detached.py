@@ -77,7 +77,10 @@ class Detached:
         pid = self.pid()
         if pid is None:
             return
-        handle = os.pidfd_open(pid)
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:  # it has just ended
+            return
         try:
             if self.pid() != pid:  # it ended before the handle was there
                 return

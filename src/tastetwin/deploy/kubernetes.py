@@ -32,9 +32,13 @@ ROUTE: Final = "tastetwin"
 PREVIOUS: Final = "tastetwin.io/previous"
 PORTS: Final = {"backend": 8101, "gateway": 8102}
 METRICS: Final = 8112
+TIERS: Final = ("gateway", "app")
+"""What the route leads to."""
 _SHOWN: Final = 500
 """Characters of what a tool says."""
 _LOOK: Final = 1.0
+_PATIENCE: Final = 60.0
+"""Seconds that a tool has beyond those that it waits for what it started."""
 
 
 def release(kind: str, run_id: str) -> str:
@@ -103,10 +107,17 @@ class KubernetesTarget:
         return self.gateway_key
 
     def metrics(self, run_id: str) -> list[str]:
-        """As ``Target`` says."""
+        """As ``Target`` says.
+
+        Raises:
+            StoreError: DEPLOY-NOT-READY where there is no gateway, or one does not answer.
+        """
         labels = f"app.kubernetes.io/instance={release(APP, run_id)},app.kubernetes.io/component=gateway"
-        texts = []
-        for pod in self._items("pods", labels):
+        pods, texts = self._items("pods", labels), []
+        if not pods:
+            fix = f"kubectl get pods -n {self._of.namespace} -l {labels}"
+            raise StoreError("DEPLOY-NOT-READY", place=labels, value="no pods", rule="requests are counted", fix=fix)
+        for pod in pods:
             at = f"{pod['status'].get('podIP')}:{METRICS}"
             asked = (
                 nullcontext(f"http://{at}")
@@ -143,13 +154,11 @@ class KubernetesTarget:
     def point(self, run_id: str, previous: str | None) -> None:
         """As ``Target`` says; the patch is refused where somebody else changed the route meanwhile."""
         route = self._route()
-        if route is None:
-            raise _no_tool(
-                "kubectl", f"no IngressRoute {ROUTE}", "values route.enabled of the chart tastetwin-platform"
-            )
-        for rule in route["spec"]["routes"]:
-            for service in rule["services"]:
-                service["name"] = f"{release(APP, run_id)}-{service['name'].rpartition('-')[2]}"
+        if route is None or not _ours(route):
+            value = f"no IngressRoute {ROUTE}" if route is None else f"{ROUTE} leads to no gateway or app"
+            raise _no_tool("kubectl", value, "values route.enabled of the chart tastetwin-platform")
+        for service in _ours(route):
+            service["name"] = f"{release(APP, run_id)}-{service['name'].rpartition('-')[2]}"
         patch = {
             "metadata": {
                 "resourceVersion": route["metadata"]["resourceVersion"],
@@ -204,12 +213,12 @@ class KubernetesTarget:
         """Helm takes a release whose command was killed for one that is still worked on, for ever."""
         while True:
             found = next((each for each in self._releases() if each["name"] == name), None)
-            if found is None or not found["status"].startswith("pending"):
+            if found is None or not found["status"].startswith(("pending", "uninstalling")):
                 return
-            if _age(found["updated"]) > self._of.ready_seconds:
+            if found["status"] == "uninstalling" or _age(found["updated"]) > self._of.ready_seconds:
                 break
             time.sleep(_LOOK)
-        if found["status"] == "pending-install":
+        if found["status"] in ("pending-install", "uninstalling"):
             self._uninstall(name)
         else:
             self._run("helm", "rollback", name, *self._waiting)
@@ -255,10 +264,12 @@ class KubernetesTarget:
                 process.terminate()
 
     def _run(self, tool: str, *words: str) -> str:
+        command, seconds = [tool, words[0], "-n", self._of.namespace, *words[1:]], self._of.ready_seconds + _PATIENCE
         try:
-            done = subprocess.run(
-                [tool, words[0], "-n", self._of.namespace, *words[1:]], capture_output=True, text=True
-            )
+            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            fix = "see whether the cluster's API answers: kubectl version"
+            raise _no_tool(f"{tool} {words[0]}", f"no end within {seconds:g} s", fix) from error
         except OSError as error:
             raise _no_tool(tool, error.strerror or "", f"install {tool}") from error
         if done.returncode:
@@ -277,9 +288,16 @@ def _is_ready(deployment: dict[str, Any]) -> bool:
 
 def _live(route: dict[str, Any]) -> str | None:
     """The run that a route leads to; None where it is no release of ours."""
-    names = {service["name"] for rule in route["spec"]["routes"] for service in rule["services"]}
-    runs = {run_of(name) for name in names if name.startswith(APP)}
+    runs = {run_of(service["name"]) for service in _ours(route) if service["name"].startswith(APP)}
     return runs.pop() if len(runs) == 1 else None
+
+
+def _ours(route: dict[str, Any]) -> list[dict[str, Any]]:
+    """Services of gateways and apps in a route, whose other rules (a page, a redirect) are somebody else's."""
+    found = [service for rule in route["spec"]["routes"] for service in rule.get("services", ())]
+    return [
+        each for each in found if each.get("kind", "Service") == "Service" and each["name"].rpartition("-")[2] in TIERS
+    ]
 
 
 def _age(updated: str) -> float:

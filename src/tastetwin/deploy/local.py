@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import sys
 import time
 import urllib.request
@@ -192,7 +193,7 @@ class LocalTarget:
         Raises:
             StoreError: DEPLOY-BUSY.
         """
-        self._store.make_folder("")
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # settings may hold a password of Redis
         with (self._folder / ".lock").open("w") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -223,6 +224,8 @@ class LocalTarget:
         """Start a tier unless it runs; returns once it is ready."""
         process, environment = self._process(colour, tier), _without_settings(os.environ)
         if process.pid() is None:
+            if _is_taken(self._port(colour, tier)):  # and whoever has it may answer as ours would
+                raise self._not_ready(colour, tier, f"port {self._port(colour, tier)} is somebody else's")
             self._store.write_bytes(f"{colour}.yaml", yaml.safe_dump(self._settings(colour)).encode())
         command = [sys.executable, "-m", "tastetwin", "serve", tier, "--port", str(self._port(colour, tier))]
         process.start([*command, "--config", str(self._folder.absolute() / f"{colour}.yaml"), *words], environment)
@@ -329,3 +332,10 @@ class LocalTarget:
 def _without_settings(environment: Mapping[str, str]) -> dict[str, str]:
     """Settings were read already, and the environment's would win over a colour's own."""
     return {name: value for name, value in environment.items() if not (name.startswith(ENV_PREFIX) and "__" in name)}
+
+
+def _is_taken(port: int) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as asked:
+        asked.settimeout(1)
+        return asked.connect_ex(("127.0.0.1", port)) == 0

@@ -132,7 +132,19 @@ class Deployment:
     # -- the steps ----------------------------------------------------------------------------------------------------
 
     def model(self) -> None:
-        """The run's model beside the one that answers."""
+        """The run's model beside the one that answers.
+
+        Raises:
+            UsageError: NOT-DELIVERED where the gate refused the run, or it never came so far.
+        """
+        if self.run.status != "delivered":
+            raise UsageError(
+                "NOT-DELIVERED",
+                place=f"run {self.run.run_id}",
+                value=self.run.status,
+                rule="only a delivered run is served",
+                fix="see: tastetwin runs",
+            )
         self._start_model(self.run)
 
     def app(self) -> None:
@@ -144,7 +156,8 @@ class Deployment:
         """Requests to the run."""
         now, run_id = self._target.standing(), self.run.run_id
         self._need("app", now.apps.get(run_id, False))
-        self._target.point(run_id, now.previous if now.live in (None, run_id) else now.live)
+        previous = now.previous if now.live in (None, run_id) else now.live
+        self._target.point(run_id, None if previous == run_id else previous)
 
     def check(self) -> None:
         """Golden queries the way everybody asks, and what became of everybody's requests meanwhile."""
@@ -152,11 +165,11 @@ class Deployment:
         golden = Golden.of(self._store, self.run, self._config.golden)
         before, until = self._answered(), time.monotonic() + self._config.check_seconds
         with self._target.front() as url:
-            _insist(
-                lambda: check_gateway(url, self._target.key(), golden)
-            )  # the switch may need a moment to be everywhere
-            while time.monotonic() < until:
-                check_gateway(url, self._target.key(), golden)
+            while True:
+                _insist(lambda: check_gateway(url, self._target.key(), golden))  # a switch may take a moment
+                if (left := until - time.monotonic()) <= 0:
+                    break
+                time.sleep(min(PAUSE, left))  # ours are counted too: without a pause they would hide what fails
         requests, failed = (now - past for now, past in zip(self._answered(), before, strict=True))
         if failed > self._config.max_errors * requests:
             raise GateRefused(

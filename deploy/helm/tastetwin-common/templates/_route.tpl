@@ -1,13 +1,12 @@
 {{/* A route of Traefik "name" to gateway and app of "release": one IngressRoute, whose services a deployment replaces.
-     A broken connection is tried once more: every route of the gateway is idempotent. */}}
+     A broken connection is tried once more: every route of the gateway is idempotent. With "keep" it outlives the release. */}}
 {{- define "tastetwin.route" -}}
 ---
 apiVersion: traefik.io/v1alpha1
 kind: IngressRoute
 metadata:
   {{- include "tastetwin.metadata" (dict "root" .root "component" "route" "name" .name) | nindent 2 }}
-  annotations:
-    helm.sh/resource-policy: keep
+  {{- include "tastetwin.kept" . | nindent 2 }}
 spec:
   entryPoints:
     {{- toYaml .route.entryPoints | nindent 4 }}
@@ -38,6 +37,7 @@ apiVersion: traefik.io/v1alpha1
 kind: Middleware
 metadata:
   {{- include "tastetwin.metadata" (dict "root" .root "component" "route" "name" (printf "%s-limit" .name)) | nindent 2 }}
+  {{- include "tastetwin.kept" . | nindent 2 }}
 spec:
   rateLimit:
     average: {{ .route.perSecond }}
@@ -47,8 +47,16 @@ apiVersion: traefik.io/v1alpha1
 kind: Middleware
 metadata:
   {{- include "tastetwin.metadata" (dict "root" .root "component" "route" "name" (printf "%s-again" .name)) | nindent 2 }}
+  {{- include "tastetwin.kept" . | nindent 2 }}
 spec:
   retry:
     attempts: 2
     initialInterval: 100ms
+{{- end }}
+
+{{- define "tastetwin.kept" -}}
+{{- if .keep }}
+annotations:
+  helm.sh/resource-policy: keep
+{{- end }}
 {{- end }}

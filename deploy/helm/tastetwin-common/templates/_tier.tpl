@@ -131,6 +131,9 @@ spec:
     - port: {{ .metrics }}
       path: /metrics
       interval: {{ .root.Values.serviceMonitor.interval }}
+      # Processes of a tier are told apart by `instance` alone, which is what the rules sum over.
+      relabelings:
+        - {action: labeldrop, regex: pod|container|node}
 {{- end }}
 {{- end }}
 
