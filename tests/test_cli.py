@@ -444,3 +444,11 @@ def test_cells_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: py
     """A place called ``[bold]`` is a place, not an instruction to the terminal."""
     monkeypatch.setenv("COLUMNS", "80")
     assert table(capsys, ["name"], [["[bold]x[/bold]"], [None]]) == ["name", "[bold]x[/bold]", "-"]
+
+
+def test_a_town_goes_on_for_a_day(shell: Shell, tmp_path: Path) -> None:
+    """Whoever tries a second run by hand needs other events than the first day's, of the same people."""
+    words = ("--users", "50", "--seed", "7", "--json")
+    first = json.loads(shell("town", str(tmp_path / "town"), *words).out)
+    second = json.loads(shell("town", str(tmp_path / "day1"), *words, "--day", "1").out)
+    assert 0 < second["events"] < first["events"] / 10 and second["users"] >= first["users"]

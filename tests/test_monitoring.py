@@ -13,7 +13,9 @@ import pytest
 import yaml
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from tastetwin.config import Config
 from tastetwin.delivery.metrics import run_metrics
+from tastetwin.serving.together import Home, all_tiers
 from tests.test_docs import metrics_of_all_tiers
 from tests.world import Journey
 
@@ -52,6 +54,18 @@ def expressions() -> list[str]:
 def named(expression: str) -> set[str]:
     """Metrics of ours that an expression looks at; names in recorded ones aside."""
     return set(METRIC.findall(RECORD.sub("", expression)))
+
+
+def test_what_prometheus_is_told_to_scrape_is_what_serve_starts(tmp_path: Path) -> None:
+    """A target that nobody started wakes somebody for nothing; a tier that is not looked at wakes nobody."""
+    jobs = yaml.safe_load((FOLDER / "prometheus.yaml").read_text(encoding="utf-8"))["scrape_configs"]
+    scraped = {job["job_name"]: job["static_configs"][0]["targets"] for job in jobs if job["job_name"] != "node"}
+    served = {}
+    for tier in all_tiers("store", Home(tmp_path, None), Config(), None, 8101):
+        words = list(tier.arguments)
+        option = "--metrics-port" if "--metrics-port" in words else "--port"  # a backend has them on its own
+        served[f"tastetwin-{tier.name}"] = [f"127.0.0.1:{words[words.index(option) + 1]}"]
+    assert scraped == served
 
 
 @pytest.fixture(scope="module")

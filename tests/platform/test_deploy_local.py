@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +122,16 @@ class TestLocal(DeployContract):
         with socket.create_server(("127.0.0.1", taken)), pytest.raises(StoreError, match=f"DEPLOY-NOT-READY.*{taken}"):
             place.deployment(place.new).all_steps()
         assert Only(place.old) == place.target.standing()
+
+    def test_prometheus_is_told_where_what_runs_is_scraped(self, place: Local) -> None:
+        """Colours take turns: without this, an alert goes off for the one that was ended."""
+        served(place, place.old)
+        served(place, place.new)
+        found = json.loads((place.here.home / "deploy" / "targets.json").read_text())
+        assert len(found) == 3 and len({each["labels"]["job"].rpartition("-")[0] for each in found}) == 1
+        for each in found:
+            with urllib.request.urlopen(f"http://{each['targets'][0]}/metrics", timeout=10) as said:
+                assert b"tastetwin_" in said.read()
 
     def test_nobody_notices_three_deployments_of_which_one_is_spoilt(self, place: Local, tmp_path: Path) -> None:
         """The promise itself: no request of gateway or app fails. Twenty: benchmarks/blue_green.py."""

@@ -18,7 +18,7 @@ import pytest
 from tastetwin.config import AppConfig, Config
 from tastetwin.errors import StoreError
 from tastetwin.serving.keys import Keys
-from tastetwin.serving.together import RESTARTS, Home, Tier, all_tiers
+from tastetwin.serving.together import METRICS, RESTARTS, Home, Tier, all_tiers
 from tests.serving.processes import started
 from tests.world import Journey
 
@@ -60,7 +60,7 @@ def words_of(pid: int) -> list[str]:
 
 def test_from_a_store_to_a_user_s_twins_by_one_command(copied: Journey, tmp_path: Path) -> None:
     """A tier that dies comes back, and nothing is left behind at the end."""
-    port = free_ports(3)
+    port = free_ports(3 + METRICS)
     home = tmp_path / "home"
     arguments = ["serve", "--store", copied.store.root, "--home", str(home), "--port", str(port)]
     with started(arguments, {"TASTETWIN_SERVE__DRAIN_SECONDS": "0"}) as server:
@@ -70,6 +70,9 @@ def test_from_a_store_to_a_user_s_twins_by_one_command(copied: Journey, tmp_path
         token = ask(f"http://127.0.0.1:{port + 2}/v1/tokens", key, {"user": user, "seconds": 60})["token"]
         twins = ask(f"http://127.0.0.1:{port + 2}/v1/me/twins", token)
         assert twins["people"]
+        for number in (1, 2):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port + number + METRICS}/metrics", timeout=10) as said:
+                assert b"tastetwin_requests_total" in said.read()
         tiers = children(server.process.pid)
         gateway = next(pid for pid in tiers if "gateway" in words_of(pid))
         os.kill(gateway, signal.SIGKILL)
@@ -92,7 +95,8 @@ def test_from_a_store_to_a_user_s_twins_by_one_command(copied: Journey, tmp_path
 @pytest.mark.slow
 def test_nobody_is_left_behind_however_it_ends(copied: Journey, tmp_path: Path) -> None:
     """Killed with -9 the command cannot end its tiers; they would go on to hold the ports."""
-    arguments = ["serve", "--store", copied.store.root, "--home", str(tmp_path / "home"), "--port", str(free_ports(3))]
+    port = str(free_ports(3 + METRICS))
+    arguments = ["serve", "--store", copied.store.root, "--home", str(tmp_path / "home"), "--port", port]
     with started(arguments) as server:
         server.wait_for(READY)
         tiers = children(server.process.pid)

@@ -43,7 +43,9 @@ class Step(StrEnum):
 def deploy(
     store: StoreOption,
     target: Annotated[Where, typer.Option(help="This machine, or a cluster.")],
-    step: Annotated[Step | None, typer.Argument(help="Only this.", show_default="all, and back if one fails")] = None,
+    step: Annotated[
+        Step | None, typer.Argument(help="Only this.", metavar="STEP", show_default="all, and back if one fails")
+    ] = None,
     run: Annotated[
         str | None, typer.Option("--run", help="Run to serve.", metavar="RUN_ID", show_default="the published one")
     ] = None,

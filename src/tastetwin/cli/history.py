@@ -70,7 +70,7 @@ def metrics(
 ) -> None:
     """What the published and the newest run have come to, for Prometheus: a file for its node exporter.
 
-    Example: `tastetwin metrics --store store/ --output /var/lib/node_exporter/tastetwin.prom`
+    Example: `tastetwin metrics --store store/ --output tastetwin.prom`
     """
     with needs("serve"):
         from tastetwin.delivery.metrics import run_metrics

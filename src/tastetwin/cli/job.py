@@ -46,15 +46,17 @@ def town(
     users: Annotated[int, typer.Option(min=10, max=10_000_000, help="How many users.")] = 2_000,
     dirt: Annotated[float, typer.Option(min=0, max=0.5, help="Share of dirty lines.")] = 0.02,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 1,
+    day: Annotated[int | None, typer.Option(min=1, help="Only what comes so many days later.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a synthetic town: raw events with planted taste, and the truth beside it.
 
     Example: `tastetwin town /tmp/town --users 100000`
     """
-    from tastetwin.sources.synthetic import TownConfig, write_town
+    from tastetwin.sources.synthetic import TownConfig, write_day, write_town
 
-    report = write_town(TownConfig(users=users, dirt_share=dirt, seed=seed), folder)
+    config = TownConfig(users=users, dirt_share=dirt, seed=seed)
+    report = write_town(config, folder) if day is None else write_day(config, day, folder)
     said = {"folder": str(report.folder), "truth": str(report.truth), "users": report.users, "places": report.places}
     said |= {"events": report.events, "bytes": report.bytes}
     say(said, as_json)

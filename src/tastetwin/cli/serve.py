@@ -38,7 +38,7 @@ def together(
         typer.Option("--home", help="Keys, secrets, and what outlives a restart; made at first use.", metavar="DIR"),
     ] = Path("tastetwin-home"),
     port: Annotated[
-        int, typer.Option(min=1, max=65_531, help="Of the backend; gateway, app and events take the next three.")
+        int, typer.Option(min=1, max=65_523, help="Of the backend; gateway, app and events take the next three.")
     ] = 8101,
     config: ConfigOption = None,
 ) -> None:

@@ -1,14 +1,15 @@
 """Two colours of processes on this machine, and HAProxy in front.
 
-In ``HOME/deploy``: ``state.json`` (which run has which colour), ``COLOUR-TIER.pid`` and ``.log``, ``COLOUR.yaml`` (the
-colour's settings), ``haproxy.cfg``, ``haproxy.sock``, ``live.map`` (which colour answers), ``gateway.key`` (for golden
-queries). Both colours share the home's keys, secret, fresh favors, outputs and the app's state, which are made for
-several processes.
+In ``HOME/deploy``: ``state.json`` (which run has which colour), ``targets.json`` (what Prometheus is to scrape),
+``COLOUR-TIER.pid`` and ``.log``, ``COLOUR.yaml`` (the colour's settings), ``haproxy.cfg``, ``haproxy.sock``,
+``live.map`` (which colour answers), ``gateway.key`` (for golden queries). Both colours share the home's keys, secret,
+fresh favors, outputs and the app's state, which are made for several processes.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
 import sys
@@ -36,6 +37,7 @@ from tastetwin.store import Store
 
 FOLDER: Final = "deploy"
 STATE: Final = "state.json"
+TARGETS: Final = "targets.json"
 COLOURS: Final = {"blue": 10, "green": 20}
 """Colour -> its first port beyond ``deploy.port``."""
 TIERS: Final = {"backend": 0, "gateway": 1, "app": 2}
@@ -183,6 +185,7 @@ class LocalTarget:
             self.stop_app(run_id)
             self.stop_model(run_id)
         self._store.remove(STATE)
+        self._store.remove(TARGETS)
 
     # -- how ----------------------------------------------------------------------------------------------------------
 
@@ -327,6 +330,13 @@ class LocalTarget:
 
     def _save(self, **changed: Any) -> None:
         self._store.write_json(STATE, self._state().model_copy(update=changed).model_dump())
+        targets = [self._target(colour, tier) for colour in self._state().runs for tier in TIERS]
+        self._store.write_bytes(TARGETS, json.dumps(targets).encode())
+
+    def _target(self, colour: str, tier: str) -> dict[str, Any]:
+        """As file_sd_configs of Prometheus wants it; a backend has /metrics on its own port."""
+        at = self._port(colour, tier) + (0 if tier == "backend" else METRICS)
+        return {"targets": [f"127.0.0.1:{at}"], "labels": {"job": f"tastetwin-{colour}-{tier}"}}
 
 
 def _without_settings(environment: Mapping[str, str]) -> dict[str, str]:

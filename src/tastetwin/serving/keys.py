@@ -144,7 +144,7 @@ def add_key(path: Path, name: str, scopes: Sequence[str], per_second: float = 10
     try:
         entry = KeyEntry(**fields)
     except ValidationError as error:
-        wrong = ", ".join(str(problem["loc"][0]) for problem in error.errors())
+        wrong = ", ".join(f"{problem['loc'][0]} {problem['input']!r}" for problem in error.errors())
         raise _bad_entry(wrong, f"a name of {NAME}, scopes of {', '.join(SCOPES)}, and a rate above 0") from error
     with _changing(path) as entries:
         if any(each.name == name for each in entries):

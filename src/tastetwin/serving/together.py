@@ -22,6 +22,8 @@ from tastetwin.serving.app.forget import STATE
 from tastetwin.serving.keys import SCOPES, add_key
 from tastetwin.serving.life import bind
 
+METRICS: Final = 10
+"""/metrics of gateway and app: so many ports beyond their own, as deploy/monitoring/prometheus.yaml has it."""
 APP_SCOPES: Final = ("twins", "favors", "opt-out")
 _DRAIN: Final = ("TASTETWIN_SERVE__DRAIN_SECONDS", "TASTETWIN_BACKEND__DRAIN_SECONDS")
 _USUAL_DRAIN: Final = (ServeConfig().drain_seconds, BackendConfig().drain_seconds)
@@ -151,6 +153,8 @@ def all_tiers(store: str, home: Home, config: Config, config_file: Path | None, 
     app = drain | {"TASTETWIN_APP__GATEWAY": at[1]}
     app |= {} if config.app.state else {"TASTETWIN_APP__STATE": str(home.folder / STATE)}
     ports = [["--port", str(port + number), *settings] for number in range(3)]
+    for number in (1, 2):
+        ports[number] += ["--metrics-port", str(port + number + METRICS)]
     keys, key = ["--keys", str(home.keys)], ["--gateway-key", str(home.gateway_key)]
     tiers = [
         Tier("backend", ["backend", "--store", store, *ports[0]], f"{at[0]}/v2/health/ready", drain),
@@ -164,12 +168,12 @@ def all_tiers(store: str, home: Home, config: Config, config_file: Path | None, 
 
 
 def check_ports(first: int, n: int) -> None:
-    """See that nobody listens there, before anything is made or started.
+    """See that nobody listens there, or where metrics will be, before anything is made or started.
 
     Raises:
         UsageError: SERVE-ADDRESS.
     """
-    for port in range(first, first + n):
+    for port in (*range(first, first + n), first + 1 + METRICS, first + 2 + METRICS):
         bind("127.0.0.1", port).close()
 
 
