@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tastetwin.config import ENV_PREFIX, load, origins
+from tastetwin.config import ENV_PREFIX
 from tastetwin.errors import UsageError
+from tastetwin.settings import load, origins
 
 
 @pytest.fixture(autouse=True)

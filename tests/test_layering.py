@@ -19,6 +19,8 @@ CORE: Final = {
     "errors",
     "schema",
     "config",
+    "masks",
+    "settings",
     "filesystems",
     "jsonline",
     "store",

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pyarrow as pa
 
-from tastetwin.config import Config, from_values, load
+from tastetwin.config import Config
 from tastetwin.errors import UsageError
 from tastetwin.generations import Manifest, read_manifest
 from tastetwin.runs import Run, list_runs, parse_date, published_run
 from tastetwin.schema import KINDS, TWINS, USER
+from tastetwin.settings import from_values, load
 from tastetwin.store import Store
 from tastetwin.tables import read_table
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from tastetwin import console
 from tastetwin.analysis.lookup import TwinLists
-from tastetwin.config import load
 from tastetwin.evaluation.records import Evaluation, MethodScore
 from tastetwin.evaluation.reports import report_path
 from tastetwin.evaluation.stage import read_evaluation
 from tastetwin.generations import read_manifest
 from tastetwin.pipeline import run_day
 from tastetwin.runs import Run
+from tastetwin.settings import load
 from tastetwin.sources.synthetic import TownConfig, write_town
 from tastetwin.store import Store
 

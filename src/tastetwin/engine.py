@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final
 import orjson
 import pyarrow as pa
 
-from tastetwin.config import without_token
 from tastetwin.errors import MissingExtra, StoreError, TasteTwinError
+from tastetwin.masks import without_token
 from tastetwin.store import Store
 
 if TYPE_CHECKING:

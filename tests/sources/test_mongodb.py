@@ -18,8 +18,9 @@ import zstandard
 from bson.raw_bson import RawBSONDocument
 
 from tastetwin import generations
-from tastetwin.config import CollectConfig, masked
+from tastetwin.config import CollectConfig
 from tastetwin.errors import InputError, TasteTwinError
+from tastetwin.masks import masked
 from tastetwin.privacy.opt_out import deny, read_forgotten
 from tastetwin.privacy.screen import Screen
 from tastetwin.progress import silent

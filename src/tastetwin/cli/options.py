@@ -55,7 +55,7 @@ def needs(extra: str) -> Iterator[None]:
 
 def settings_of(path: Path | None) -> Config:
     """The settings in force."""
-    from tastetwin.config import load
+    from tastetwin.settings import load
 
     return load(path)
 

@@ -19,7 +19,7 @@ def show(
 
     Example: `tastetwin config show --origin --config settings.yaml`
     """
-    from tastetwin.config import origins
+    from tastetwin.settings import origins
 
     found = list(origins(config))
     if as_json:

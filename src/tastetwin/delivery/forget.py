@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from tastetwin.config import masked
 from tastetwin.delivery.diff import kept_diffs, write_diff
 from tastetwin.delivery.erase import Found, Users, look_in, people_of
 from tastetwin.delivery.load import erase_loaded
@@ -22,6 +21,7 @@ from tastetwin.delivery.pack import FOLDER as PACKS
 from tastetwin.delivery.push import targets, tombstones
 from tastetwin.evaluation.report import without_users
 from tastetwin.generations import FOLDERS, fingerprint
+from tastetwin.masks import masked
 from tastetwin.privacy.mentions import mentions
 from tastetwin.privacy.opt_out import OptOuts, deny
 from tastetwin.runs import Run, list_runs, write_run

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tastetwin.config import masked
 from tastetwin.errors import UsageError
+from tastetwin.masks import masked
 
 
 def is_redis(address: str, code: str, setting: str) -> bool:

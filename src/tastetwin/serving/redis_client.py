@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tastetwin.config import masked
 from tastetwin.errors import MissingExtra, UsageError
+from tastetwin.masks import masked
 
 try:
     import redis

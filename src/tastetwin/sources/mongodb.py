@@ -23,9 +23,9 @@ from urllib.parse import unquote
 import orjson
 import zstandard
 
-from tastetwin.config import masked
 from tastetwin.errors import InputError, MissingExtra
 from tastetwin.generations import FileEntry, entry_of
+from tastetwin.masks import masked
 from tastetwin.privacy.screen import Screen
 from tastetwin.progress import Progress
 from tastetwin.schema import KINDS, Kind

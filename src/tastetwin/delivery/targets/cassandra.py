@@ -17,10 +17,10 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
-from tastetwin.config import masked
 from tastetwin.delivery.targets.base import Version, bad_address, failed
 from tastetwin.delivery.targets.encode import json_lists
 from tastetwin.errors import MissingExtra
+from tastetwin.masks import masked
 from tastetwin.schema import RESULT
 
 try:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from tastetwin.config import masked
 from tastetwin.delivery.targets.base import Version, bad_address, failed
 from tastetwin.errors import MissingExtra, StoreError
+from tastetwin.masks import masked
 from tastetwin.schema import RESULT
 
 try:

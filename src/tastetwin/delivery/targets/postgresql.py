@@ -20,10 +20,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tastetwin.config import masked
 from tastetwin.delivery.targets.base import Version, bad_address, failed
 from tastetwin.delivery.targets.encode import escaped, json_lists
 from tastetwin.errors import MissingExtra
+from tastetwin.masks import masked
 from tastetwin.schema import RESULT
 
 try:

@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tastetwin.config import AppConfig, masked
+from tastetwin.config import AppConfig
 from tastetwin.errors import UsageError
+from tastetwin.masks import masked
 from tastetwin.serving.app.state import open_state
 
 if TYPE_CHECKING:  # it loads libraries that no app needs

@@ -32,8 +32,8 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from tastetwin.config import masked
 from tastetwin.errors import MissingExtra, StoreError, TasteTwinError, UsageError
+from tastetwin.masks import masked
 from tastetwin.serving.gateway.breaker import Breaker, Clock
 from tastetwin.serving.protocol import read_infer_response
 

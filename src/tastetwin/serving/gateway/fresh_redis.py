@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
-from tastetwin.config import masked
 from tastetwin.errors import MissingExtra, StoreError
 from tastetwin.features.favors import Favors
+from tastetwin.masks import masked
 from tastetwin.privacy.opt_out import name_of
 from tastetwin.serving.gateway.fresh import FreshMetrics, FreshRecord, dump, grown, key_of, load
 from tastetwin.serving.gateway.outputs import seal, unseal
