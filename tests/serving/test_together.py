@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tastetwin.config import AppConfig, Config
+from tastetwin.config import AppConfig, Config, GatewayConfig, ServeConfig
 from tastetwin.errors import StoreError
 from tastetwin.serving.keys import Keys
 from tastetwin.serving.together import METRICS, RESTARTS, Home, Tier, all_tiers
@@ -146,6 +146,18 @@ def test_events_are_served_where_there_are_brokers(tmp_path: Path) -> None:
     with_brokers = all_tiers("store", home, Config(app=AppConfig(brokers="localhost:9092")), None, 8101)
     assert [tier.name for tier in without] == ["backend", "gateway", "app"]
     assert [tier.name for tier in with_brokers] == ["backend", "gateway", "app", "events"]
+
+
+def test_what_is_set_wins_over_what_a_home_would_add(tmp_path: Path) -> None:
+    """A Redis that gateways share must not be left aside for a folder, nor a drain that somebody asked for."""
+    home, at = Home(tmp_path, None), ("http://127.0.0.1:1", "http://127.0.0.1:2")
+    added = home.settings(Config(), *at)
+    assert added["gateway"] == {"backends": [at[0]], "fresh": f"{tmp_path}/fresh", "outputs": f"{tmp_path}/outputs"}
+    assert added["app"] == {"gateway": at[1], "state": f"{tmp_path}/state"}
+    assert added["serve"] == added["backend"] == {"drain_seconds": 0}
+    own = Config(gateway=GatewayConfig(fresh="redis://r/1"), serve=ServeConfig(drain_seconds=9))
+    assert home.settings(own, *at)["gateway"]["fresh"] == "redis://r/1"
+    assert home.settings(own, *at)["serve"] == {}
 
 
 def test_a_tier_that_ends_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

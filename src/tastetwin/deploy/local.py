@@ -24,7 +24,7 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tastetwin.config import ENV_PREFIX, BackendConfig, Config, ServeConfig
+from tastetwin.config import ENV_PREFIX, Config
 from tastetwin.delivery.pack import make_pack
 from tastetwin.deploy.detached import Detached
 from tastetwin.deploy.haproxy import FRONTS, Haproxy
@@ -47,7 +47,6 @@ KEY_NAME: Final = "deploy"
 _LOCAL: Final = "http://127.0.0.1"
 _READY: Final = {"backend": "v2/health/ready", "gateway": "readyz", "app": "readyz"}
 _LOOK: Final = 0.1
-_USUAL: Final = {"serve": ServeConfig().drain_seconds, "backend": BackendConfig().drain_seconds}
 
 
 class _State(BaseModel):
@@ -239,17 +238,10 @@ class LocalTarget:
 
     def _settings(self, colour: str) -> dict[str, Any]:
         """Those in force, and what makes a colour of them."""
-        home, config = self.home.folder.absolute(), self.config
-        made: dict[str, Any] = config.model_dump(mode="json", exclude_defaults=True)
-        at = {tier: self._url(colour, tier) for tier in TIERS}
-        gateway = {"weights": {self._state().runs[colour]: 1.0}, "shadow": {}, "backends": [at["backend"]]}
-        gateway |= {"fresh": config.gateway.fresh or str(home / "fresh")}
-        gateway |= {"outputs": config.gateway.outputs or str(home / "outputs")}
-        app = {"gateway": at["gateway"], "state": config.app.state or str(home / "state")}
-        # HAProxy sends nothing more to what is stopped: unless told to, none waits for somebody to notice.
-        usual = {"serve": config.serve.drain_seconds, "backend": config.backend.drain_seconds} == _USUAL
-        drain = {"drain_seconds": 0} if usual else {}
-        for section, values in {"gateway": gateway, "app": app, "serve": drain, "backend": drain}.items():
+        made: dict[str, Any] = self.config.model_dump(mode="json", exclude_defaults=True)
+        added = self.home.settings(self.config, self._url(colour, "backend"), self._url(colour, "gateway"))
+        added["gateway"] |= {"weights": {self._state().runs[colour]: 1.0}, "shadow": {}}
+        for section, values in added.items():
             made[section] = made.get(section, {}) | values
         return made
 

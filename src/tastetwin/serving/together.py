@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -14,18 +15,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from tastetwin.config import BackendConfig, Config, ServeConfig
 from tastetwin.errors import StoreError
 from tastetwin.serving.app.forget import STATE
 from tastetwin.serving.keys import SCOPES, add_key
 from tastetwin.serving.life import bind
+from tastetwin.settings import variable
 
 METRICS: Final = 10
 """/metrics of gateway and app: so many ports beyond their own, as deploy/monitoring/prometheus.yaml has it."""
 APP_SCOPES: Final = ("twins", "favors", "opt-out")
-_DRAIN: Final = ("TASTETWIN_SERVE__DRAIN_SECONDS", "TASTETWIN_BACKEND__DRAIN_SECONDS")
 _USUAL_DRAIN: Final = (ServeConfig().drain_seconds, BackendConfig().drain_seconds)
 RESTARTS: Final = 5
 """Within a minute; a tier that ends more often takes all down."""
@@ -139,32 +140,46 @@ class Home:
         """The app's, for user tokens."""
         return self.folder / "secret.txt"
 
+    def settings(self, config: Config, backend: str, gateway: str) -> dict[str, dict[str, Any]]:
+        """What tiers that run here need besides the settings in force, by section.
+
+        Args:
+            config: the settings in force.
+            backend: URL of the gateway's backend.
+            gateway: URL of the app's gateway.
+        """
+        folder = self.folder.absolute()
+        # Nobody has to notice first that a tier of this machine ends: unless told to, none waits for that.
+        usual = (config.serve.drain_seconds, config.backend.drain_seconds) == _USUAL_DRAIN
+        drain = {"drain_seconds": 0} if usual else {}
+        kept = {name: getattr(config.gateway, name) or str(folder / name) for name in ("fresh", "outputs")}
+        app = {"gateway": gateway, "state": config.app.state or str(folder / STATE)}
+        return {"serve": drain, "backend": drain, "gateway": {"backends": [backend], **kept}, "app": app}
+
 
 def all_tiers(store: str, home: Home, config: Config, config_file: Path | None, port: int) -> list[Tier]:
     """Backend, gateway, app and, where there are brokers, events: on ports from ``port`` on."""
     settings = [] if config_file is None else ["--config", str(config_file)]
-    # Nobody balances between tiers of one machine: unless told to, none waits for somebody to notice that it ends.
-    usual = (config.serve.drain_seconds, config.backend.drain_seconds) == _USUAL_DRAIN
-    drain = dict.fromkeys(_DRAIN, "0") if usual else {}
     at = [f"http://127.0.0.1:{port + number}" for number in range(4)]
-    gateway = drain | {"TASTETWIN_GATEWAY__BACKENDS": f'["{at[0]}"]'}
-    gateway |= {} if config.gateway.fresh else {"TASTETWIN_GATEWAY__FRESH": str(home.folder / "fresh")}
-    gateway |= {} if config.gateway.outputs else {"TASTETWIN_GATEWAY__OUTPUTS": str(home.folder / "outputs")}
-    app = drain | {"TASTETWIN_APP__GATEWAY": at[1]}
-    app |= {} if config.app.state else {"TASTETWIN_APP__STATE": str(home.folder / STATE)}
+    environment = _as_environment(home.settings(config, at[0], at[1]))
     ports = [["--port", str(port + number), *settings] for number in range(3)]
     for number in (1, 2):
         ports[number] += ["--metrics-port", str(port + number + METRICS)]
     keys, key = ["--keys", str(home.keys)], ["--gateway-key", str(home.gateway_key)]
     tiers = [
-        Tier("backend", ["backend", "--store", store, *ports[0]], f"{at[0]}/v2/health/ready", drain),
-        Tier("gateway", ["gateway", "--store", store, *keys, *ports[1]], f"{at[1]}/readyz", gateway),
-        Tier("app", ["app", *keys, *key, "--secret", str(home.secret), *ports[2]], f"{at[2]}/readyz", app),
+        Tier("backend", ["backend", "--store", store, *ports[0]], f"{at[0]}/v2/health/ready", environment),
+        Tier("gateway", ["gateway", "--store", store, *keys, *ports[1]], f"{at[1]}/readyz", environment),
+        Tier("app", ["app", *keys, *key, "--secret", str(home.secret), *ports[2]], f"{at[2]}/readyz", environment),
     ]
     if config.app.brokers is not None:
         words = ["events", *key, "--metrics-port", str(port + 3), *settings]
-        tiers.append(Tier("events", words, f"{at[3]}/readyz", app))
+        tiers.append(Tier("events", words, f"{at[3]}/readyz", environment))
     return tiers
+
+
+def _as_environment(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    named = {variable(section, key): value for section, keys in settings.items() for key, value in keys.items()}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in named.items()}
 
 
 def check_ports(first: int, n: int) -> None:
