@@ -17,6 +17,7 @@ import pytest
 from tastetwin.config import Config, DeployConfig
 from tastetwin.deploy.kubernetes import APP, MODEL, KubernetesTarget, release, run_of
 from tastetwin.errors import StoreError, UsageError
+from tastetwin.runs import published_run
 from tastetwin.serving.keys import add_key
 from tests.deploy.contract import DeployContract, Only, Place, served
 from tests.deploy.town import Town
@@ -219,6 +220,16 @@ class TestKubernetes(DeployContract):
         with pytest.raises(UsageError, match="NO-PREVIOUS"):
             place.deployment(place.old).step("rollback")
         assert Only(place.old) == place.target.standing()
+
+    def test_by_hand_a_way_back_names_its_run_where_not_the_published_one_answers(self, place: Cluster) -> None:
+        """Who has published the run before again would take that away, and be told that all is done."""
+        published = published_run(place.store).run_id
+        other = next(run for run in (place.old, place.new) if run.run_id != published)
+        served(place, other)
+        refused = place.command("rollback")
+        said = refused.communicate(timeout=120)[1]
+        assert refused.returncode == 2 and "DEPLOY-WHICH" in said
+        assert Only(other) == place.target.standing()
 
     def test_gateways_are_asked_what_became_of_requests_and_none_is_no_answer(self, place: Cluster) -> None:
         """Nothing of nothing failed would be a check that nobody fails."""

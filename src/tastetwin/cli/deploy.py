@@ -10,12 +10,14 @@ import typer
 
 from tastetwin import console
 from tastetwin.cli.options import GATEWAY_KEY, ConfigOption, JsonOption, StoreOption, key_of, needs, say, settings_of
+from tastetwin.errors import UsageError
 
 if TYPE_CHECKING:
     from tastetwin.config import Config
     from tastetwin.deploy.kubernetes import KubernetesTarget
     from tastetwin.deploy.local import LocalTarget
     from tastetwin.deploy.steps import Standing
+    from tastetwin.runs import Run
     from tastetwin.store import Store
 
 
@@ -71,7 +73,6 @@ def deploy(
 
     Example: `tastetwin deploy --target local --store store/`
     """
-    from tastetwin.runs import published_run, read_run
     from tastetwin.store import Store
 
     with needs("serve"):
@@ -88,13 +89,33 @@ def deploy(
         if step == Step.stop:
             made.stop()
             return
-        wanted = published_run(opened) if run is None else read_run(opened, run)
+        wanted = _wanted(opened, run)
+        if step == Step.rollback and run is None:
+            _see_that_it_answers(wanted.run_id, made.standing().live)
         deployment = Deployment(made, opened, wanted, settings.deploy, console.tell)
         if step is None:
             deployment.all_steps()
         else:
             deployment.step(step)
         say(_shown(made.standing()), as_json)
+
+
+def _wanted(store: Store, run: str | None) -> Run:
+    from tastetwin.runs import published_run, read_run
+
+    return published_run(store) if run is None else read_run(store, run)
+
+
+def _see_that_it_answers(published: str, live: str | None) -> None:
+    """After ``tastetwin rollback`` the published run is the good one: taking that away would keep the bad one."""
+    if live not in (None, published):
+        raise UsageError(
+            "DEPLOY-WHICH",
+            place="--run",
+            value=f"{live} answers, {published} is published",
+            rule="the run to take away is named where these differ",
+            fix="--run RUN_ID; or 'tastetwin deploy' without a step puts the published run in place",
+        )
 
 
 def _cluster(store: Store, settings: Config, key: str) -> KubernetesTarget:
