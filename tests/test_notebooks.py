@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +13,9 @@ import pytest
 
 from tests.world import Journey
 
-NOTEBOOKS: Final = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+ROOT: Final = Path(__file__).parent.parent
+NOTEBOOKS: Final = sorted((ROOT / "notebooks").glob("*.ipynb"))
+STAGE: Final = ROOT / "deploy" / "airflow" / "notebooks" / "stage.ipynb"
 USER: Final = "user_and_twins"
 RUN: Final = "run_funnel_and_quality"
 LOGIC: Final = (ast.FunctionDef, ast.ClassDef, ast.For, ast.While, ast.If, ast.Try, ast.Lambda)
@@ -43,6 +46,18 @@ def test_a_notebook_has_parameters_and_no_logic(path: Path) -> None:
     assert [cell.metadata.get("tags") for cell in cells[:2]] == [["parameters"], None]
     code = ast.parse("\n".join(cell.source for cell in cells))
     assert not [node for node in ast.walk(code) if isinstance(node, LOGIC)]
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, STAGE], ids=lambda path: path.stem)
+def test_what_a_notebook_imports_exists(path: Path) -> None:
+    """No type checker reads them, and the one of a stage is otherwise run in a container only."""
+    code = ast.parse("\n".join(cell.source for cell in read(path).cells if cell.cell_type == "code"))
+    imported = [
+        (node.module, name.name) for node in ast.walk(code) if isinstance(node, ast.ImportFrom) for name in node.names
+    ]
+    assert imported
+    for module, name in imported:
+        assert hasattr(import_module(str(module)), name), f"{module} has no {name}"
 
 
 def run_to_html(name: str, folder: Path, **parameters: str) -> str:
