@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from tastetwin.delivery.publish import promote_run, roll_back
-from tastetwin.errors import InputError
+from tastetwin.errors import GateRefused, InputError
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.generations import STAGES, read_manifest
 from tastetwin.pipeline import run_day, run_stage
-from tastetwin.runs import list_runs, published
+from tastetwin.runs import list_runs, published, read_run
 from tastetwin.sources.synthetic import write_day
 from tests.world import NEXT_DAY, QUICK, TOWN, Journey
 
@@ -97,6 +98,26 @@ def test_a_second_day_keeps_rows_files_and_comparability(copied: Journey, tmp_pa
     assert list(after.place_ids[: before.n_rows]) == list(before.place_ids)
     assert roll_back(copied.store).run_id == copied.first.run_id
     assert promote_run(copied.store, second.run_id).run_id == second.run_id
+
+
+def test_a_date_landed_again_with_less_waits_until_a_person_says_so(copied: Journey, tmp_path: Path) -> None:
+    """A half-synced folder takes nothing from readers: not by its own date, not by the next, which goes on from it."""
+    shutil.copytree(copied.town.folder, tmp_path / "half")
+    file = next((tmp_path / "half").glob("reviews*.jsonl"))
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-50]))
+    after = write_day(TOWN, 1, tmp_path / "day").folder
+    with pytest.raises(GateRefused, match="EVENTS-LOST") as caught:
+        run_day(copied.store, str(tmp_path / "half"), TOWN.until, QUICK)
+    assert f"reviews of {TOWN.until}" in caught.value.problem.value
+    with pytest.raises(GateRefused, match=f"EVENTS-LOST.* of {TOWN.until}"):
+        run_day(copied.store, str(after), NEXT_DAY, QUICK)
+    pointer = published(copied.store)
+    assert pointer is not None and pointer.run_id == copied.first.run_id
+    waiting = read_run(copied.store, f"{TOWN.until}.2")
+    assert waiting.status == "delivered" and str(waiting.error).startswith("EVENTS-LOST")
+    assert promote_run(copied.store, waiting.run_id).run_id == waiting.run_id
+    accepted = run_day(copied.store, str(after), NEXT_DAY, QUICK)
+    assert published(copied.store).run_id == accepted.run_id  # type: ignore[union-attr]
 
 
 def test_a_failing_day_leaves_the_published_run_alone(copied: Journey, tmp_path: Path) -> None:

@@ -169,6 +169,12 @@ class DeliverConfig(Section):
         le=1,
         description="of lists, that change by more than half; above it a person approves; 0 = always",
     )
+    max_lost: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="of the rows a date had brought, gone when it is run again; above it a person approves; 1 = never",
+    )
 
 
 class TrackingConfig(Section):

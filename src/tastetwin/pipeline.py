@@ -230,9 +230,11 @@ def deliver(job: Job) -> None:
     """Publish the lists, if the gate agrees and they change no more than may pass unseen.
 
     Raises:
-        GateRefused: when not; what is published stays. AWAITS-APPROVAL leaves the run delivered, to be promoted.
+        GateRefused: when not; what is published stays. EVENTS-LOST and AWAITS-APPROVAL leave the run delivered, to be
+            promoted.
     """
     from tastetwin.delivery.diff import diff_runs, require_no_leak, write_diff
+    from tastetwin.delivery.lost import lost_rows, require_nothing_lost
     from tastetwin.delivery.pack import is_served, make_pack
     from tastetwin.delivery.publish import publish_run
     from tastetwin.delivery.stage import deliver_run
@@ -250,6 +252,9 @@ def deliver(job: Job) -> None:
     if diff is not None:
         write_diff(job.store, diff)
     job.run = write_run(job.store, replace(job.run, status="delivered"))
+    if shown is not None:
+        lost = lost_rows(lambda: job.engine, job.store, shown, job.run)
+        require_nothing_lost(job.run, lost, job.config.deliver)
     if diff is not None:
         diff.require_approval(job.config.deliver)
     publish_run(job.store, job.run, job.config)

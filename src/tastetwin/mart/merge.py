@@ -111,7 +111,7 @@ def _without_known(today: DataFrame, known: DataFrame, layout: Layout) -> DataFr
     return today.withColumn(_KEY, _content(layout)).join(contents, _KEY, "left_anti").drop(_KEY)
 
 
-def _key(layout: Layout) -> Column:
+def key_of(layout: Layout) -> Column:
     """The row's name as one string: its key, or everything where a part of the key is null."""
     from pyspark.sql import functions as F
 
@@ -141,13 +141,13 @@ def _rewrite_superseded(
     engine: Engine, store: Store, kind: Kind, past: dict[str, list[FileEntry]], today: DataFrame, folder: str
 ) -> dict[str, list[FileEntry]]:
     layout = LAYOUTS[kind]
-    keys = today.select(_key(layout).alias(_KEY))
+    keys = today.select(key_of(layout).alias(_KEY))
     known = engine.read(store, [entry.path for files in past.values() for entry in files], layout.schema)
-    touched = known.withColumn(_KEY, _key(layout)).join(keys, _KEY, "left_semi").select(LANDED).distinct().collect()
+    touched = known.withColumn(_KEY, key_of(layout)).join(keys, _KEY, "left_semi").select(LANDED).distinct().collect()
     kept = dict(past)
     for landed in sorted(row[LANDED] for row in touched):
         paths = [entry.path for entry in kept.pop(f"{kind}/{landed}")]
-        rows = engine.read(store, paths, layout.schema).withColumn(_KEY, _key(layout))
+        rows = engine.read(store, paths, layout.schema).withColumn(_KEY, key_of(layout))
         kept |= _write(engine, store, rows.join(keys, _KEY, "left_anti").drop(_KEY), kind, landed, folder, paths)
     return kept
 
