@@ -173,7 +173,7 @@ class DeliverConfig(Section):
         0.0,
         ge=0,
         le=1,
-        description="of the rows a date had brought, gone when it is run again; above it a person approves; 1 = never",
+        description="of a date's published rows, gone when it is run again; above it a person approves; 1 = never",
     )
 
 

@@ -228,6 +228,14 @@ def test_a_form_from_elsewhere_publishes_nothing(
 # -- approve and roll back --------------------------------------------------------------------------------------------
 
 
+def test_who_approves_reads_why_the_run_waits(own: Store) -> None:
+    """A button that publishes a run without a day's reviews must not look like any other."""
+    with serving(own) as site:
+        assert "AWAITS-APPROVAL" in words(site.ask("/diff").text)
+        assert site.post("/diff/approve", site.form("approve")).status == 303
+        assert "AWAITS-APPROVAL" not in words(site.ask("/diff").text)
+
+
 def test_approve_publishes_once_however_often_it_is_sent(own: Store) -> None:
     """A double click, or two people: one of them decides, the others are told."""
     with serving(own) as site:

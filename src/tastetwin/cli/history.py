@@ -30,8 +30,9 @@ def runs(store: StoreOption, as_json: JsonOption = False) -> None:
     """Every run: id, status, start, duration, its funnel of lines and users, and what went wrong.
 
     A run is *running*, *open* (begun stage by stage, the next one awaited), *delivered* (can be published;
-    AWAITS-APPROVAL below says which one is to be looked at first), *published* (what readers see), *refused* by the
-    gate, *failed*, or *interrupted*. Where a process was killed, the next one to work on the store notes it.
+    AWAITS-APPROVAL or EVENTS-LOST below says which one is to be looked at first), *published* (what readers see),
+    *refused* by the gate, *failed*, or *interrupted*. Where a process was killed, the next one to work on the store
+    notes it.
 
     Example: `tastetwin runs --store store/ --json`
     """

@@ -79,7 +79,7 @@ def require_nothing_lost(run: Run, lost: list[Lost], config: DeliverConfig) -> N
     raise GateRefused(
         "EVENTS-LOST",
         place=f"run {run.run_id}",
-        value=f"the published run has {', '.join(named)}{', ...' if len(grave) > _TOLD else ''}; this one has not",
+        value=f"gone from what the published run has: {', '.join(named)}{', ...' if len(grave) > _TOLD else ''}",
         rule=f"delivered, not published: above deliver.max_lost ({config.max_lost:.1%}) a person decides",
         fix=f"run {', '.join(dates[:_TOLD])} again from all of its files; or, if they are meant to be gone: "
         f"tastetwin promote {run.run_id} --store ...",
