@@ -12,7 +12,7 @@ from tastetwin.delivery.forget import forget
 from tastetwin.delivery.lost import Lost, lost_rows, require_nothing_lost
 from tastetwin.engine import Engine
 from tastetwin.errors import GateRefused
-from tastetwin.generations import Manifest, read_manifest
+from tastetwin.generations import MANIFEST, Manifest, read_manifest
 from tastetwin.mart.stage import build_mart
 from tastetwin.privacy.opt_out import deny
 from tastetwin.runs import Run
@@ -87,7 +87,8 @@ def test_the_same_rows_again_are_no_loss_and_need_no_engine(days: Days) -> None:
     shown = days.run(FIRST, WHOLE)
     again = days.run(FIRST, {"reviews-x.jsonl": [*BOB, *ANN, *BOB], "likes.jsonl": LIKES, "blocks.jsonl": BLOCKS})
     assert lost_rows(no_engine, days.store, shown, again) == []
-    assert lost_rows(no_engine, days.store, shown, days.run(SECOND, part("reviews-b"), after=again)) == []
+    edited = days.run(SECOND, {"reviews.jsonl": [{**BOB[0], "review_rating": 1}]}, after=again)
+    assert lost_rows(no_engine, days.store, shown, edited) == [], "though a file of the first date was written anew"
 
 
 def test_more_lines_and_edits_are_no_loss(days: Days) -> None:
@@ -117,6 +118,8 @@ def test_the_next_day_does_not_carry_the_loss_past_the_gate(days: Days) -> None:
     less = days.run(SECOND, {"reviews.jsonl": news[:1]}, after=first)
     third = days.run(THIRD, {"reviews.jsonl": [{**BOB[0], "review_id": "4"}]}, after=less)
     assert days.lost(shown, third) == [Lost("reviews", SECOND, 1, 2)]
+    days.store.remove(f"{days.made(less).folder}/{MANIFEST}")
+    assert days.lost(shown, third) == [Lost("reviews", SECOND, 1, 2)], "nor where the date itself was pruned"
 
 
 def test_a_loss_is_of_the_date_that_had_brought_the_rows(days: Days) -> None:
@@ -126,7 +129,7 @@ def test_a_loss_is_of_the_date_that_had_brought_the_rows(days: Days) -> None:
     less = days.run(FIRST, part("reviews-a", "likes", "blocks"))
     again = days.run(SECOND, {"reviews.jsonl": [{**BOB[0], "review_id": "2"}]}, after=less)
     assert days.lost(shown, again) == [Lost("reviews", FIRST, 1, 3)]
-    assert days.lost(first, again) == [Lost("reviews", FIRST, 1, 3)], "as of the date that both know"
+    assert days.lost(first, again) == [Lost("reviews", FIRST, 1, 3)], "as of the date that readers have"
 
 
 @pytest.mark.parametrize(("most", "waits"), [(0.0, True), (0.24, True), (0.25, False), (1.0, False)])

@@ -45,7 +45,7 @@ class Lost:
 
 
 def lost_rows(engine: Callable[[], Engine], store: Store, shown: Run, run: Run) -> list[Lost]:
-    """What the mart of ``shown`` held, as of the latest date that both runs know, and that of ``run`` does not.
+    """What the mart of ``shown`` held, and that of ``run`` does not.
 
     Args:
         engine: asked for only where the two differ; compares keys, so that memory is its concern.
@@ -57,11 +57,10 @@ def lost_rows(engine: Callable[[], Engine], store: Store, shown: Run, run: Run) 
         StoreError: NO-GENERATION; OPT-OUTS-DAMAGED, as who was forgotten must be known.
     """
     before, now = (read_manifest(store, "mart", each.generation("mart")) for each in (shown, run))
-    pair = _of_one_date(store, before, now)
-    if pair is None or pair[0].digest() == pair[1].digest():
-        return []
+    # A later date holds no less, but as of the same one the two share most files, which need not be read.
+    now = _as_of(store, now, before.logical_date)
     forgotten = read_forgotten(store)
-    found = [lost for kind in KINDS for lost in _lost(engine(), store, kind, *pair, forgotten)]
+    found = [lost for kind in KINDS for lost in _lost(engine, store, kind, before, now, forgotten)]
     return sorted(found, key=lambda lost: -lost.rows)
 
 
@@ -86,26 +85,27 @@ def require_nothing_lost(run: Run, lost: list[Lost], config: DeliverConfig) -> N
     )
 
 
-def _of_one_date(store: Store, before: Manifest, now: Manifest) -> tuple[Manifest, Manifest] | None:
-    """The marts, or those that they go on from, as of the latest date that both have; None where they were pruned."""
-    while before.logical_date != now.logical_date:
-        later = max(before, now, key=lambda mart: mart.logical_date)
-        previous = later.parents.get("previous")
-        if previous is None or not is_finished(store, "mart", previous):
-            return None
+def _as_of(store: Store, mart: Manifest, day: str) -> Manifest:
+    """The mart that this one goes on from, as of ``day``, or of the earliest later date that is still kept."""
+    while mart.logical_date > day and (previous := mart.parents.get("previous")):
+        if not is_finished(store, "mart", previous):
+            break
         earlier = read_manifest(store, "mart", previous)
-        before, now = (earlier, now) if later is before else (before, earlier)
-    return before, now
+        if earlier.logical_date < day:
+            break
+        mart = earlier
+    return mart
 
 
 def _lost(
-    engine: Engine, store: Store, kind: Kind, before: Manifest, now: Manifest, forgotten: OptOuts
+    connect: Callable[[], Engine], store: Store, kind: Kind, before: Manifest, now: Manifest, forgotten: OptOuts
 ) -> Iterator[Lost]:
-    """A key is in one file of a mart, so files that both have need not be read."""
+    """A key is in one file of a mart, so what both have need not be looked at."""
     layout = LAYOUTS[kind]
     theirs, ours = _only_in(before, now, kind), _only_in(now, before, kind)
     if not theirs:
         return
+    engine = connect()
     known = engine.read(store, ours, layout.schema).select(key_of(layout).alias(_KEY))
     gone = engine.read(store, theirs, layout.schema).withColumn(_KEY, key_of(layout)).join(known, _KEY, "left_anti")
     for row in _without(engine, gone, kind, forgotten).groupBy(LANDED).count().collect():
