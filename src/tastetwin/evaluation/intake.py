@@ -25,7 +25,8 @@ _REFUSED: Final = "quarantined."
 _UNREADABLE: Final = ("nulled", "dropped")
 MIN_UNREADABLE: Final = 20
 """Fewer values than this say nothing about how a source writes a field."""
-MAX_UNREADABLE: Final = 0.5
+MAX_UNREADABLE: Final = 0.2
+"""Of a kind's lines: slips are fewer; ratings of one to seven, read as up to five, are more."""
 
 
 def read_intake(store: Store, features: Manifest) -> Intake:
@@ -62,7 +63,7 @@ def unreadable(mart: Manifest) -> Iterator[Finding]:
             share = reasons.total() / max(1, counts["accepted"])
             if reasons.total() >= MIN_UNREADABLE and share > MAX_UNREADABLE:
                 worst = ", ".join(f"{reason} {n:,}" for reason, n in reasons.most_common())
-                said = f"{field} cannot be read in most lines of {kind} ({worst}) and counts as not given"
+                said = f"{field} cannot be read in many of {counts['accepted']:,} lines of {kind} ({worst})"
                 yield Finding("VALUES-UNREADABLE", "warn", share, MAX_UNREADABLE, said)
 
 
