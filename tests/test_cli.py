@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +18,10 @@ from tastetwin import __version__, cli, console
 from tastetwin.analysis.evidence import Evidence
 from tastetwin.analysis.lookup import Twin
 from tastetwin.cli import app
+from tastetwin.cli.history import say_run
 from tastetwin.errors import EXIT_INTERRUPTED, GateRefused, InputError, MissingExtra, StoreError, UsageError
 from tastetwin.evaluation.benchmark import Benchmark
+from tastetwin.evaluation.gate import Finding, Verdict
 from tastetwin.evaluation.halves import PairScore
 from tastetwin.evaluation.metrics import Interval
 from tastetwin.evaluation.steps import Steps
@@ -246,6 +248,16 @@ def test_runs_tell_status_durations_and_funnel_in_json(shell: Shell, shown: str)
     assert (second["published"], second["status"]) == (False, "failed")
     assert first["seconds"] == dict.fromkeys(STAGES, 1.5) and list(first["seconds"]) == list(STAGES)
     assert {"lines_read", "accepted", "quarantined", "users", "users_served"} < set(first["funnel"])
+
+
+def test_a_run_ends_with_what_the_gate_did_not_like(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """On a first run all but the gravest are warnings; nobody opens the report of a run that ends without a word."""
+    store = Store.create(tmp_path / "store")
+    finding = Finding("WORSE-THAN-BASELINE", "warn", 0.8, 0.95, "below the baseline 'iALS [tuned]'")
+    facts = {"verdict": asdict(Verdict(True, True, [finding]))}
+    handmade.generation(store, "evaluate", "judged", facts=facts)
+    say_run(store.root, handmade.run_of(store, {"evaluate": "judged"}), as_json=False)
+    assert "warn: WORSE-THAN-BASELINE: below the baseline 'iALS [tuned]'" in capsys.readouterr().out.splitlines()
 
 
 def test_runs_tell_people_when_what_and_why(shell: Shell, shown: str, tmp_path: Path) -> None:

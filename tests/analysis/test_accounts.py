@@ -143,6 +143,16 @@ def test_a_burst_is_most_of_a_history_on_one_day() -> None:
     assert not bursts(dataclasses.replace(made, days=days), 13).any()
 
 
+def test_a_day_that_is_most_of_what_many_have_is_the_source_s() -> None:
+    """Events that all carry the day of an import must not hide those who have most of them."""
+    made = histories([[*range(2, 22)]] * 2 + [[*range(2, 12)]] * 18)
+    days = np.repeat(np.arange(20, dtype=np.int32), made.lengths())
+    alone = dataclasses.replace(made, days=days.copy())
+    assert bursts(alone, 12).nonzero()[0].tolist() == [0, 1]
+    days[days > 16] = 0  # 3 of 18 ordinary users came with the first one, none with the second
+    assert bursts(dataclasses.replace(made, days=days), 12).nonzero()[0].tolist() == [1]
+
+
 def test_histories_without_places_are_nobodys_pattern() -> None:
     """Nothing to divide by."""
     nobody = histories([[], []])

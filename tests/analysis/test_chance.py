@@ -185,3 +185,9 @@ def test_chances_are_told_in_steps() -> None:
     """With all digits, a chance and a percentile would give away how many places the twin has."""
     told = Chance((-4.0, 0.3, 0.7), 100, ()).of(np.full(500, 99, np.float32), np.arange(500))
     assert set(told.tolist()) <= set(STEPS.tolist()) and len(set(told.tolist())) < 25
+
+
+def test_nobody_is_told_a_certainty() -> None:
+    """A twin who has been everywhere is likely to have the next place; that all of a hundred do, nobody measured."""
+    sure = Chance((-5.0, 0.1, 4.0), MIN_USERS, ())
+    assert sure.of(np.array([100.0], np.float32), np.array([10_000])).tolist() == [np.float32(0.95)]

@@ -15,7 +15,7 @@ from tastetwin.config import EvaluateConfig
 from tastetwin.evaluation.belonging import Data
 from tastetwin.evaluation.drift import Intake, Vectors, categories, chance_psi, drift, psi, regions
 from tastetwin.evaluation.gate import judge
-from tastetwin.evaluation.intake import read_intake
+from tastetwin.evaluation.intake import read_intake, unreadable
 from tastetwin.evaluation.measures import Measure
 from tastetwin.features.histories import FIRST_PLACE_ROW
 from tastetwin.features.stage import build_features
@@ -218,3 +218,21 @@ def test_a_day_s_intake_is_that_day_s_alone(mart: Mart) -> None:
     assert intake.lines["reviews"] == 3 and intake.usual["reviews"] == [6, 1]
     assert intake.fate == {"accepted": 3}
     assert len(intake.rows) == 2
+
+
+def test_a_field_written_in_a_form_of_the_source_s_own_is_named(mart: Mart) -> None:
+    """Nobody looks for what was lost without a word: names for codes, dates of another order, on every line.
+
+    What the source leaves empty, and a single slip, are no such thing.
+    """
+    places = [
+        {"place_id": f"p{at}", "place_category_code_list": ["Food>Noodles"], "place_lat": "" if at else "north"}
+        for at in range(30)
+    ]
+    reviews = [review("u", f"p{at}", f"{at + 1}/6/2026" if at < 21 else "2026-06-01") for at in range(40)]
+    today = mart.day(1, {"reviews.jsonl": reviews, "places.jsonl": places})
+    found = {each.sentence.split()[0]: (each.code, each.severity, each.measured) for each in unreadable(today)}
+    assert found == {
+        "place_category_code_list": ("VALUES-UNREADABLE", "warn", 1.0),
+        "review_visited_date": ("VALUES-UNREADABLE", "warn", 21 / 40),
+    }

@@ -24,6 +24,9 @@ MIN_PLACES: Final = 5
 FARM_VISITS: Final = 3
 FARM_PLACES: Final = 10
 """An account lives for one place with at least so many visits there, most of all it has, and at most so many places."""
+SOURCE_DAY_SHARE: Final = 0.1
+"""Of the ordinary users, from which on a day that holds most of what they have is the source's (an import), and says
+nothing of anybody; people who are new are fewer than that a day."""
 _BANDS: Final = 12
 _ROWS: Final = 4
 """MinHash: two histories are compared if 4 hashes agree in one of 12 bands: 99.99 % of pairs with a Jaccard overlap of
@@ -114,14 +117,24 @@ def farm_edges(histories: Histories, vocabulary: Vocabulary, accounts: int) -> E
 
 
 def bursts(histories: Histories, places: int) -> Mask:
-    """[n_users] whose history has at least so many ``places`` of one day, and those are most of all it has."""
-    user_of = np.repeat(np.arange(histories.n_users), histories.lengths())
+    """[n_users] whose history has at least so many ``places`` of one day, and those are most of all it has.
+
+    Not where that day holds most of what many ordinary users have: then their source wrote it so.
+    """
+    lengths = histories.lengths()
+    user_of = np.repeat(np.arange(histories.n_users), lengths)
     dated = histories.days != UNKNOWN_DAY
     keys = user_of[dated] << 32 | (histories.days[dated].astype(np.int64) & 0xFFFFFFFF)
-    days, counts = np.unique(keys, return_counts=True)
-    users = days >> 32
+    keys, counts = np.unique(keys, return_counts=True)
+    users, days = keys >> 32, keys & 0xFFFFFFFF
+    mostly = 2 * counts > lengths[users]
+    large = mostly & (counts >= places)
     found = np.zeros(histories.n_users, bool)
-    found[users[(counts >= places) & (2 * counts > histories.lengths()[users])]] = True
+    found[users[large]] = True
+    ordinary = (lengths >= MIN_PLACES) & ~found
+    of_day, together = np.unique(days[mostly & ordinary[users]], return_counts=True)
+    imported = of_day[together > SOURCE_DAY_SHARE * ordinary.sum()]
+    found[users[large & np.isin(days, imported)]] = False
     return found
 
 

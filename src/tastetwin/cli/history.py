@@ -205,7 +205,12 @@ def say_run(store: str, run: Run, as_json: bool) -> None:
     console.out.print(f"run {run.run_id}: {_status(run, shown)}", markup=False)
     if "evaluate" in run.stages:
         from tastetwin.evaluation.reports import report_path
+        from tastetwin.evaluation.stage import verdict_of
+        from tastetwin.generations import read_manifest
 
+        judged = read_manifest(opened, "evaluate", run.generation("evaluate"))
+        for each in verdict_of(judged).findings:
+            console.out.print(f"{each.severity}: {each.code}: {each.sentence}", markup=False)
         console.out.print(f"report: {opened.path(report_path(run.run_id))}", markup=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from tastetwin.evaluation.drift import Intake, Mix
+from tastetwin.evaluation.gate import Finding
 from tastetwin.features.stage import read_place_rows
 from tastetwin.generations import Manifest, is_finished, read_manifest
 from tastetwin.schema import LIKE_CONTENTS, REVIEW_PLACE
@@ -20,6 +22,11 @@ DAYS: Final = 7
 SAMPLED_EVENTS: Final = 200_000
 _PLACES: Final = {"reviews": REVIEW_PLACE, "likes": LIKE_CONTENTS}
 _REFUSED: Final = "quarantined."
+_UNREADABLE: Final = ("nulled", "dropped")
+MIN_UNREADABLE: Final = 20
+"""Fewer values than this say nothing about how a source writes a field."""
+MAX_UNREADABLE: Final = 0.2
+"""Of a kind's lines: slips are fewer; ratings of one to seven, read as up to five, are more."""
 
 
 def read_intake(store: Store, features: Manifest) -> Intake:
@@ -42,6 +49,22 @@ def fate_of(mart: Manifest) -> Mix:
     counts: dict[str, int] = mart.facts["counts"]
     refused = {name.removeprefix(_REFUSED): n for name, n in counts.items() if name.startswith(_REFUSED)}
     return {"accepted": counts["accepted"], **refused}
+
+
+def unreadable(mart: Manifest) -> Iterator[Finding]:
+    """Fields that the source writes in a form of its own: what the day's lines say there is lost, line by line."""
+    for kind, counts in mart.facts["kinds"].items():
+        lost: dict[str, Counter[str]] = {}
+        for name, n in counts.items():
+            verb, *rest = name.split(".")
+            if verb in _UNREADABLE and rest[1] != "missing":
+                lost.setdefault(rest[0], Counter())[rest[1]] += n
+        for field, reasons in sorted(lost.items()):
+            share = reasons.total() / max(1, counts["accepted"])
+            if reasons.total() >= MIN_UNREADABLE and share > MAX_UNREADABLE:
+                worst = ", ".join(f"{reason} {n:,}" for reason, n in reasons.most_common())
+                said = f"{field} cannot be read in many of {counts['accepted']:,} lines of {kind} ({worst})"
+                yield Finding("VALUES-UNREADABLE", "warn", share, MAX_UNREADABLE, said)
 
 
 def _before(store: Store, mart: Manifest) -> Iterator[Manifest]:

@@ -31,7 +31,7 @@ from tastetwin.evaluation.drift import Vectors, drift
 from tastetwin.evaluation.evaluate import HeldOut, evaluate
 from tastetwin.evaluation.gate import Finding, Verdict, judge, older_than
 from tastetwin.evaluation.health import EarlierLists, ServedUsers
-from tastetwin.evaluation.intake import fate_of, mart_of, read_intake
+from tastetwin.evaluation.intake import fate_of, mart_of, read_intake, unreadable
 from tastetwin.evaluation.measures import Measure, read_measures
 from tastetwin.evaluation.records import Evaluation, MethodScore, from_json, to_json
 from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs, in_its_half
@@ -102,6 +102,7 @@ def _evaluate(
     besides = [
         *vectors_of_model(*_encoded_again(store, bundle, served.histories, stored, rules.seed, config)),
         *lists_of_vectors(stored, _some_entries(entries, served.histories.user_ids, rules.seed)),
+        *unreadable(mart_of(store, features)),
     ]
     moved: list[Measure] = []
     if rival is not None:

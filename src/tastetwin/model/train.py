@@ -95,8 +95,9 @@ def train(
             place="train",
             value=f"{histories.n_users} eligible users, {len(users)} to learn from",
             rule="at least one user with features.min_favors places the model can know, not held out; a place with "
-            "fewer than features.min_visitors visitors is known only by its category and region in places*.jsonl",
-            fix="give more events or a places file, or lower features.min_visitors or features.min_favors",
+            "fewer than features.min_visitors visitors is known only by its category and region in places*.jsonl, and "
+            "a review rated below features.min_rating is no favor",
+            fix="give more events or a places file, or lower features.min_visitors, min_favors or min_rating",
         )
     hardware = choose(config)
     chosen = histories.select(users)
