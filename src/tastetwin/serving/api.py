@@ -9,7 +9,6 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, ValidationError
 
 from tastetwin.errors import UsageError
-from tastetwin.serving.body import check_depth
 from tastetwin.serving.exchange import Receive, Send
 
 DOCS: Final = "/docs"
@@ -32,9 +31,8 @@ def read(model: type[Body], raw: bytes) -> Body:
     """A request's body.
 
     Raises:
-        UsageError: HTTP-DEPTH; BAD-REQUEST with what is wrong first.
+        UsageError: BAD-REQUEST with what is wrong first.
     """
-    check_depth(raw)
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:

@@ -12,7 +12,7 @@ from typing import Any, Final, Generic
 
 from pydantic import BaseModel
 
-from tastetwin.client.schemas import MAX_ID
+from tastetwin.client.schemas import MAX_ID, Favor
 from tastetwin.config import AppConfig
 from tastetwin.errors import UsageError
 from tastetwin.serving.api import DOCS, PAGES, body_of, read, read_query, respond
@@ -109,7 +109,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any], ...]] = (
         "Something I did: a review or a like",
         routes.add_favor,
         schemas.Done,
-        schemas.MyFavor,
+        Favor,
         "From now on my twins know it. The same event twice counts once.",
     ),
 )

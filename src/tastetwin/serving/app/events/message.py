@@ -15,18 +15,14 @@ from typing import Any, Final, Protocol
 from pydantic import ValidationError
 
 from tastetwin.client.schemas import FavorEvent
-from tastetwin.errors import UsageError
 from tastetwin.jsonline import Refused, parse_line
 from tastetwin.mart.coerce import Unusable, text
 from tastetwin.mart.rules import GateRules
 from tastetwin.schema import LIKE_CONTENTS, REVIEW_PLACE, USER
 from tastetwin.serving.app.events.lanes import Lane
-from tastetwin.serving.body import check_depth
 
 Headers = list[tuple[str, bytes | None]]
 KIND: Final = "kind"
-DEPTH: Final = 12
-"""Of an event's JSON; the gateway takes 16 with what we put around it."""
 
 
 class RawMessage(Protocol):
@@ -87,7 +83,6 @@ def read_event(value: bytes | None, rules: GateRules, most: int) -> FavorEvent:
         raise Refused("no_value")
     if len(value) > most:
         raise Refused("too_large")
-    _check_depth(value)
     fields = parse_line(value)
     user = _user(fields.pop(USER, None), rules)
     kind = _kind(fields)
@@ -95,13 +90,6 @@ def read_event(value: bytes | None, rules: GateRules, most: int) -> FavorEvent:
         return FavorEvent(user=user, review=fields) if kind == "review" else FavorEvent(user=user, like=fields)
     except ValidationError:
         raise Refused("event") from None
-
-
-def _check_depth(value: bytes) -> None:
-    try:
-        check_depth(value, DEPTH)
-    except UsageError:
-        raise Refused("too_deep") from None
 
 
 def _user(value: object, rules: GateRules) -> str:
