@@ -13,7 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -57,11 +57,8 @@ class KubernetesTarget:
     """The cluster that kubectl's configuration names."""
 
     store: Store
-    config: Config
-    gateway_key: str
-
-    def __repr__(self) -> str:
-        return f"KubernetesTarget({self._of.namespace!r}, gateway_key='***')"
+    config: Config = field(repr=False)
+    gateway_key: str = field(repr=False)
 
     # -- what is so ---------------------------------------------------------------------------------------------------
 
