@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from confluent_kafka import Message as Received
 from pydantic import ValidationError
 
 from tastetwin.client.schemas import FavorEvent
@@ -23,16 +24,6 @@ from tastetwin.serving.app.events.lanes import Lane
 
 Headers = list[tuple[str, bytes | None]]
 KIND: Final = "kind"
-
-
-class RawMessage(Protocol):
-    """What is used of ``confluent_kafka.Message``."""
-
-    def offset(self) -> int | None: ...  # noqa: D102
-    def key(self) -> Any: ...  # noqa: D102
-    def value(self) -> Any: ...  # noqa: D102
-    def headers(self) -> Any: ...  # noqa: D102
-    def timestamp(self) -> tuple[int, int]: ...  # noqa: D102
 
 
 @dataclass(slots=True, eq=False)
@@ -51,15 +42,16 @@ class Message:
     """Why it is a dead letter; empty = it is none."""
 
 
-def receive(raw: RawMessage, lane: Lane) -> Message:
+def receive(raw: Received, lane: Lane) -> Message:
     """Copy what is needed."""
     return Message(lane, raw.offset() or 0, raw.key(), raw.value(), headers_of(raw), max(raw.timestamp()[1], 0))
 
 
-def headers_of(raw: RawMessage) -> Headers:
+def headers_of(raw: Received) -> Headers:
     """Of a message; none where confluent-kafka cannot read them, which a name that is not UTF-8 suffices for."""
     try:
-        return list(raw.headers() or ())
+        found: Any = raw.headers()
+        return list(found or ())
     except (SystemError, UnicodeDecodeError):  # asked again, it would give out a broken list
         return []
 
