@@ -5,17 +5,13 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
-import random
 import textwrap
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tastetwin.client import Call, Client, GatewayError, schemas
-from tastetwin.client.retries import CAP_SECONDS, EARNED, RESERVE, Budget
 from tastetwin.errors import UsageError
 from tests.serving.gateways import BUSY, KEY, Gateway, Said, closed_port, listening, refused
 
@@ -194,16 +190,3 @@ def test_an_address_that_is_none_is_refused_at_once() -> None:
     """Not at the first request, an hour after the start."""
     with pytest.raises(UsageError, match="GATEWAY-ADDRESS"):
         Client("127.0.0.1:8102", KEY)
-
-
-@given(st.integers(1, 200), st.integers(0, 50), st.none() | st.floats(0, 60))
-def test_retries_stay_a_tenth_of_all_calls(calls: int, tries: int, told: float | None) -> None:
-    """However much fails, a server in trouble gets hardly more requests than before."""
-    budget, granted = Budget(random.Random(1)), 0
-    for _ in range(calls):
-        budget.earn()
-        seconds = budget.wait(tries + 1, told)
-        if seconds is not None:
-            granted += 1
-            assert (told or 0.0) <= seconds <= (told or 0.0) + CAP_SECONDS
-    assert granted <= RESERVE + EARNED * calls

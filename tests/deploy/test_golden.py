@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from starlette.requests import Request
 
 from tastetwin.deploy.golden import Golden, check_gateway, check_model
 from tastetwin.errors import GateRefused, UsageError
 from tastetwin.privacy.opt_out import opt_in, opt_out
-from tastetwin.serving.api import body_of
 from tastetwin.serving.protocol import infer_response, read_infer_request
 from tests.deploy.town import Town
 from tests.serving.gateways import closed_port, served
@@ -29,7 +29,7 @@ def backend(golden: Golden, change: Callable[[Any], Any]) -> Any:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-        asked = read_infer_request(headers, await body_of(receive))
+        asked = read_infer_request(headers, await Request(scope, receive).body())
         assert golden.bundle in scope["path"] and asked.inputs["places"].shape[0] == len(golden.users)
         told, body = infer_response("taste", golden.bundle, {"vector": change(golden.vectors.copy())}, {"vector": True})
         fields = [(name.encode(), value.encode()) for name, value in told.items()]

@@ -14,8 +14,7 @@ from typing import Any, Final, Literal
 
 import orjson
 import uvicorn
-
-from tastetwin.serving.api import body_of
+from starlette.requests import Request
 
 Json = dict[str, Any]
 ORIGIN: Final = {"model": "taste", "version": "run-1", "bundle": "bundle-1", "as_of": "2026-11-24"}
@@ -57,7 +56,7 @@ class Gateway:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
-        raw = await body_of(receive)
+        raw = await Request(scope, receive).body()
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         self.asked.append((scope["path"], orjson.loads(raw or b"{}"), headers))
         await asyncio.sleep(self.seconds)

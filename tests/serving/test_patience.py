@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tastetwin.client.schemas import TIMEOUT_HEADER
-from tastetwin.serving.api import respond
 from tastetwin.serving.door import Door, Limits, context
+from tastetwin.serving.exchange import respond
 from tastetwin.serving.policy import Policy
 from tastetwin.serving.readiness import Readiness
 from tastetwin.serving.telemetry import Telemetry

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from tastetwin.analysis.sentences import Language
 from tastetwin.client import schemas
-from tastetwin.client.retries import Budget
+from tastetwin.client.retries import RetryBudget, wait
 from tastetwin.errors import MissingExtra, Problem, StoreError, UsageError
 
 try:
@@ -27,6 +27,8 @@ CONNECT_TIMEOUT: Final = 1.0
 """Seconds for one try to connect."""
 RETRIES: Final = 2
 """Further tries of one call, at most."""
+RETRY_SHARE: Final = 0.1
+"""Retries relative to calls, at most: a server in trouble gets a tenth more of them, not several times as many."""
 CONNECTIONS: Final = 100
 MAX_RETRY_AFTER: Final = 3_600.0
 
@@ -107,7 +109,7 @@ class Client:
         self._url, self._key, self._timeout, self._retries = url.rstrip("/"), key, timeout, retries
         self._connect_timeout, self._connections = connect_timeout, connections
         self._base = f"{self._url}/v1/models/{quote(model, safe='')}"
-        self._budget = Budget()
+        self._budget = RetryBudget(RETRY_SHARE, time.monotonic)
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
@@ -121,9 +123,7 @@ class Client:
         )
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -216,7 +216,7 @@ class Client:
         url = f"{self._base}{path}" if path else f"{self._url}/v1/models"
         data = None if body is None else body.model_dump_json(exclude_defaults=True).encode()
         deadline = asyncio.get_running_loop().time() + (self._timeout if call.timeout is None else call.timeout)
-        self._budget.earn()
+        self._budget.request()
         tries = 0
         while True:
             tries += 1
@@ -229,8 +229,8 @@ class Client:
         """Until the next try; raises the error where there is none."""
         if (error.problem.code != "GATEWAY-UNREACHABLE" and error.status != 503) or tries > self._retries:
             raise error
-        seconds = self._budget.wait(tries, error.retry_after)
-        if seconds is None or asyncio.get_running_loop().time() + seconds >= deadline:
+        seconds = wait(tries, error.retry_after)
+        if asyncio.get_running_loop().time() + seconds >= deadline or not self._budget.retry():
             raise error
         await asyncio.sleep(seconds)
 

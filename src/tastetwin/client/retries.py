@@ -3,33 +3,55 @@
 from __future__ import annotations
 
 import random
+from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 BASE_SECONDS: Final = 0.05
 """Before the first retry, at most; twice as long before each further one."""
 CAP_SECONDS: Final = 1.0
-RESERVE: Final = 10.0
-"""Retries that are there before any request was made, and that can be saved up."""
-EARNED: Final = 0.1
-"""Retries that a request adds: a server in trouble gets a tenth more requests, not several times as many."""
+SPAN: Final = 10
+"""Seconds that a retry budget looks back."""
+SPARE: Final = 10
+"""Retries in that time that are free: few requests could never pay for one."""
 
 
-class Budget:
-    """Of the retries of one client."""
+def wait(tries: int, retry_after: float | None) -> float:
+    """Seconds to wait after so many tries: full jitter above what the server asked for."""
+    return (retry_after or 0.0) + random.uniform(0, min(CAP_SECONDS, BASE_SECONDS * 2 ** (tries - 1)))
 
-    def __init__(self, rng: random.Random | None = None) -> None:
-        self._left = RESERVE
-        self._rng = rng or random.Random()
 
-    def earn(self) -> None:
-        """For a request."""
-        self._left = min(RESERVE, self._left + EARNED)
+class RetryBudget:
+    """Retries are at most ``share`` of the requests of the last ten seconds, and a few more.
 
-    def wait(self, tries: int, retry_after: float | None) -> float | None:
-        """Take a retry: seconds to wait after so many tries, full jitter above what the server asked for; None =
-        there is none left."""
-        if self._left < 1.0:
-            return None
-        self._left -= 1.0
-        jitter = self._rng.uniform(0, min(CAP_SECONDS, BASE_SECONDS * 2 ** (tries - 1)))
-        return (retry_after or 0.0) + jitter
+    Seconds are counted whole: the span reaches back nine to ten of them.
+    """
+
+    def __init__(self, share: float, clock: Callable[[], float]) -> None:
+        self._share, self._clock = share, clock
+        self._requests: deque[list[int]] = deque()
+        """[second, requests, retries], ascending."""
+
+    def request(self) -> None:
+        """One more request."""
+        self._now()[1] += 1
+
+    def allows(self) -> bool:
+        """Whether one more retry is within the budget."""
+        self._now()
+        requests, retries = (sum(second[at] for second in self._requests) for at in (1, 2))
+        return retries + 1 <= self._share * requests + SPARE
+
+    def retry(self) -> bool:
+        """Whether one more retry is within the budget; it is counted then."""
+        allowed = self.allows()
+        self._now()[2] += allowed
+        return allowed
+
+    def _now(self) -> list[int]:
+        second = int(self._clock())
+        while self._requests and self._requests[0][0] <= second - SPAN:
+            self._requests.popleft()
+        if not self._requests or self._requests[-1][0] != second:
+            self._requests.append([second, 0, 0])
+        return self._requests[-1]

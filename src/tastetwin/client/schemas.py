@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from tastetwin.analysis.sentences import Language
 
@@ -13,18 +13,43 @@ MAX_EXCLUDED = 2_000
 MAX_SKIP = 1_000
 MAX_K = 1_000
 """The highest that gateway.max_k may be."""
+MAX_DEPTH: Final = 8
+"""How deep an event's fields may nest."""
 TIMEOUT_HEADER: Final = "tastetwin-timeout-ms"
 """How long the caller will wait: nothing needs to be done for them after that."""
 
 UserId = Annotated[str, Field(min_length=1, max_length=MAX_ID, description="the source's id of a user")]
-Event = Annotated[dict[str, JsonValue], Field(description="fields as in the source, see docs/reference/tables.md")]
 
-_HISTORY: dict[str, Any] = {
+
+def _shallow(event: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """What one tier takes, the next has to take with what is put around it."""
+    level: list[Any] = [event]
+    for _ in range(MAX_DEPTH):
+        inner = [each for outer in level for each in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [each for each in inner if isinstance(each, dict | list)]
+    if level:
+        raise ValueError(f"fields nest at most {MAX_DEPTH} deep")
+    return event
+
+
+Event = Annotated[
+    dict[str, JsonValue],
+    AfterValidator(_shallow),
+    Field(description="fields as in the source, see docs/reference/tables.md"),
+]
+
+_LIKE: Final = {"like_contentsid": "p3", "like_displayid": "restaurant", "like_regymdt": "2026-11-21T09:30:00Z"}
+_HISTORY: Final[dict[str, Any]] = {
     "reviews": [
         {"review_id": "r1", "review_place_id": "p17", "review_rating": 4.5, "review_visited_date": "2026-11-20"}
     ],
-    "likes": [{"like_contentsid": "p3", "like_displayid": "restaurant", "like_regymdt": "2026-11-21T09:30:00Z"}],
+    "likes": [_LIKE],
 }
+
+
+def example(*bodies: dict[str, Any]) -> ConfigDict:
+    """For a model's ``model_config``: what the API's description shows."""
+    return ConfigDict(json_schema_extra={"examples": list(bodies)})
 
 
 class Model(BaseModel):
@@ -36,7 +61,7 @@ class Model(BaseModel):
 class History(Model):
     """A user's favors, in any order."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [_HISTORY]})
+    model_config = example(_HISTORY)
 
     reviews: list[Event] = []
     likes: list[Event] = []
@@ -45,7 +70,7 @@ class History(Model):
 class EmbedRequest(Model):
     """Histories to encode."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"items": [_HISTORY]}]})
+    model_config = example({"items": [_HISTORY]})
 
     items: list[History] = Field(min_length=1, description="at most gateway.max_batch")
 
@@ -63,9 +88,7 @@ class Wanted(Model):
 class TwinsRequest(Wanted):
     """Whose twins: a user's, by id, or those of a history sent along; one of the two."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, json_schema_extra={"examples": [{"user": "u42", "k": 5}, {**_HISTORY, "k": 5}]}
-    )
+    model_config = example({"user": "u42", "k": 5}, {**_HISTORY, "k": 5})
 
     user: UserId | None = None
     reviews: list[Event] = []
@@ -75,7 +98,7 @@ class TwinsRequest(Wanted):
     )
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> TwinsRequest:
+    def _one_of_both(self) -> Self:
         if (self.user is None) == (not self.reviews and not self.likes):
             raise ValueError("either a user, or reviews and likes")
         return self
@@ -84,9 +107,7 @@ class TwinsRequest(Wanted):
 class TwinsBatchRequest(Wanted):
     """The twins of several users."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, json_schema_extra={"examples": [{"users": ["u42", "u43"], "k": 5}]}
-    )
+    model_config = example({"users": ["u42", "u43"], "k": 5})
 
     users: list[UserId] = Field(min_length=1, description="at most gateway.max_batch")
 
@@ -94,37 +115,40 @@ class TwinsBatchRequest(Wanted):
 class PairRequest(Model):
     """Two users."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, json_schema_extra={"examples": [{"user": "u42", "other": "u7"}]}
-    )
+    model_config = example({"user": "u42", "other": "u7"})
 
     user: UserId
     other: UserId
     language: Language = "en"
 
 
-class FavorEvent(Model):
-    """Something a user did."""
+class Favor(Model):
+    """A review or a like."""
 
-    user: UserId
+    model_config = example({"like": _LIKE})
+
     review: Event | None = None
     like: Event | None = None
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> FavorEvent:
+    def _one_of_both(self) -> Self:
         if (self.review is None) == (self.like is None):
             raise ValueError("either a review or a like")
         return self
 
 
+class FavorEvent(Favor):
+    """Something a user did."""
+
+    model_config = example({"user": "u42", "like": _LIKE})
+
+    user: UserId
+
+
 class FavorsRequest(Model):
     """Events, in the order in which they happened; the same event twice counts once."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        json_schema_extra={"examples": [{"events": [{"user": "u42", "like": _HISTORY["likes"][0]}], "k": 5}]},
-    )
+    model_config = example({"events": [{"user": "u42", "like": _LIKE}], "k": 5})
 
     events: list[FavorEvent] = Field(min_length=1, description="at most four times gateway.max_batch")
     k: int = Field(0, ge=0, le=MAX_K, description="how many twins of each user to answer; 0 = none")
@@ -133,7 +157,7 @@ class FavorsRequest(Model):
 class UserRequest(Model):
     """One user."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"user": "u42"}]})
+    model_config = example({"user": "u42"})
 
     user: UserId
 

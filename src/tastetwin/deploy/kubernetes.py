@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,7 +20,7 @@ import orjson
 
 from tastetwin.config import Config, DeployConfig
 from tastetwin.delivery.pack import make_pack
-from tastetwin.deploy.steps import Standing
+from tastetwin.deploy.steps import Standing, read_metrics
 from tastetwin.errors import StoreError, UsageError
 from tastetwin.runs import Run
 from tastetwin.store import Store
@@ -57,11 +56,8 @@ class KubernetesTarget:
     """The cluster that kubectl's configuration names."""
 
     store: Store
-    config: Config
-    gateway_key: str
-
-    def __repr__(self) -> str:
-        return f"KubernetesTarget({self._of.namespace!r}, gateway_key='***')"
+    config: Config = field(repr=False)
+    gateway_key: str = field(repr=False)
 
     # -- what is so ---------------------------------------------------------------------------------------------------
 
@@ -125,7 +121,7 @@ class KubernetesTarget:
                 else self._forwarded(f"pod/{pod['metadata']['name']}", METRICS)
             )
             with asked as url:
-                texts.append(_read(f"{url}/metrics"))
+                texts.append(read_metrics(url))
         return texts
 
     # -- what is done -------------------------------------------------------------------------------------------------
@@ -302,16 +298,6 @@ def _ours(route: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _age(updated: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(updated)).total_seconds()
-
-
-def _read(url: str) -> str:
-    try:
-        with urllib.request.urlopen(url, timeout=10) as said:
-            return str(said.read().decode())
-    except OSError as error:
-        raise StoreError(
-            "DEPLOY-NOT-READY", place=url, value=str(error), rule="it answers", fix="see its log"
-        ) from error
 
 
 def _no_tool(tool: str, value: str, fix: str) -> StoreError:

@@ -28,7 +28,7 @@ from tastetwin.config import ENV_PREFIX, Config
 from tastetwin.delivery.pack import make_pack
 from tastetwin.deploy.detached import Detached
 from tastetwin.deploy.haproxy import FRONTS, Haproxy
-from tastetwin.deploy.steps import Standing
+from tastetwin.deploy.steps import Standing, read_metrics
 from tastetwin.errors import StoreError, UsageError
 from tastetwin.runs import Run
 from tastetwin.serving.keys import add_key, remove_key
@@ -102,14 +102,7 @@ class LocalTarget:
         Raises:
             StoreError: DEPLOY-NOT-READY.
         """
-        colour = self._colour_of(run_id)
-        try:
-            with urllib.request.urlopen(
-                f"{_LOCAL}:{self._port(colour, 'gateway') + METRICS}/metrics", timeout=5
-            ) as said:
-                return [said.read().decode()]
-        except OSError as error:
-            raise self._not_ready(colour, "gateway", str(error)) from error
+        return [read_metrics(f"{_LOCAL}:{self._port(self._colour_of(run_id), 'gateway') + METRICS}")]
 
     # -- what is done -------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ what is missing, so a command that was killed is simply given again; nothing is 
 from __future__ import annotations
 
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tastetwin.config import DeployConfig
 from tastetwin.deploy.golden import Golden, check_gateway, check_model
-from tastetwin.errors import GateRefused, TasteTwinError, UsageError
+from tastetwin.errors import GateRefused, StoreError, TasteTwinError, UsageError
 from tastetwin.runs import Run, read_run
 from tastetwin.store import Store
 
@@ -258,6 +259,20 @@ class Deployment:
                 rule="steps in order: " + ", ".join(STEPS),
                 fix=f"tastetwin deploy {step}",
             )
+
+
+def read_metrics(url: str) -> str:
+    """For a ``Target``: ``/metrics`` of one gateway.
+
+    Raises:
+        StoreError: DEPLOY-NOT-READY.
+    """
+    try:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=10) as said:
+            return str(said.read().decode())
+    except OSError as error:
+        fix = "see its log"
+        raise StoreError("DEPLOY-NOT-READY", place=url, value=str(error), rule="it answers", fix=fix) from error
 
 
 def _insist(check: Callable[[], T]) -> T:

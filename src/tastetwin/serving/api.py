@@ -1,16 +1,14 @@
-"""What the APIs of gateway and app share: how a request is read, and how an answer is written."""
+"""What the APIs of gateway and app share: how a request is read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
 
 from tastetwin.errors import UsageError
-from tastetwin.serving.body import check_depth
-from tastetwin.serving.exchange import Receive, Send
+from tastetwin.serving.exchange import Receive
 
 DOCS: Final = "/docs"
 OPENAPI: Final = "/openapi.json"
@@ -21,7 +19,6 @@ PAGES: Final = (
     *(f"{STATIC}/{name}" for name in ("swagger-ui.css", "swagger-ui-bundle.js", "start.js")),
 )
 """Open to everybody; see ``swagger``."""
-JSON: Final = b"application/json"
 MAX_FIELDS: Final = 10
 """Of a query."""
 
@@ -32,9 +29,8 @@ def read(model: type[Body], raw: bytes) -> Body:
     """A request's body.
 
     Raises:
-        UsageError: HTTP-DEPTH; BAD-REQUEST with what is wrong first.
+        UsageError: BAD-REQUEST with what is wrong first.
     """
-    check_depth(raw)
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
@@ -66,19 +62,6 @@ def _bad_request(error: ValidationError, whole: str) -> UsageError:
 
 
 async def body_of(receive: Receive) -> bytes:
-    """All of a request's body; nothing of one whose caller left."""
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return b""
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-async def respond(send: Send, body: bytes, kind: bytes = JSON, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
-    """A whole answer; ``more``: headers besides type and length."""
-    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *more]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    """A request's body: the door, which has read it, gives it out whole."""
+    body: bytes = (await receive())["body"]
+    return body

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from tastetwin.serving.readiness import Readiness
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+JSON: Final = b"application/json"
+TEXT: Final = b"text/plain"
 _LINGER_BYTES: Final = 8 << 20
 _LINGER_SECONDS: Final = 1.0
 _CLOSE: Final = (b"connection", b"close")
@@ -105,9 +107,16 @@ class Exchange:
         """The answer to a probe."""
         self.status = 200 if yes else 503
         body = b"ok\n" if yes else b"not ready\n"
-        headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
-        await self._start({"type": "http.response.start", "status": self.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+        await respond(self.send, body, TEXT, status=self.status)
+
+
+async def respond(
+    send: Send, body: bytes, kind: bytes = JSON, more: Sequence[tuple[bytes, bytes]] = (), status: int = 200
+) -> None:
+    """A whole answer; ``more``: headers besides type and length."""
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *more]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _nothing() -> None:

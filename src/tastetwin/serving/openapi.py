@@ -66,32 +66,25 @@ def describe(title: str, about: str, operations: Sequence[Operation], refusals: 
 
 
 def _described(operation: Operation, refusals: Mapping[str, str]) -> Json:
-    refusal = {"content": {"application/json": {"schema": _schema(Refusal)}}}
     said: Json = {
         "tags": [operation.group],
         "operationId": operation.name,
         "summary": operation.summary,
         "description": operation.description,
         "responses": {
-            "200": {
-                "description": "The answer.",
-                "content": {"application/json": {"schema": _schema(operation.gives)}},
-            },
-            **{status: {"description": meaning} | refusal for status, meaning in refusals.items()},
+            "200": {"description": "The answer."} | _content(operation.gives),
+            **{status: {"description": meaning} | _content(Refusal) for status, meaning in refusals.items()},
         },
     }
     if operation.parameters:
         said["parameters"] = list(operation.parameters)
     if operation.takes is not None:
-        said["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": _schema(operation.takes)}},
-        }
+        said["requestBody"] = {"required": True} | _content(operation.takes)
     return said
 
 
-def _schema(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": _REF.format(model=model.__name__)}
+def _content(model: type[BaseModel]) -> Json:
+    return {"content": {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}}
 
 
 def path_parameter(name: str, schema: Json, description: str) -> Json:

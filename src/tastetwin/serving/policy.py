@@ -43,64 +43,33 @@ class Policy:
         given = tuple(_route(method, template, scope) for (method, template), scope in routes.items())
         _refuse_conflicts(given)  # what the door itself answers cannot be mistaken inside
         self.routes = (*given, *own)
-        self._trees: dict[str, _Node] = {}
-        for route in self.routes:
-            self._trees.setdefault(route.method, _Node()).add(_segments(route.template), route)
-        self._deepest = max(len(_segments(route.template)) for route in self.routes)
+        split = [(_segments(route.template), route) for route in self.routes]
+        self._ordered = sorted(split, key=lambda each: [segment.startswith("{") for segment in each[0]])
+        self._deepest = max(len(segments) for segments, _ in split)
 
         self.match: Callable[[str, str], tuple[Route, Mapping[str, str]] | None] = lru_cache(REMEMBERED)(self._match)
         """The route of a request and the values of its named segments; None = there is no such route."""
 
     def at(self, path: str) -> list[Route]:
         """The routes of a path, whatever the method."""
-        found = (self._match(method, path) for method in self._trees)
+        found = (self._match(method, path) for method in {route.method for route in self.routes})
         return [each[0] for each in found if each is not None]
 
     def _match(self, method: str, path: str) -> tuple[Route, Mapping[str, str]] | None:
-        tree = self._trees.get(method)
-        if tree is None:
-            return None
-        segments = path.split("/", self._deepest + 1)  # a path of thousands of slashes costs no more than a long one
-        found = tree.find(segments, 0)
-        return None if found is None else (found, {name: segments[at] for at, name in found.names})
-
-
-class _Node:
-    """What may follow after some segments."""
-
-    __slots__ = ("any", "literal", "route")
-
-    def __init__(self) -> None:
-        self.literal: dict[str, _Node] = {}
-        self.any: _Node | None = None
-        self.route: Route | None = None
-
-    def add(self, segments: list[str], route: Route) -> None:
-        node = self
-        for segment in segments:
-            if segment.startswith("{"):
-                node.any = node.any or _Node()
-                node = node.any
-            else:
-                node = node.literal.setdefault(segment, _Node())
-        node.route = route
-
-    def find(self, segments: list[str], at: int) -> Route | None:
-        """A loop for as long as there is one way to go; only where there are two it may have to come back."""
-        node = self
-        for place in range(at, len(segments)):
-            literal = node.literal.get(segments[place])
-            other = node.any if segments[place] else None
-            if literal is not None and other is not None:
-                return literal.find(segments, place + 1) or other.find(segments, place + 1)
-            if literal is None and other is None:
-                return None
-            node = literal or other  # type: ignore[assignment]
-        return node.route
+        given = path.split("/", self._deepest)  # a path of thousands of slashes costs no more than a long one
+        for segments, route in self._ordered:
+            if route.method == method and _fits(segments, given):
+                return route, {name: given[at] for at, name in route.names}
+        return None
 
 
 def _segments(template: str) -> list[str]:
     return template.split("/")
+
+
+def _fits(template: list[str], path: list[str]) -> bool:
+    pairs = zip(template, path, strict=False)
+    return len(template) == len(path) and all(a == b or (a.startswith("{") and b) for a, b in pairs)
 
 
 def _route(method: str, template: str, scope: str | None) -> Route:

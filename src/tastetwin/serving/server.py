@@ -6,10 +6,10 @@ import gc
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import BinaryIO, Generic, Protocol, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 from tastetwin.config import ServeConfig
-from tastetwin.serving.door import Callers, Door, Limits, Scope
+from tastetwin.serving.door import App, Callers, Door, Limits, Scope
 from tastetwin.serving.exchange import Receive, Send
 from tastetwin.serving.life import Served, address_of, bind, run
 from tastetwin.serving.policy import Policy
@@ -28,14 +28,7 @@ class Listen:
     """Where a line a request goes."""
 
 
-class Api(Protocol):
-    """What answers requests."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one."""
-
-
-A = TypeVar("A", bound=Api)
+A = TypeVar("A", bound=App)
 
 
 class Lifespan(Generic[A]):

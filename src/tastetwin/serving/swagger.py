@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tastetwin.errors import MissingExtra
-from tastetwin.serving.api import DOCS, JSON, OPENAPI, STATIC, respond
-from tastetwin.serving.exchange import Send
+from tastetwin.serving.api import DOCS, OPENAPI, STATIC
+from tastetwin.serving.exchange import JSON, Send, respond
 
 _PACKAGE: Final = "fastapi_swagger"
 _CSS: Final = b"text/css; charset=utf-8"

@@ -19,6 +19,7 @@ from prometheus_client.utils import floatToGoString
 
 from tastetwin.errors import TasteTwinError
 from tastetwin.logs import json_logger, origin
+from tastetwin.serving.exchange import respond
 from tastetwin.serving.tracing import Tracing
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
@@ -86,9 +87,7 @@ class Telemetry:
             return
         found = scope["path"] == "/metrics" and scope["method"] == "GET"
         body = self.render() if found else b""
-        headers = [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200 if found else 404, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await respond(send, body, CONTENT_TYPE.encode(), status=200 if found else 404)
 
     def close(self) -> None:
         """Send what traces are still here."""

@@ -15,7 +15,8 @@ import pytest
 from tastetwin.config import AppConfig
 from tastetwin.serving.app.http import STATUSES, Api, endpoints, policy
 from tastetwin.serving.app.serve import limits, opened
-from tastetwin.serving.app.state import MemoryState, State
+from tastetwin.serving.app.state import State
+from tastetwin.serving.app.state_sqlite import SqliteState
 from tastetwin.serving.app.tokens import AppCallers, Tokens
 from tastetwin.serving.door import Door
 from tastetwin.serving.keys import Keys, add_key
@@ -100,7 +101,7 @@ def gateway(_shop: Product) -> Gateway:
 @pytest.fixture
 def shop(_shop: Product, gateway: Gateway) -> Product:
     """As good as new."""
-    assert isinstance(_shop.state, MemoryState)
-    _shop.state._lists.clear()
+    assert isinstance(_shop.state, SqliteState)
+    _shop.state._database.execute("DELETE FROM entry")
     _shop.log.truncate(_shop.log.seek(0))
     return _shop

@@ -263,7 +263,7 @@ def test_a_refused_request_is_halved_and_a_setting_that_is_wrong_is_no_event_s_f
         take(Gateway(*[many] * 9), messages("a p"), stop=True)
 
 
-@pytest.mark.parametrize("code", ["BAD-REQUEST", "HTTP-BODY", "HTTP-DEPTH", "FAVORS-SHAPE"])
+@pytest.mark.parametrize("code", ["BAD-REQUEST", "HTTP-BODY", "FAVORS-SHAPE"])
 def test_a_request_of_one_event_that_is_refused_is_that_event_s_fault(code: str) -> None:
     todo = messages("a p")
     assert take(Gateway(UsageError(code, place="", rule="")), todo) == [] and todo[0].reason == code

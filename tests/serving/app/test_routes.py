@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tastetwin.client.schemas import MAX_DEPTH, FavorsRequest
 from tastetwin.config import AppConfig
 from tastetwin.serving.app.http import APP, ENDPOINTS, PEOPLE_OF_PLACE
 from tastetwin.serving.app.openapi import describe
@@ -165,6 +166,19 @@ def test_an_event_that_the_gateway_refuses_is_refused_with_its_reason(shop: Prod
     assert (status, said["error"]["code"], said["error"]["rule"]) == (400, "FAVOR-REFUSED", "a rule")
 
 
+def nested(levels: int) -> dict[str, Any]:
+    return {"like_contentsid": "p1", "more": orjson.loads("[" * levels + "]" * levels)}
+
+
+def test_how_deep_an_event_nests_is_said_by_the_first_tier(shop: Product) -> None:
+    """What the app takes the gateway has to take: its refusal would be our fault, and a 503."""
+    assert shop.ask("POST", "/v1/me/favors", body={"like": nested(MAX_DEPTH - 1)})[0] == 200
+    FavorsRequest.model_validate_json(orjson.dumps(shop.gateway.asked[-1][1]))
+    for levels in (MAX_DEPTH, 50, 150):
+        status, said = shop.ask("POST", "/v1/me/favors", body={"like": nested(levels)})
+        assert (status, said["error"]["code"], said["error"]["place"]) == (400, "BAD-REQUEST", "like")
+
+
 @pytest.mark.parametrize("body", [{}, {"review": {}, "like": {}}, {**LIKE, "user": "u7"}, [], {"like": 3}])
 def test_what_is_no_event_of_mine_does_not_get_through(shop: Product, body: Any) -> None:
     """Nobody acts in another's name."""
@@ -201,7 +215,7 @@ def test_i_cannot_be_on_my_own_list(shop: Product, kind: str) -> None:
 
 def test_one_follow_too_many_is_refused_and_nothing_lost(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
     """409: the user is told, instead of unfollowing somebody behind their back."""
-    monkeypatch.setattr("tastetwin.serving.app.state.LIMIT", 2)
+    monkeypatch.setattr("tastetwin.serving.app.state_sqlite.LIMIT", 2)
     answers = [shop.ask("POST", "/v1/me/follows", body={"user": user})[0] for user in ("a", "b", "c")]
     assert answers == [200, 200, 409]
     assert shop.ask("GET", "/v1/me/follows")[1]["users"] == ["b", "a"]

@@ -1,4 +1,4 @@
-"""Breaker and retry budget under a simulated clock, each against a slow twin that keeps every event."""
+"""The breaker under a simulated clock, against a slow twin that keeps every event."""
 
 from __future__ import annotations
 
@@ -7,17 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tastetwin.serving.gateway.breaker import (
-    COOL_DOWN,
-    FAILURES,
-    SHARE,
-    SPAN,
-    SPARE,
-    WINDOW,
-    Breaker,
-    RetryBudget,
-    State,
-)
+from tastetwin.serving.gateway.breaker import COOL_DOWN, FAILURES, SHARE, WINDOW, Breaker, State
 
 
 class Clock:
@@ -162,43 +152,3 @@ def test_the_breaker_does_what_its_slow_twin_does(steps: list[tuple[str, float |
             breaker.end(began, succeeded)
             twin.events.append((clock.now, "end", call, succeeded))
         assert (breaker.state, breaker.allows()) == twin.state(clock.now)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.floats(0, 1),
-    st.lists(
-        st.one_of(
-            st.tuples(st.just("request"), st.integers(1, 300)),
-            st.tuples(st.just("retry"), st.integers(1, 60)),
-            st.tuples(st.just("wait"), st.floats(0, 4)),
-        ),
-        max_size=40,
-    ),
-)
-def test_the_budget_does_what_its_slow_twin_does(share: float, steps: list[tuple[str, float]]) -> None:
-    """In no span of whole seconds are there more retries than the share of its requests, and the spare ones."""
-    clock = Clock()
-    budget = RetryBudget(share, clock)
-    events: list[tuple[int, str]] = []
-    for what, value in steps:
-        second = int(clock.now)
-        if what == "wait":
-            clock.now += value
-        for _ in range(int(value) if what == "request" else 0):
-            budget.request()
-            events.append((second, "request"))
-        for _ in range(int(value) if what == "retry" else 0):
-            recent = [name for when, name in events if when > second - SPAN]
-            allowed = recent.count("retry") + 1 <= share * recent.count("request") + SPARE
-            assert budget.retry() is allowed
-            events += [(second, "retry")] * allowed
-
-
-def test_a_budget_of_nothing_has_its_spare_retries_and_gets_them_back() -> None:
-    """A quiet night's single failure is retried, a storm is not."""
-    clock = Clock()
-    budget = RetryBudget(0.0, clock)
-    assert [budget.retry() for _ in range(SPARE + 2)] == [True] * SPARE + [False] * 2
-    clock.now += SPAN
-    assert budget.retry()

@@ -44,9 +44,9 @@ class Work:
         return {key: key.upper() for key in keys}
 
 
-def run(body: Callable[[SingleFlight[bytes], Work], Awaitable[None]]) -> None:
+def run(body: Callable[[SingleFlight, Work], Awaitable[None]]) -> None:
     async def whole() -> None:
-        flight: SingleFlight[bytes] = SingleFlight()
+        flight = SingleFlight()
         async with asyncio.timeout(10):
             await body(flight, Work())
             await asyncio.sleep(0)
@@ -68,7 +68,7 @@ async def begun(*calls: Coroutine[Any, Any, Found]) -> list[asyncio.Task[Found]]
 def test_concurrent_askers_of_a_key_share_one_computation() -> None:
     """A stampede on a place that everybody has just liked costs one call of the model."""
 
-    async def body(flight: SingleFlight[bytes], work: Work) -> None:
+    async def body(flight: SingleFlight, work: Work) -> None:
         tasks = await begun(*(flight.ask([A, B], work) for _ in range(100)))
         work.go.set()
         found = await asyncio.gather(*tasks)
@@ -81,7 +81,7 @@ def test_concurrent_askers_of_a_key_share_one_computation() -> None:
 def test_only_keys_that_nobody_computes_are_computed() -> None:
     """Requests that overlap in part share that part."""
 
-    async def body(flight: SingleFlight[bytes], work: Work) -> None:
+    async def body(flight: SingleFlight, work: Work) -> None:
         tasks = await begun(flight.ask([A, B], work), flight.ask([C, B, C, A], work))
         work.go.set()
         assert await asyncio.gather(*tasks) == [
@@ -98,7 +98,7 @@ def test_only_keys_that_nobody_computes_are_computed() -> None:
 def test_an_exception_reaches_all_askers_and_is_not_remembered() -> None:
     """The next asker may have more luck."""
 
-    async def body(flight: SingleFlight[bytes], work: Work) -> None:
+    async def body(flight: SingleFlight, work: Work) -> None:
         work.error = OSError("told to")
         tasks = await begun(*(flight.ask([A], work) for _ in range(3)))
         work.go.set()
@@ -113,7 +113,7 @@ def test_an_exception_reaches_all_askers_and_is_not_remembered() -> None:
 def test_an_asker_that_is_cancelled_leaves_the_others_theirs(leaving: int) -> None:
     """Whoever came first may hang up: the others did not."""
 
-    async def body(flight: SingleFlight[bytes], work: Work) -> None:
+    async def body(flight: SingleFlight, work: Work) -> None:
         tasks = await begun(*(flight.ask([A], work) for _ in range(3)))
         tasks.pop(leaving).cancel()
         await asyncio.sleep(0.01)
@@ -127,7 +127,7 @@ def test_an_asker_that_is_cancelled_leaves_the_others_theirs(leaving: int) -> No
 def test_the_last_to_leave_cancels_and_whoever_comes_then_begins_anew() -> None:
     """Nobody computes for nobody, and nobody joins what is being cancelled."""
 
-    async def body(flight: SingleFlight[bytes], work: Work) -> None:
+    async def body(flight: SingleFlight, work: Work) -> None:
         tasks = await begun(flight.ask([A], work), flight.ask([A], work))
         for task in tasks:
             task.cancel()
@@ -147,7 +147,7 @@ def test_one_of_two_flights_failing_gives_up_the_other_without_a_word_in_the_log
 ) -> None:
     """asyncio complains of exceptions that nobody looked at; those are noise to whoever is on call."""
 
-    async def body(flight: SingleFlight[bytes], work: Work) -> None:
+    async def body(flight: SingleFlight, work: Work) -> None:
         other = Work()
         other.error = ValueError("told to, too")
         work.error = OSError("told to")
@@ -175,7 +175,7 @@ def test_no_interleaving_gives_a_wrong_value_or_leaves_a_trace(draw: random.Rand
             raise OSError("told to")
         return {key: key * 2 for key in keys}
 
-    async def body(flight: SingleFlight[bytes], work: Work) -> None:
+    async def body(flight: SingleFlight, work: Work) -> None:
         wanted, tasks = [], []
         for _ in range(askers):
             wanted.append([bytes([draw.randrange(5)]) for _ in range(draw.randrange(1, 4))])

@@ -12,16 +12,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 pytest.importorskip("lmdb")
 
+from prometheus_client import CollectorRegistry
+
 from tastetwin.errors import StoreError
 from tastetwin.features.favors import merged
 from tastetwin.privacy.opt_out import name_of
-from tastetwin.serving.gateway.fresh import FreshLog, key_of
+from tastetwin.serving.gateway.fresh import FreshLog, FreshMetrics, key_of
 from tastetwin.serving.gateway.fresh_lmdb import CURRENT, LmdbLog
 from tests.serving.gateway import fresh_logs
 from tests.serving.gateway.fresh_logs import PROCESSES, Opened, like, review, users_of
@@ -64,7 +66,7 @@ def test_whatever_was_acknowledged_is_there_after_kill_9(folder: Path) -> None:
 
 def test_a_user_who_adds_again_and_again_takes_one_place_in_the_order(folder: Path) -> None:
     """Or every look at the log would read all adds that ever were."""
-    log = LmdbLog(folder, 1 << 20, Any)  # type: ignore[arg-type]
+    log = LmdbLog(folder, 1 << 20, FreshMetrics(CollectorRegistry()))
     for at in range(20):
         log.add_many({"a": review(at)}, 1.0)
     file = log._current()
@@ -75,7 +77,7 @@ def test_a_user_who_adds_again_and_again_takes_one_place_in_the_order(folder: Pa
 
 def test_every_add_is_synced(folder: Path) -> None:
     """What kill -9 cannot show: a power cut takes what only the page cache had."""
-    log = LmdbLog(folder, 1 << 20, Any)  # type: ignore[arg-type]
+    log = LmdbLog(folder, 1 << 20, FreshMetrics(CollectorRegistry()))
     flags = log._current().env.flags()
     assert (flags["sync"], flags["metasync"], flags["writemap"], flags["map_async"]) == (True, True, False, False)
     log.close()

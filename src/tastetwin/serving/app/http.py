@@ -12,15 +12,15 @@ from typing import Any, Final, Generic
 
 from pydantic import BaseModel
 
-from tastetwin.client.schemas import MAX_ID
+from tastetwin.client.schemas import MAX_ID, Favor
 from tastetwin.config import AppConfig
 from tastetwin.errors import UsageError
-from tastetwin.serving.api import DOCS, PAGES, body_of, read, read_query, respond
+from tastetwin.serving.api import DOCS, PAGES, body_of, read, read_query
 from tastetwin.serving.app import gateway, routes, schemas
 from tastetwin.serving.app.routes import App, Asked, Given, Listed
 from tastetwin.serving.app.tokens import SCOPE as ME
 from tastetwin.serving.door import RequestContext, Scope, context
-from tastetwin.serving.exchange import Receive, Send
+from tastetwin.serving.exchange import Receive, Send, respond
 from tastetwin.serving.policy import Policy
 from tastetwin.serving.swagger import Page, respond_page
 
@@ -109,7 +109,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any], ...]] = (
         "Something I did: a review or a like",
         routes.add_favor,
         schemas.Done,
-        schemas.MyFavor,
+        Favor,
         "From now on my twins know it. The same event twice counts once.",
     ),
 )

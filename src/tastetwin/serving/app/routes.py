@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from tastetwin.client import Call, Client
-from tastetwin.client.schemas import FavorEvent
+from tastetwin.client.schemas import Favor, FavorEvent
 from tastetwin.config import AppConfig
 from tastetwin.errors import UsageError
 from tastetwin.serving.app import schemas
@@ -110,7 +110,7 @@ async def people_of_place(asked: Asked[None]) -> schemas.PlacePeople:
     return schemas.PlacePeople(people=people, stale=found.stale)
 
 
-async def add_favor(asked: Asked[schemas.MyFavor]) -> schemas.Done:
+async def add_favor(asked: Asked[Favor]) -> schemas.Done:
     """The same answer whether or not I am known, or have opted out.
 
     Raises:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field
 
 from tastetwin.analysis.sentences import Language
-from tastetwin.client.schemas import Event, Evidence, Model, UserId
+from tastetwin.client.schemas import Evidence, Model, UserId, example
 
 MAX_PAGE: Final = 10
 MAX_TOKEN_SECONDS: Final = 86_400
 
 
-def _with(**example: Any) -> ConfigDict:
-    return ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [example]})
-
-
 class TokenRequest(Model):
     """For whom, and for how long."""
 
-    model_config = _with(user="u42", seconds=3_600)
+    model_config = example({"user": "u42", "seconds": 3_600})
 
     user: UserId
     seconds: int = Field(3_600, ge=1, le=MAX_TOKEN_SECONDS)
@@ -43,26 +39,9 @@ class TwinsQuery(Model):
 class Other(Model):
     """Another user."""
 
-    model_config = _with(user="u7")
+    model_config = example({"user": "u7"})
 
     user: UserId
-
-
-class MyFavor(Model):
-    """Something I did: a review or a like."""
-
-    model_config = _with(
-        like={"like_contentsid": "p3", "like_displayid": "restaurant", "like_regymdt": "2026-11-21T09:30:00Z"}
-    )
-
-    review: Event | None = None
-    like: Event | None = None
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> MyFavor:
-        if (self.review is None) == (self.like is None):
-            raise ValueError("either a review or a like")
-        return self
 
 
 class Fellow(Model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -31,12 +31,9 @@ class Credentials:
 
     keys: Path
     """API keys of the product's servers."""
-    gateway_key: str
+    gateway_key: str = field(repr=False)
     secret: Path
     """Signs user tokens."""
-
-    def __repr__(self) -> str:
-        return f"Credentials(keys={self.keys}, gateway_key='***', secret={self.secret})"
 
 
 def serve_app(config: Config, credentials: Credentials, listen: Listen, tell: Callable[[str], None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Final, Literal, Protocol, get_args
 
@@ -47,61 +46,21 @@ class State(Protocol):
         """Let go of files and connections."""
 
 
-class MemoryState:
-    """Gone with the process: for trials and tests."""
-
-    def __init__(self) -> None:
-        self._lists: dict[tuple[Kind, str], dict[str, None]] = {}
-        self._lock = threading.Lock()
-
-    def add(self, kind: Kind, user: str, other: str) -> None:
-        """As ``State`` says."""
-        with self._lock:
-            mine = self._lists.setdefault((kind, user), {})
-            if other not in mine and len(mine) >= LIMIT:
-                if not DROPS[kind]:
-                    raise full(kind)
-                del mine[next(iter(mine))]
-            mine[other] = None
-
-    def remove(self, kind: Kind, user: str, other: str) -> None:
-        """As ``State`` says."""
-        with self._lock:
-            self._lists.get((kind, user), {}).pop(other, None)
-
-    def of(self, kind: Kind, user: str) -> list[str]:
-        """As ``State`` says."""
-        with self._lock:
-            return list(reversed(self._lists.get((kind, user), {})))
-
-    def forget(self, user: str) -> None:
-        """As ``State`` says."""
-        with self._lock:
-            self._lists = {key: mine for key, mine in self._lists.items() if key[1] != user}
-            for mine in self._lists.values():
-                mine.pop(user, None)
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
 def open_state(address: str | None) -> State:
-    """``app.state``: a folder, redis://..., or nothing for memory.
+    """``app.state``: a folder, redis://..., or nothing for this process's memory.
 
     Raises:
         UsageError: STATE-ADDRESS.
         StoreError: STATE-UNAVAILABLE.
         MissingExtra: without redis (``tastetwin[serve]``).
     """
-    if address is None:
-        return MemoryState()
-    if is_redis(address, "STATE-ADDRESS", "app.state"):
+    if address is not None and is_redis(address, "STATE-ADDRESS", "app.state"):
         from tastetwin.serving.app.state_redis import RedisState
 
         return RedisState(address)
     from tastetwin.serving.app.state_sqlite import SqliteState
 
-    return SqliteState(Path(address))
+    return SqliteState(None if address is None else Path(address))
 
 
 def full(kind: Kind) -> UsageError:

@@ -1,4 +1,5 @@
-"""The app's state in a folder that the app's processes of one machine share: SQLite, written through to the disk.
+"""The app's state in SQLite: in a folder that the app's processes of one machine share, written through to the disk,
+or in memory, gone with the process: for trials and tests.
 
 Not LMDB, which the gateway has for its outputs: a deleted entry stays readable in LMDB's file until its page is used
 again. Here what is deleted is overwritten at once, so that nothing is left of somebody who was forgotten.
@@ -31,9 +32,9 @@ _OF: Final = "FROM entry WHERE kind = ? AND user = ?"
 
 
 class SqliteState:
-    """A folder."""
+    """A folder; None = memory."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         """Open, or make.
 
         Raises:
@@ -41,11 +42,8 @@ class SqliteState:
         """
         self._folder, self._lock = folder, threading.Lock()
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(folder / FILE, os.O_CREAT | os.O_RDWR, 0o600))
-            self._database = sqlite3.connect(
-                folder / FILE, timeout=SECONDS, isolation_level=None, check_same_thread=False
-            )
+            file = ":memory:" if folder is None else _file(folder)
+            self._database = sqlite3.connect(file, timeout=SECONDS, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             raise self._unavailable(error) from error
         with self._told_apart():
@@ -110,8 +108,15 @@ class SqliteState:
     def _unavailable(self, error: Exception) -> StoreError:
         return StoreError(
             "STATE-UNAVAILABLE",
-            place=str(self._folder),
+            place=str(self._folder or "memory"),
             value=str(error),
             rule="a folder on this machine's own disk that can be written, for the app's state",
             fix="correct app.state or the folder's rights; bring back a good copy of a damaged one",
         )
+
+
+def _file(folder: Path) -> Path:
+    """Readable by its owner only; made if it is not there."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(folder / FILE, os.O_CREAT | os.O_RDWR, 0o600))
+    return folder / FILE

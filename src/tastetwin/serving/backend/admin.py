@@ -22,7 +22,6 @@ class Admin(Application):
     """``/v2/repository``."""
 
     def __init__(self, repository: Repository, readiness: Readiness, limit: int) -> None:
-        """Load into and unload from ``repository``."""
         super().__init__(readiness, limit)
         self._repository = repository
 

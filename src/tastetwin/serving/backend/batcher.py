@@ -73,7 +73,6 @@ class Batcher:
     """The queue and the workers; lives on one event loop."""
 
     def __init__(self, config: BackendConfig, threads: int, metrics: Metrics) -> None:
-        """Start with ``threads`` workers."""
         self._config, self._metrics = config, metrics
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
         self._free = self._threads = threads

@@ -40,7 +40,6 @@ class Grpc:
     """The service's methods, each message in, message out."""
 
     def __init__(self, service: Service) -> None:
-        """Serve ``service``."""
         self._service = service
 
     async def server_live(self, request: Any, context: Context) -> Any:

@@ -42,13 +42,7 @@ class Application:
         self._readiness, self._limit = readiness, limit
 
     async def answer(self, method: str, path: list[str], headers: Headers, body: bytes) -> Answer:
-        """Status, headers and body.
-
-        Args:
-            method: of the request.
-            path: its parts, as they were sent.
-            headers: names in lower case.
-            body: all of it.
+        """Status, headers and body, of a request's parts of the path and headers in lower case.
 
         Raises:
             TasteTwinError: what is to be refused.
@@ -84,7 +78,6 @@ class Http(Application):
     """``/v2`` and ``/metrics``."""
 
     def __init__(self, service: Service, limit: int) -> None:
-        """Serve ``service``."""
         super().__init__(service.readiness, limit)
         self._service = service
 

@@ -15,7 +15,6 @@ class Metrics:
     """In a registry of their own: several backends may live in one process, as in tests."""
 
     def __init__(self) -> None:
-        """Start at zero."""
         self._registry = of = CollectorRegistry()
         self.requests = Counter(
             "tastetwin_backend_requests", "Inference requests by outcome.", ["outcome"], registry=of

@@ -34,7 +34,6 @@ class Service:
     def __init__(
         self, repository: Repository, batcher: Batcher, metrics: Metrics, config: BackendConfig, readiness: Readiness
     ) -> None:
-        """Put the parts together."""
         self.repository, self.metrics, self.config, self.readiness = repository, metrics, config, readiness
         self._batcher = batcher
 

@@ -10,13 +10,13 @@ import asyncio
 import random
 import time
 from collections.abc import Collection, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Final, Self
 
 import aiohttp
 import numpy as np
 import numpy.typing as npt
 
+from tastetwin.client.retries import RetryBudget
 from tastetwin.config import GatewayConfig
 from tastetwin.serving.gateway.backend import (
     OUTPUT,
@@ -28,7 +28,7 @@ from tastetwin.serving.gateway.backend import (
     Failed,
     Request,
 )
-from tastetwin.serving.gateway.breaker import Clock, RetryBudget
+from tastetwin.serving.gateway.breaker import Clock
 from tastetwin.serving.protocol import infer_request
 
 __all__ = ["BackendMetrics", "BackendRefused", "BackendUnavailable", "Backends", "DeadlineExceeded"]
@@ -76,9 +76,7 @@ class Backends:
         self._watchers = [asyncio.create_task(self._watch(each)) for each in self._backends]
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         tasks = [*self._watchers, *([] if self._looking is None else [self._looking])]
         for task in tasks:
             task.cancel()

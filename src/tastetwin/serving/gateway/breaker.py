@@ -1,4 +1,4 @@
-"""When to stop calling a backend (circuit breaker), and when to stop calling again (retry budget)."""
+"""When to stop calling a backend: a circuit breaker."""
 
 from __future__ import annotations
 
@@ -18,10 +18,6 @@ SHARE: Final = 0.5
 """Failures among them that open a breaker."""
 COOL_DOWN: Final = 1.0
 """Seconds that a breaker stays open before one call may try."""
-SPAN: Final = 10
-"""Seconds that a retry budget looks back."""
-SPARE: Final = 10
-"""Retries in that time that are free: few requests could never pay for one."""
 
 
 class State(IntEnum):
@@ -93,39 +89,3 @@ class Breaker:
     def _open(self) -> None:
         self._state, self._opened = State.OPEN, self._clock()
         self._began += 1
-
-
-class RetryBudget:
-    """Retries are at most ``share`` of the requests of the last ten seconds, and a few more.
-
-    Seconds are counted whole: the span reaches back nine to ten of them.
-    """
-
-    def __init__(self, share: float, clock: Clock) -> None:
-        self._share, self._clock = share, clock
-        self._requests: deque[list[int]] = deque()
-        """[second, requests, retries], ascending."""
-
-    def request(self) -> None:
-        """One more request."""
-        self._now()[1] += 1
-
-    def allows(self) -> bool:
-        """Whether one more retry is within the budget."""
-        self._now()
-        requests, retries = (sum(second[at] for second in self._requests) for at in (1, 2))
-        return retries + 1 <= self._share * requests + SPARE
-
-    def retry(self) -> bool:
-        """Whether one more retry is within the budget; it is counted then."""
-        allowed = self.allows()
-        self._now()[2] += allowed
-        return allowed
-
-    def _now(self) -> list[int]:
-        second = int(self._clock())
-        while self._requests and self._requests[0][0] <= second - SPAN:
-            self._requests.popleft()
-        if not self._requests or self._requests[-1][0] != second:
-            self._requests.append([second, 0, 0])
-        return self._requests[-1]

@@ -23,6 +23,7 @@ from tastetwin.config import GatewayConfig
 from tastetwin.features.favors import Favors, Like, Review, landed
 from tastetwin.privacy.opt_out import name_of
 from tastetwin.serving.addresses import is_redis
+from tastetwin.serving.gateway.outputs import unseal
 
 KEPT_DAYS: Final = 1
 """Favors of the day before the run's last are kept yet: the source may have delivered them late."""
@@ -74,6 +75,13 @@ class FreshMetrics:
         self.damaged = Counter(
             "tastetwin_gateway_fresh_damaged", "Damaged records of fresh favors that were met", registry=registry
         )
+
+    def unsealed(self, key: bytes, sealed: bytes | None) -> bytes | None:
+        """What a log has under a key; None where there is nothing, or what is damaged, which is counted."""
+        content = unseal(key, sealed)
+        if content is None and sealed is not None:
+            self.damaged.inc()
+        return content
 
 
 def open_fresh(settings: GatewayConfig, metrics: FreshMetrics) -> FreshLog:

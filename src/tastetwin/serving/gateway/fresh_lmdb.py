@@ -29,7 +29,7 @@ from tastetwin.errors import MissingExtra, StoreError
 from tastetwin.features.favors import Favors
 from tastetwin.privacy.opt_out import name_of
 from tastetwin.serving.gateway.fresh import FreshMetrics, FreshRecord, arrived_of, dump, grown, key_of, load
-from tastetwin.serving.gateway.outputs import seal, unseal
+from tastetwin.serving.gateway.outputs import seal
 
 try:
     import lmdb
@@ -107,15 +107,13 @@ class LmdbLog:
 
     def add_many(self, came: Mapping[str, Favors], arrived: float) -> list[FreshRecord]:
         """As ``FreshLog`` says: one transaction, one sync."""
-        with self._coded(), self._locked(fcntl.LOCK_EX):
-            file = self._current()
-            with file.env.begin(write=True) as transaction:
-                records = [
-                    self._add(file, transaction, FreshRecord(user, new, arrived, number))
-                    for number, (user, new) in enumerate(came.items(), file.last(transaction) + 1)
-                ]
-                if records:
-                    transaction.put(_LAST, _number(records[-1].number))
+        with self._writing() as (file, transaction):
+            records = [
+                self._add(file, transaction, FreshRecord(user, new, arrived, number))
+                for number, (user, new) in enumerate(came.items(), file.last(transaction) + 1)
+            ]
+            if records:
+                transaction.put(_LAST, _number(records[-1].number))
         return records
 
     def _add(self, file: _File, transaction: Any, new: FreshRecord) -> FreshRecord:
@@ -129,10 +127,8 @@ class LmdbLog:
 
     def since(self, cursor: int) -> tuple[list[FreshRecord], int]:
         """As ``FreshLog`` says."""
-        with self._coded(), self._locked(fcntl.LOCK_SH):
-            file = self._current()
-            with file.env.begin() as transaction:
-                last, rows = file.last(transaction), file.beyond(transaction, cursor)
+        with self._reading() as (file, transaction):
+            last, rows = file.last(transaction), file.beyond(transaction, cursor)
         found = ((number, self._read(key, sealed)) for number, key, sealed in rows)
         # A number that its record does not have was left behind when the record before was damaged.
         return [record for number, record in found if record is not None and record.number == number], last
@@ -140,23 +136,17 @@ class LmdbLog:
     def remove(self, names: Collection[str]) -> None:
         """As ``FreshLog`` says; afterwards no file in the folder holds anything of theirs."""
         gone = {key_of(name) for name in names}
-        with self._coded():
-            with self._locked(fcntl.LOCK_SH):
-                file = self._current()
-                with file.env.begin() as transaction:
-                    known = any(transaction.get(key, db=file.records) is not None for key in gone)
-            if known:
-                self._rewrite(lambda key, _: key not in gone)
+        with self._reading() as (file, transaction):
+            known = any(transaction.get(key, db=file.records) is not None for key in gone)
+        if known:
+            self._rewrite(lambda key, _: key not in gone)
 
     def prune(self, before: float) -> None:
         """As ``FreshLog`` says; afterwards no file in the folder holds anything of what was dropped."""
-        with self._coded():
-            with self._locked(fcntl.LOCK_SH):
-                file = self._current()
-                with file.env.begin() as transaction:
-                    old = any(at < before for _, _, at in self._contents(file, transaction))
-            if old:
-                self._rewrite(lambda _, arrived: arrived >= before)
+        with self._reading() as (file, transaction):
+            old = any(at < before for _, _, at in self._contents(file, transaction))
+        if old:
+            self._rewrite(lambda _, arrived: arrived >= before)
 
     def close(self) -> None:
         """As ``FreshLog`` says; waits for calls of other threads."""
@@ -166,6 +156,22 @@ class LmdbLog:
                 self._file = None
 
     # -- files --------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[tuple[_File, Any]]:
+        """The file in force, and a transaction in it."""
+        with self._coded(), self._locked(fcntl.LOCK_SH):
+            file = self._current()
+            with file.env.begin() as transaction:
+                yield file, transaction
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[tuple[_File, Any]]:
+        """The same, to write: committed and synced at the end, by whoever writes alone."""
+        with self._coded(), self._locked(fcntl.LOCK_EX):
+            file = self._current()
+            with file.env.begin(write=True) as transaction:
+                yield file, transaction
 
     @contextlib.contextmanager
     def _locked(self, kind: int) -> Iterator[None]:
@@ -192,7 +198,7 @@ class LmdbLog:
 
     def _rewrite(self, keep: Keep) -> None:
         """Put a file in force that has only the records to keep; those that cannot be read are not kept."""
-        with self._locked(fcntl.LOCK_EX):
+        with self._coded(), self._locked(fcntl.LOCK_EX):
             old = self._current()
             self._shred_others(old.name)
             name = f"log-{int(old.name.removeprefix('log-')) + 1}"
@@ -240,20 +246,14 @@ class LmdbLog:
     def _contents(self, file: _File, transaction: Any) -> Iterator[tuple[bytes, bytes, float]]:
         """(key, number and record, when its last favor came) of all that can be read."""
         for key, sealed in transaction.cursor(file.records):
-            content = self._unsealed(key, sealed)
+            content = self._metrics.unsealed(key, sealed)
             if content is not None:
                 yield key, content, arrived_of(content[_NUMBER:])
 
     def _read(self, key: bytes, sealed: bytes | None) -> FreshRecord | None:
         """The record; None where there is none that can be read."""
-        content = None if sealed is None else self._unsealed(key, sealed)
+        content = self._metrics.unsealed(key, sealed)
         return None if content is None else load(content[_NUMBER:], int.from_bytes(content[:_NUMBER], "big"))
-
-    def _unsealed(self, key: bytes, sealed: bytes) -> bytes | None:
-        content = unseal(key, sealed)
-        if content is None:
-            self._metrics.damaged.inc()
-        return content
 
     @contextlib.contextmanager
     def _coded(self) -> Iterator[None]:

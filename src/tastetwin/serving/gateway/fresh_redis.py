@@ -21,7 +21,7 @@ from tastetwin.features.favors import Favors
 from tastetwin.masks import masked
 from tastetwin.privacy.opt_out import name_of
 from tastetwin.serving.gateway.fresh import FreshMetrics, FreshRecord, dump, grown, key_of, load
-from tastetwin.serving.gateway.outputs import seal, unseal
+from tastetwin.serving.gateway.outputs import seal
 from tastetwin.serving.redis_client import ERRORS, client_of
 
 try:
@@ -160,14 +160,9 @@ class RedisLog:
             self._call(functools.partial(self._remove, KEYS, words))
 
     def _record(self, key: bytes, sealed: bytes | None, number: bytes) -> FreshRecord | None:
-        """The record; None where there is none, or a damaged one, which is counted."""
-        if sealed is None:
-            return None
-        content = unseal(key, sealed)
-        if content is None:
-            self._metrics.damaged.inc()
-            return None
-        return load(content, int(number))
+        """The record; None where there is none that can be read."""
+        content = self._metrics.unsealed(key, sealed)
+        return None if content is None else load(content, int(number))
 
     def _call(self, call: Callable[[], Answer]) -> Answer:
         try:

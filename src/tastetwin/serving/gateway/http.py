@@ -17,9 +17,9 @@ from pydantic import BaseModel
 
 from tastetwin.client import schemas
 from tastetwin.errors import TasteTwinError, UsageError
-from tastetwin.serving.api import PAGES, Body, body_of, read, respond
+from tastetwin.serving.api import PAGES, Body, body_of, read
 from tastetwin.serving.door import RequestContext, Scope, context
-from tastetwin.serving.exchange import Receive, Send
+from tastetwin.serving.exchange import Receive, Send, respond
 from tastetwin.serving.gateway.answers import Json
 from tastetwin.serving.gateway.encode import Call
 from tastetwin.serving.gateway.gateway import Gateway

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ from tastetwin.config import GatewayConfig
 from tastetwin.serving.addresses import is_redis
 
 Floats = npt.NDArray[np.float32]
-Value = TypeVar("Value")
 Given = TypeVar("Given")
 Answer = TypeVar("Answer")
 
@@ -144,15 +143,15 @@ class MemoryOutputs:
 
 
 @dataclass(eq=False)
-class _Flight(Generic[Value]):
+class _Flight:
     """A computation under way, for which keys, and how many wait for it."""
 
     keys: list[bytes]
-    task: asyncio.Task[dict[bytes, Value]]
+    task: asyncio.Task[dict[bytes, bytes]]
     waiting: int = 0
 
 
-class SingleFlight(Generic[Value]):
+class SingleFlight:
     """Concurrent askers of one key share one computation. For one event loop.
 
     The computation is a task of its own: an asker that is cancelled leaves the others theirs, and the last one to
@@ -160,15 +159,15 @@ class SingleFlight(Generic[Value]):
     """
 
     def __init__(self) -> None:
-        self._flights: dict[bytes, _Flight[Value]] = {}
+        self._flights: dict[bytes, _Flight] = {}
 
     def __len__(self) -> int:
         """Keys under way."""
         return len(self._flights)
 
     async def ask(
-        self, keys: Sequence[bytes], compute: Callable[[list[bytes]], Awaitable[dict[bytes, Value]]]
-    ) -> tuple[list[Value], int]:
+        self, keys: Sequence[bytes], compute: Callable[[list[bytes]], Awaitable[dict[bytes, bytes]]]
+    ) -> tuple[list[bytes], int]:
         """The value of each key, and for how many of them this call was the one to compute.
 
         Args:
@@ -185,26 +184,26 @@ class SingleFlight(Generic[Value]):
         await self._land(set(flights.values()))
         return [flights[key].task.result()[key] for key in keys], len(own)
 
-    def _depart(self, keys: list[bytes], compute: Callable[[list[bytes]], Awaitable[dict[bytes, Value]]]) -> None:
-        async def computed() -> dict[bytes, Value]:
+    def _depart(self, keys: list[bytes], compute: Callable[[list[bytes]], Awaitable[dict[bytes, bytes]]]) -> None:
+        async def computed() -> dict[bytes, bytes]:
             return await compute(keys)
 
         flight = _Flight(keys, asyncio.create_task(computed()))
         self._flights.update(dict.fromkeys(keys, flight))
 
-        def forget(task: asyncio.Task[dict[bytes, Value]]) -> None:
+        def forget(task: asyncio.Task[dict[bytes, bytes]]) -> None:
             self._forget(flight)
             if not task.cancelled():
                 task.exception()  # looked at, so that asyncio does not log one whose askers have all left
 
         flight.task.add_done_callback(forget)
 
-    def _forget(self, flight: _Flight[Value]) -> None:
+    def _forget(self, flight: _Flight) -> None:
         for key in flight.keys:
             if self._flights.get(key) is flight:
                 del self._flights[key]
 
-    async def _land(self, flights: set[_Flight[Value]]) -> None:
+    async def _land(self, flights: set[_Flight]) -> None:
         for flight in flights:
             flight.waiting += 1
         try:
@@ -224,7 +223,7 @@ class CachedVectors:
 
     def __init__(self, outputs: Outputs, metrics: OutputMetrics) -> None:
         self._outputs, self._metrics = outputs, metrics
-        self._flight: SingleFlight[bytes] = SingleFlight()
+        self._flight = SingleFlight()
 
     async def get(self, keys: Sequence[bytes], dim: int, compute: Callable[[list[int]], Awaitable[Floats]]) -> Floats:
         """The vector of each key.

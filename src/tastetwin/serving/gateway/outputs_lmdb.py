@@ -108,7 +108,7 @@ class LmdbOutputs:
 
 def _of_this_boot(folder: Path) -> Path:
     """The folder of this boot; those of earlier ones are removed."""
-    name = _BOOT.read_text().strip() if _BOOT.exists() else "any"
+    name = _BOOT.read_text().strip()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for other in folder.glob("boot-*"):
         if other.name != f"boot-{name}":
@@ -133,8 +133,7 @@ def _open(folder: Path, size: int) -> Any:
 
 
 def _environment(folder: Path, size: int) -> Any:
-    synced = not _BOOT.exists()  # where boots cannot be told apart, the file must survive them
     folder.mkdir(mode=0o700, exist_ok=True)  # LMDB's own would have the mode of its files, which only root can enter
     return lmdb.open(
-        str(folder), map_size=size, max_dbs=len(_GENERATIONS), sync=synced, metasync=synced, mode=0o600, readahead=False
+        str(folder), map_size=size, max_dbs=len(_GENERATIONS), sync=False, metasync=False, mode=0o600, readahead=False
     )

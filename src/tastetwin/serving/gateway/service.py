@@ -54,15 +54,11 @@ class Service:
         self.intake = Intake(config, source, log, denied)
         self._source = source
         self.stale_answers = 0
-        self._versions: dict[str, Version] = {}
+        self.versions: dict[str, Version] = {}
+        """Those held, by name."""
         self._hidings = 0
 
     # -- versions -----------------------------------------------------------------------------------------------------
-
-    @property
-    def versions(self) -> dict[str, Version]:
-        """Those held, by name."""
-        return self._versions
 
     async def hold(self, versions: Sequence[Version]) -> None:
         """Answer from these and no others from now on, with the favors that came since in each."""
@@ -71,12 +67,12 @@ class Service:
         await self.intake.serve([version.people for version in versions])
         for version in versions:
             self.denied.apply(version.people)  # of whoever left meanwhile
-        self._versions = {version.name: version for version in versions}
+        self.versions = {version.name: version for version in versions}
 
     def apply_opt_outs(self) -> None:
         """Hide whom the deny set names now."""
         self._hidings += 1
-        for version in self._versions.values():
+        for version in self.versions.values():
             self.denied.apply(version.people)
 
     def origin(self, version: Version) -> Json:

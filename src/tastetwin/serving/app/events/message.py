@@ -10,33 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from confluent_kafka import Message as Received
 from pydantic import ValidationError
 
 from tastetwin.client.schemas import FavorEvent
-from tastetwin.errors import UsageError
 from tastetwin.jsonline import Refused, parse_line
 from tastetwin.mart.coerce import Unusable, text
 from tastetwin.mart.rules import GateRules
 from tastetwin.schema import LIKE_CONTENTS, REVIEW_PLACE, USER
 from tastetwin.serving.app.events.lanes import Lane
-from tastetwin.serving.body import check_depth
 
 Headers = list[tuple[str, bytes | None]]
 KIND: Final = "kind"
-DEPTH: Final = 12
-"""Of an event's JSON; the gateway takes 16 with what we put around it."""
-
-
-class RawMessage(Protocol):
-    """What is used of ``confluent_kafka.Message``."""
-
-    def offset(self) -> int | None: ...  # noqa: D102
-    def key(self) -> Any: ...  # noqa: D102
-    def value(self) -> Any: ...  # noqa: D102
-    def headers(self) -> Any: ...  # noqa: D102
-    def timestamp(self) -> tuple[int, int]: ...  # noqa: D102
 
 
 @dataclass(slots=True, eq=False)
@@ -55,15 +42,16 @@ class Message:
     """Why it is a dead letter; empty = it is none."""
 
 
-def receive(raw: RawMessage, lane: Lane) -> Message:
+def receive(raw: Received, lane: Lane) -> Message:
     """Copy what is needed."""
     return Message(lane, raw.offset() or 0, raw.key(), raw.value(), headers_of(raw), max(raw.timestamp()[1], 0))
 
 
-def headers_of(raw: RawMessage) -> Headers:
+def headers_of(raw: Received) -> Headers:
     """Of a message; none where confluent-kafka cannot read them, which a name that is not UTF-8 suffices for."""
     try:
-        return list(raw.headers() or ())
+        found: Any = raw.headers()
+        return list(found or ())
     except (SystemError, UnicodeDecodeError):  # asked again, it would give out a broken list
         return []
 
@@ -87,7 +75,6 @@ def read_event(value: bytes | None, rules: GateRules, most: int) -> FavorEvent:
         raise Refused("no_value")
     if len(value) > most:
         raise Refused("too_large")
-    _check_depth(value)
     fields = parse_line(value)
     user = _user(fields.pop(USER, None), rules)
     kind = _kind(fields)
@@ -95,13 +82,6 @@ def read_event(value: bytes | None, rules: GateRules, most: int) -> FavorEvent:
         return FavorEvent(user=user, review=fields) if kind == "review" else FavorEvent(user=user, like=fields)
     except ValidationError:
         raise Refused("event") from None
-
-
-def _check_depth(value: bytes) -> None:
-    try:
-        check_depth(value, DEPTH)
-    except UsageError:
-        raise Refused("too_deep") from None
 
 
 def _user(value: object, rules: GateRules) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from tastetwin.config import Config
 from tastetwin.delivery.kafka import Address, Topic
@@ -20,9 +20,12 @@ from tastetwin.serving.app.events.pump import Pump
 from tastetwin.serving.app.events.settings import brokers_of, client_of, consumer_settings
 from tastetwin.serving.app.events.taking import Favors
 from tastetwin.serving.app.events.topics import check_topics
+from tastetwin.serving.door import App, Scope
+from tastetwin.serving.exchange import TEXT, Receive, Send, respond
 from tastetwin.serving.life import Served, address_of, bind, run
 from tastetwin.serving.policy import LIVE, READY
 from tastetwin.serving.readiness import Readiness
+from tastetwin.serving.server import Lifespan
 from tastetwin.serving.telemetry import Telemetry
 from tastetwin.serving.tracing import tracing_from_environment
 
@@ -61,53 +64,34 @@ def serve_events(config: Config, gateway: Gateway, member: Member, tell: Callabl
         tell(note)
     bound = bind(member.host, member.metrics_port)
     telemetry = Telemetry("events", member.log, 0.0, tracing_from_environment("events"))
-    readiness = Readiness()
-    app = _App(config, gateway, consumer_settings(brokers, config.app.group, member.instance, client), client,
-               telemetry, readiness)  # fmt: skip
+    readiness, metrics = Readiness(), Metrics(telemetry.registry)
+    consumer = consumer_settings(brokers, config.app.group, member.instance, client)
+
+    @asynccontextmanager
+    async def consuming() -> AsyncIterator[App]:
+        async with gateway() as opened:
+            rules = GateRules.of(config.mart, config.collect, datetime.now(UTC).date())
+            pump = Pump(config.app, consumer, Outbox(brokers, client), opened, rules, metrics)
+            running = asyncio.create_task(pump.run())
+            running.add_done_callback(_end_process)
+            yield _health(telemetry, readiness)
+            pump.stop()
+            await running
+
     told = f"events are consumed; {address_of(bound)}/metrics"
-    run(Served(app, bound), [], readiness, 0.0, GRACE_SECONDS, lambda: tell(told))
+    run(Served(Lifespan(consuming), bound), [], readiness, 0.0, GRACE_SECONDS, lambda: tell(told))
     telemetry.close()
 
 
-class _App:
-    """What answers beside the consumer, and, as its lifespan, the consumer."""
+def _health(telemetry: Telemetry, readiness: Readiness) -> App:
+    """What answers beside the consumer."""
 
-    def __init__(
-        self,
-        config: Config,
-        gateway: Gateway,
-        consumer: dict[str, Any],
-        client: dict[str, str],
-        telemetry: Telemetry,
-        readiness: Readiness,
-    ) -> None:
-        self._config, self._gateway, self._consumer, self._client = config, gateway, consumer, client
-        self._telemetry, self._readiness = telemetry, readiness
-        self._metrics = Metrics(telemetry.registry)
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in (LIVE, READY):
+            return await respond(send, b"", TEXT, status=200 if scope["path"] == LIVE or readiness.ready else 503)
+        await telemetry.metrics(scope, receive, send)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            return await self._lifespan(receive, send)
-        if scope["path"] not in (LIVE, READY):
-            return await self._telemetry.metrics(scope, receive, send)
-        status = 200 if scope["path"] == LIVE or self._readiness.ready else 503
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body", "body": b""})
-
-    async def _lifespan(self, receive: Any, send: Any) -> None:
-        await receive()
-        async with self._gateway() as gateway:
-            today = datetime.now(UTC).date()
-            rules = GateRules.of(self._config.mart, self._config.collect, today)
-            outbox = Outbox(self._consumer["bootstrap.servers"], self._client)
-            pump = Pump(self._config.app, self._consumer, outbox, gateway, rules, self._metrics)
-            running = asyncio.create_task(pump.run())
-            running.add_done_callback(_end_process)
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            pump.stop()
-            await running
-        await send({"type": "lifespan.shutdown.complete"})
+    return answer
 
 
 def _end_process(running: asyncio.Task[None]) -> None:

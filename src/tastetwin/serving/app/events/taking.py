@@ -19,7 +19,7 @@ from tastetwin.errors import TasteTwinError
 from tastetwin.serving.app.events.message import Message
 from tastetwin.serving.app.events.metrics import Metrics
 
-BAD_EVENT: Final = frozenset({"FAVOR-REFUSED", "FAVORS-SHAPE", "BAD-REQUEST", "HTTP-DEPTH", "HTTP-BODY"})
+BAD_EVENT: Final = frozenset({"FAVOR-REFUSED", "FAVORS-SHAPE", "BAD-REQUEST", "HTTP-BODY"})
 """Said of a request of one event, these are about that event and will be said again."""
 TOO_MUCH: Final = frozenset({"TOO-MANY"})
 """Fewer events at once may do; of one event it speaks of our settings, and somebody has to mend them."""
