@@ -18,6 +18,7 @@ from tastetwin import __version__, cli, console
 from tastetwin.analysis.evidence import Evidence
 from tastetwin.analysis.lookup import Twin
 from tastetwin.cli import app
+from tastetwin.cli.deploy import Step
 from tastetwin.cli.history import say_run
 from tastetwin.errors import EXIT_INTERRUPTED, GateRefused, InputError, MissingExtra, StoreError, UsageError
 from tastetwin.evaluation.benchmark import Benchmark
@@ -78,6 +79,12 @@ def test_help_shows_an_example_and_fits_the_terminal(shell: Shell, verb: str, co
     assert shown.code == 0
     assert f"Example: tastetwin {verb}" in shown.out
     assert max(map(len, shown.out.splitlines())) <= columns
+
+
+def test_the_steps_of_deploy_stand_whole_in_its_help(shell: Shell) -> None:
+    """Whoever looks for the word to give must not have to put it together from two lines."""
+    words = shell("deploy", "--help").out.replace(",", " ").replace(".", " ").split()
+    assert {step.value for step in Step} <= set(words)
 
 
 def test_the_version_is_the_package_s(shell: Shell) -> None:
@@ -442,6 +449,16 @@ def test_on_a_narrow_terminal_no_name_is_broken(
     lines = twins(capsys)
     assert TWIN.evidence.sentence in [line.strip() for line in lines]
     assert max(map(cell_len, lines)) <= 80
+
+
+def test_what_forget_left_can_be_read_on_a_narrow_terminal(shell: Shell, tmp_path: Path) -> None:
+    """Numbers in one table, what remains in words in another: beside each other neither has room."""
+    handmade.publish_by_hand(Store.create(tmp_path / "store"))
+    said = shell("forget", "ann", "--dry-run", "--store", str(tmp_path / "store")).out.splitlines()
+    numbers, words = (next(at for at, line in enumerate(said) if title in line) for title in ("rewritten", "remains"))
+    assert max(map(cell_len, said)) <= 80 and max(map(len, said[:words])) <= 60
+    assert [line.split()[0] for line in said[numbers + 1 : words]][:2] == ["lake", "mart"]
+    assert any(line.startswith("bundles") for line in said[words:])
 
 
 def test_away_from_a_terminal_a_row_is_a_line(

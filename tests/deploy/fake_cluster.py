@@ -24,6 +24,7 @@ TIERS = {"tastetwin-model": ["backend"], "tastetwin-app": ["gateway", "app"]}
 
 def main(tool: str, words: list[str]) -> None:
     """One call."""
+    assert tool != "helm" or os.environ["HELM_DRIVER"] == "configmap", "the deployer may read no secrets"
     assert words[words.index("-n") + 1] == NAMESPACE
     words = [word for at, word in enumerate(words) if word != "-n" and (at == 0 or words[at - 1] != "-n")]
     if words[0] == "port-forward":

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -275,3 +276,48 @@ def test_a_tool_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(StoreError, match=r"DEPLOY-TOOL.*helm"):
         KubernetesTarget(None, Config(), "").standing()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo $$ > pid; exec sleep 600", "no port within 0.5 s: nothing said"),
+        ("echo $$ > pid; echo waiting; sleep 5 & wait", "no port within 0.5 s: waiting"),
+        (
+            "echo $$ > pid; echo 'Error: services \"x\" not found' >&2; exit 1",
+            'it ended: Error: services "x" not found',
+        ),
+    ],
+    ids=["silent", "with a child", "ended"],
+)
+def test_a_port_that_is_not_forwarded_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    """kubectl that waits for an API server for ever would hold the deployment until the scheduler ends it."""
+    (tmp_path / "kubectl").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("tastetwin.deploy.kubernetes._PATIENCE", 0.5)
+    target, began = KubernetesTarget(None, Config(), ""), time.monotonic()  # type: ignore[arg-type]
+    with pytest.raises(StoreError) as caught, target.model("2026-11-22.1"):
+        pass
+    assert time.monotonic() - began < 10
+    assert (caught.value.problem.code, caught.value.problem.value) == ("DEPLOY-TOOL", said)
+    assert "kubectl port-forward service/taste-model-2026-11-22-1-backend" in caught.value.problem.place
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+@pytest.mark.parametrize(("given", "used"), [({}, "configmap"), ({"HELM_DRIVER": "secret"}, "secret")])
+def test_helm_keeps_its_releases_in_configmaps_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], used: str
+) -> None:
+    """Where they lie in secrets, whoever deploys may read every key of the namespace."""
+    (tmp_path / "helm").write_text('#!/bin/sh\nprintf \'[{"name": "%s"}]\' "$HELM_DRIVER"\n')
+    (tmp_path / "helm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("HELM_DRIVER", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert KubernetesTarget(None, Config(), "")._releases() == [{"name": used}]  # type: ignore[arg-type]

@@ -60,6 +60,7 @@ SETS: Final[dict[tuple[str, str], dict[str, Any]]] = {
     },
     ("jobs", "daily"): {
         "daily": {"enabled": True, "source": "s3://bucket/events"} | GPU,
+        "secret": "databases",
         "metrics": {"enabled": True, "pushgateway": "http://pushgateway:9091"},
         "settings": {"train": {"epochs": 3}},
         "deployer": {"enabled": False},
@@ -145,3 +146,10 @@ def pods(found: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
 def of_kind(found: list[Manifest], kind: str) -> list[Manifest]:
     """Those of a kind."""
     return [each for each in found if each["kind"] == kind]
+
+
+def chooses(selector: dict[str, Any], pod: Manifest) -> bool:
+    """Whether a selector takes a pod, or its template."""
+    labels = pod["metadata"]["labels"]
+    among = [labels.get(each["key"]) in each["values"] for each in selector.get("matchExpressions", ())]
+    return bool(selector["matchLabels"].items() <= labels.items()) and all(among)

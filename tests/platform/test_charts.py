@@ -23,6 +23,7 @@ from tests.platform.charts import (  # fmt: skip
     MODEL,
     SETS,
     Manifest,
+    chooses,
     folder,
     helm,
     manifests,
@@ -38,6 +39,7 @@ BUILT_IN = re.compile(
 )
 DEPLOYMENT = ["deploy_model", "deploy_app", "switch", "check", "remove_app", "remove_model", "rollback"]
 """Tasks of the DAG that deploys: pods with these names ask what they have started."""
+PLURALS = {"NetworkPolicy": "networkpolicies"}
 MONITORING = HELM.parent / "monitoring"
 DASHBOARD = "dashboards/tastetwin.json"
 each_set = pytest.mark.parametrize(("chart", "name"), SETS, ids=["-".join(each) for each in SETS])
@@ -386,12 +388,31 @@ def test_no_role_may_do_everything(key: tuple[str, str]) -> None:
     """A star in a role is the whole namespace to whoever gets hold of its token."""
     for role in of_kind(manifests(*key), "Role"):
         assert not [rule for rule in role["rules"] if "*" in rule["verbs"] + rule["resources"] + rule["apiGroups"]]
+        assert all(rule.get("resourceNames") for rule in role["rules"] if "secrets" in rule["resources"]), "all keys"
 
 
-def chooses(selector: dict[str, Any], pod: Manifest) -> bool:
-    labels = pod["metadata"]["labels"]
-    among = [labels.get(each["key"]) in each["values"] for each in selector.get("matchExpressions", ())]
-    return selects(selector["matchLabels"], pod) and all(among)
+def test_a_deployment_may_make_what_our_charts_are_made_of_and_nothing_else() -> None:
+    """A kind too few stops every deployment, a kind too many is a way to the rest of the namespace."""
+    role = next(each for each in of_kind(manifests("jobs", "least"), "Role") if each["metadata"]["name"] == "it-deploy")
+    made = [each for key in SETS if key[0] in ("model", "app") for each in manifests(*key)]
+    kinds = {
+        (each["apiVersion"].rpartition("/")[0], PLURALS.get(each["kind"], f"{each['kind'].lower()}s")) for each in made
+    }
+    written = {
+        (group, resource)
+        for rule in role["rules"]
+        if "create" in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert written == kinds
+
+
+def test_only_the_pod_that_asks_databases_has_their_passwords() -> None:
+    """What is pushed to Prometheus every five minutes needs none."""
+    found = dict(pods(manifests("jobs", "daily")))
+    with_secret = [name for name, pod in found.items() if any("secret" in each for each in pod["spec"]["volumes"])]
+    assert set(found) == {"it-daily", "it-metrics"} and with_secret == ["it-daily"]
 
 
 def components_of(selector: dict[str, Any]) -> list[str]:

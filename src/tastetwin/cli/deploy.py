@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -29,7 +29,7 @@ class Where(StrEnum):
 
 
 class Step(StrEnum):
-    """What can be asked for by itself."""
+    """What can be asked for by itself; ``deploy`` names all in its text, where lines break between words."""
 
     model = "model"
     app = "app"
@@ -42,11 +42,18 @@ class Step(StrEnum):
     stop = "stop"
 
 
+ASKING: Final = (None, Step.app, Step.check, Step.rollback)
+"""What asks a gateway golden queries, and so needs a key of it."""
+
+
 def deploy(
     store: StoreOption,
     target: Annotated[Where, typer.Option(help="This machine, or a cluster.")],
     step: Annotated[
-        Step | None, typer.Argument(help="Only this.", metavar="STEP", show_default="all, and back if one fails")
+        Step | None,
+        typer.Argument(
+            help="Only this.", metavar="STEP", show_choices=False, show_default="all, and back if one fails"
+        ),
     ] = None,
     run: Annotated[
         str | None, typer.Option("--run", help="Run to serve.", metavar="RUN_ID", show_default="the published one")
@@ -79,7 +86,7 @@ def deploy(
         from tastetwin.deploy.steps import Deployment
     opened, settings = Store.open(store), settings_of(config)
     if target == Where.kubernetes:
-        made: Any = _cluster(opened, settings, "" if step == Step.status else key_of(gateway_key))
+        made: Any = _cluster(opened, settings, key_of(gateway_key) if step in ASKING else "")
     else:
         made = _machine(opened, settings, home, step)
     if step == Step.status:

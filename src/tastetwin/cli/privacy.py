@@ -81,9 +81,11 @@ def forget(
     if as_json:
         console.print_json(receipt.to_json())
         return
-    rows = [[*(str(value) for value in vars(entry).values())] for entry in receipt.places]
+    rows = [[str(value) for value in vars(entry).values()] for entry in receipt.places]
     title = f"{len(receipt.users)} to be forgotten (nothing done)" if dry_run else f"{len(receipt.users)} forgotten"
-    console.print_table(title, ["place", "files searched", "found", "rewritten", "removed", "what remains"], rows)
+    console.print_table(title, ["place", "files searched", "found", "rewritten", "removed"], [row[:-1] for row in rows])
+    # Sentences beside five columns would leave no terminal room for either.
+    console.print_table("", ["place", "what remains"], [(row[0], row[-1]) for row in rows if row[-1]])
 
 
 def _named(users: list[str] | None, from_: Path | None) -> list[str]:

@@ -172,7 +172,7 @@ FAVORS_SQL: Final = f"""
         FROM (SELECT {USER}, unnest(like_list) AS event FROM user_favor)
     )
     SELECT {", ".join(FAVORS.names)} FROM favor LEFT JOIN place USING ({PLACE})
-"""
+"""  # nosec B608  # constants
 """``favors`` of the views ``user_favor`` and ``place``."""
 
 

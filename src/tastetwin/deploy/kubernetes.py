@@ -7,8 +7,10 @@ it, written by the same patch.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -33,11 +35,13 @@ PORTS: Final = {"backend": 8101, "gateway": 8102}
 METRICS: Final = 8112
 TIERS: Final = ("gateway", "app")
 """What the route leads to."""
+DRIVER: Final = {"HELM_DRIVER": "configmap"}
+"""Where Helm keeps releases, unless the environment says so: whoever deploys needs no right to read secrets then."""
 _SHOWN: Final = 500
 """Characters of what a tool says."""
 _LOOK: Final = 1.0
 _PATIENCE: Final = 60.0
-"""Seconds that a tool has beyond those that it waits for what it started."""
+"""Seconds that a tool has beyond those that it waits for what it started; ``kubectl port-forward``, to say its port."""
 
 
 def release(kind: str, run_id: str) -> str:
@@ -247,22 +251,17 @@ class KubernetesTarget:
     @contextmanager
     def _forwarded(self, what: str, port: int) -> Iterator[str]:
         words = ["kubectl", "port-forward", "-n", self._of.namespace, what, f":{port}"]
-        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        # A file and no pipe: it says a line for each connection, and nobody would empty the pipe.
+        with tempfile.TemporaryFile() as said, subprocess.Popen(words, stdout=said, stderr=said) as process:
             try:
-                assert process.stdout is not None and process.stderr is not None
-                found = re.search(r"from 127\.0\.0\.1:(\d+)", process.stdout.readline())
-                if found is None:
-                    process.terminate()
-                    said = process.stderr.read().strip()[-_SHOWN:]
-                    raise _no_tool(f"kubectl port-forward {what}", said, "see: kubectl get services,pods")
-                yield f"http://127.0.0.1:{found[1]}"
+                yield f"http://127.0.0.1:{_forwarded_port(process, said.fileno(), what)}"
             finally:
-                process.terminate()
+                process.kill()
 
     def _run(self, tool: str, *words: str) -> str:
         command, seconds = [tool, words[0], "-n", self._of.namespace, *words[1:]], self._of.ready_seconds + _PATIENCE
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=DRIVER | os.environ)
         except subprocess.TimeoutExpired as error:
             fix = "see whether the cluster's API answers: kubectl version"
             raise _no_tool(f"{tool} {words[0]}", f"no end within {seconds:g} s", fix) from error
@@ -294,6 +293,21 @@ def _ours(route: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         each for each in found if each.get("kind", "Service") == "Service" and each["name"].rpartition("-")[2] in TIERS
     ]
+
+
+def _forwarded_port(process: subprocess.Popen[bytes], said: int, what: str) -> str:
+    """The local port that ``kubectl port-forward`` tells of in the file ``said``."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        ended, late = process.poll() is not None, time.monotonic() > until
+        text = os.pread(said, 4 * _SHOWN, 0).decode(errors="replace")
+        if found := re.search(r"from 127\.0\.0\.1:(\d+)", text):
+            return found[1]
+        if ended or late:
+            why = "it ended" if ended else f"no port within {_PATIENCE:g} s"
+            fix = "see: kubectl get services,pods; kubectl version"
+            raise _no_tool(f"kubectl port-forward {what}", f"{why}: {text.strip()[-_SHOWN:] or 'nothing said'}", fix)
+        time.sleep(_LOOK / 20)
 
 
 def _age(updated: str) -> float:

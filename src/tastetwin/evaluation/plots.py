@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from tastetwin.analysis.chance import Level
 from tastetwin.evaluation.metrics import Interval
@@ -20,7 +20,7 @@ def interval_bar(interval: Interval, most: float, colour: str) -> Markup:
     """A horizontal bar from 0 to the value with a whisker for the interval; ``most`` is the right edge."""
     scale = 100 / max(most, 1e-9)
     value, low, high = (max(0.0, min(100.0, x * scale)) for x in (interval.value, interval.low, interval.high))
-    return Markup(
+    return Markup(  # nosec B704  # numbers, and names of colours
         '<svg class="bar" viewBox="0 0 100 14" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect x="0" y="2" width="{value:.2f}" height="10" rx=".6" fill="var(--{colour})"/>'
         f'<path d="M{low:.2f} 7H{high:.2f}M{low:.2f} 4V10M{high:.2f} 4V10" class="whisker"/></svg>'
@@ -30,7 +30,7 @@ def interval_bar(interval: Interval, most: float, colour: str) -> Markup:
 def share_bar(share: float, colour: str) -> Markup:
     """A horizontal bar filled up to ``share`` of its length."""
     width = 100 * max(0.0, min(1.0, share))
-    return Markup(
+    return Markup(  # nosec B704  # numbers, and names of colours
         '<svg class="bar thin" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
         '<rect width="100" height="8" fill="var(--track)"/>'
         f'<rect width="{width:.2f}" height="8" fill="var(--{colour})"/></svg>'
@@ -52,7 +52,7 @@ def lorenz_chart(
         f'<polygon points="{_x(0):.1f},{_y(0):.1f} {curve} {corner}" fill="var(--model)" opacity=".16"/>'
         f'<polyline points="{curve}" class="line" stroke="var(--model)"/>'
         f'<line x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}" class="guide"/>'
-        f'<text x="{_x(0.47):.0f}" y="{_y(0.56):.0f}" class="note" text-anchor="end">{guide}</text>'
+        f'<text x="{_x(0.47):.0f}" y="{_y(0.56):.0f}" class="note" text-anchor="end">{escape(guide)}</text>'
     )
     return _chart(body, _percent_ticks(), _percent_ticks(), x_label, title)
 
@@ -108,9 +108,9 @@ def _chart(
         for at, label in y_ticks
     )
     axis = f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{_y(0)}" y2="{_y(0)}" class="axis"/>'
-    label = f'<text x="{_x(0.5):.0f}" y="{HEIGHT - 3}" text-anchor="middle" class="note">{x_label}</text>'
-    head = f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{title}">'
-    return Markup(f"{head}{up}{body}{axis}{across}{label}</svg>")
+    label = f'<text x="{_x(0.5):.0f}" y="{HEIGHT - 3}" text-anchor="middle" class="note">{escape(x_label)}</text>'
+    head = f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(title)}">'
+    return Markup(f"{head}{up}{body}{axis}{across}{label}</svg>")  # nosec B704  # numbers, and what is escaped above
 
 
 def _percent_ticks() -> list[tuple[float, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 from itertools import pairwise
@@ -12,9 +13,23 @@ from typing import Any
 import pytest
 
 from tests.platform.airflow.plan import STAGES, STEPS
+from tests.platform.charts import chooses, manifests, of_kind
 from tests.platform.containers import ROOT
 
 DAGS = ROOT / "deploy" / "airflow" / "dags"
+DEFAULT = """
+import json, tastetwin_daily, tastetwin_deploy
+from taste_dags.settings import RayTraining, load
+from taste_dags.training import ray_manifest
+tasks = [task for one in (tastetwin_daily.stages[0], tastetwin_deploy.rollback) for task in one.dag.tasks]
+pods = {task.task_id: task for task in tasks if hasattr(task, "pod_template_dict")}
+print(json.dumps({
+    "pods": {name: task.pod_template_dict for name, task in pods.items()},
+    "arguments": {name: task.arguments for name, task in pods.items()},
+    "ray": ray_manifest(load(), RayTraining(where="ray", version="2.51.1")),
+}))
+"""
+"""Run in Airflow's environment, with the settings beside the DAGs."""
 REFUSALS = {
     "unknown-key": "stroe: Extra inputs",
     "unknown-task": "tasks.trian",
@@ -40,11 +55,48 @@ def whole(played: dict[str, Any]) -> dict[str, Any]:
     return dict(shape(played, "whole")["dags"])
 
 
-def test_the_default_settings_make_both_dags(airflow: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def default(airflow: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The pod of each task as the settings beside the DAGs have it, its arguments, and the RayJob of a training."""
+    environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path_factory.mktemp("home")), "PYTHONPATH": str(DAGS)}
+    done = subprocess.run([airflow, "-c", DEFAULT], env=environment, check=True, timeout=120, capture_output=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_the_default_settings_make_both_dags(default: dict[str, Any]) -> None:
     """Whoever copies the folder into Airflow sees no import error."""
-    code = "import tastetwin_daily, tastetwin_deploy"
-    environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": str(DAGS)}
-    subprocess.run([airflow, "-c", code], env=environment, check=True, timeout=120, capture_output=True)
+    assert set(default["pods"]) == {*STAGES, *STEPS, "rollback"}
+
+
+def test_a_pod_is_given_no_secret_and_no_source_that_it_does_not_use(default: dict[str, Any]) -> None:
+    """A stage that reads hostile lines has no business with the key that opens the gateway."""
+    volumes = {name: pod["spec"]["volumes"] for name, pod in default["pods"].items()}
+    secrets = {name: [each["secret"] for each in found if "secret" in each] for name, found in volumes.items()}
+    asking = {"deploy_app", "check", "rollback"}
+    assert {name for name, found in secrets.items() if found} == asking
+    assert all([each["key"] for each in secrets[name][0]["items"]] == ["gateway.key"] for name in asking)
+    assert {name for name, said in default["arguments"].items() if "--gateway-key" in said} == asking
+    assert {name for name, found in volumes.items() if "source" in [each["name"] for each in found]} == {"collect"}
+    for pod in default["pods"].values():
+        mounts = [each["name"] for each in pod["spec"]["containers"][0]["volumeMounts"]]
+        assert mounts == [each["name"] for each in pod["spec"]["volumes"]]
+    tokens = {name for name, pod in default["pods"].items() if pod["spec"]["automountServiceAccountToken"]}
+    assert tokens == {*STEPS, "rollback"}
+
+
+def test_every_pod_of_a_training_by_ray_is_behind_the_charts_network_policy(default: dict[str, Any]) -> None:
+    """Ray asks nobody for a key: whoever reaches a head's port runs code. The pod that submits must be let in."""
+    spec = default["ray"]["spec"]
+    (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
+    policies = of_kind(manifests("jobs", "airflow"), "NetworkPolicy")
+    (policy,) = (each["spec"] for each in policies if each["metadata"]["name"] == "it-jobs")
+    (rule,) = policy["ingress"]
+    for pod in (spec["rayClusterSpec"]["headGroupSpec"]["template"], group["template"], spec["submitterPodTemplate"]):
+        assert chooses(policy["podSelector"], pod) and chooses(rule["from"][0]["podSelector"], pod)
+        assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+        assert pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
+        assert pod["spec"]["automountServiceAccountToken"] is False
+    assert spec["submitterPodTemplate"]["spec"]["restartPolicy"] == "Never"
 
 
 def test_the_daily_job_is_the_stage_words_in_order(whole: dict[str, Any]) -> None:

@@ -158,6 +158,7 @@ def ray_manifest(settings: Settings, how: RayTraining) -> dict[str, Any]:
     command = ["torchrun", "--standalone", "--nproc-per-node", str(how.processes), "-m", "tastetwin"]
     command += [*stage_arguments(settings, "train"), *task.arguments]
     shape = template("train", task)
+    about = {"labels": shape["metadata"]["labels"]}  # by which network policies hold a pod
     worker = {**shape["spec"]["containers"][0], "name": "worker", "image": task.image}
     head = {"name": "head", "image": task.image}
     head |= {key: task.container[key] for key in ("volumeMounts", "securityContext") if key in task.container}
@@ -166,7 +167,7 @@ def ray_manifest(settings: Settings, how: RayTraining) -> dict[str, Any]:
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
-        "metadata": {"name": f"tastetwin-train-{DAY}", "labels": shape["metadata"]["labels"]},
+        "metadata": {"name": f"tastetwin-train-{DAY}", **about},
         "spec": {
             "entrypoint": shlex.join(command),
             "entrypointNumCpus": how.cpus,
@@ -174,13 +175,20 @@ def ray_manifest(settings: Settings, how: RayTraining) -> dict[str, Any]:
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": 600,
             "backoffLimit": 0,
+            # KubeRay's own would have no labels, and the head would not hear it.
+            "submitterPodTemplate": {
+                "metadata": about,
+                "spec": {**pod, "restartPolicy": "Never", "containers": [{**head, "name": "submitter"}]},
+            },
             "rayClusterSpec": {
                 "rayVersion": how.version,
                 "headGroupSpec": {
                     "rayStartParams": {"num-cpus": "0", "num-gpus": "0"},
-                    "template": {"spec": {**pod, "containers": [head]}},
+                    "template": {"metadata": about, "spec": {**pod, "containers": [head]}},
                 },
-                "workerGroupSpecs": [{**group, "template": {"spec": {**task.pod, "containers": [worker]}}}],
+                "workerGroupSpecs": [
+                    {**group, "template": {"metadata": about, "spec": {**task.pod, "containers": [worker]}}}
+                ],
             },
         },
     }

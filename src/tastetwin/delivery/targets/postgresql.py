@@ -136,7 +136,7 @@ class PostgreSQL:
             "SELECT coalesce(jsonb_agg(twin ORDER BY rank), '[]') FROM jsonb_array_elements(twins)"
             " WITH ORDINALITY AS listed (twin, rank) WHERE twin->>'twin_idno' <> ALL(%(users)s)"
         )
-        self._do("UPDATE {} SET twins = (" + others + ") WHERE EXISTS (" + _LISTED + ")", table, users=named)
+        self._do("UPDATE {} SET twins = (" + others + ") WHERE EXISTS (" + _LISTED + ")", table, users=named)  # nosec B608  # parts of ours; names are quoted, values bound
 
     def show(self, versions: Sequence[Version]) -> None:
         """Replace the view; waits for readers who hold it, a moment at a time, so that no others pile up behind."""

@@ -62,7 +62,7 @@ class SqliteState:
             if there >= LIMIT:
                 if not DROPS[kind]:
                     raise full(kind)
-                self._database.execute(f"DELETE FROM entry WHERE number = (SELECT min(number) {_OF})", (kind, user))
+                self._database.execute(f"DELETE FROM entry WHERE number = (SELECT min(number) {_OF})", (kind, user))  # nosec B608  # a constant; values are bound
             self._database.execute("INSERT INTO entry (kind, user, other) VALUES (?, ?, ?)", (kind, user, other))
 
     def remove(self, kind: Kind, user: str, other: str) -> None:
