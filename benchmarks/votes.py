@@ -6,7 +6,10 @@ Neighbour utility (task 4 of the benchmark; NDCG@20 of first visits after the cu
 chosen) lets the nearest K users vote with their cosine, K of 20, 50, 100. Here the encoder's vectors and the strongest
 baselines vote also chosen by CSLS, by squared weights, and with the TF-IDF cosine of the places both have on top. The
 last column fits the weight of a vote to the very question, on the validation users: a log-linear function of cosine,
-TF-IDF cosine, their squares and product, and both lengths of history, for the 300 nearest by either.
+TF-IDF cosine, their squares and product, and both lengths of history, for the 300 nearest by either. Below the table
+the encoder's *views* are weighted anew for the question: everybody votes by the exponential of the cosine, and the
+weight of each view, the temperature and that of a long history are fitted on the validation users (Goldberger et al.
+2004).
 """
 
 from __future__ import annotations
@@ -23,11 +26,14 @@ import torch
 
 from tastetwin.config import Config
 from tastetwin.engine import connect
-from tastetwin.evaluation.baselines import BASELINES, MORE_BASELINES, Material
-from tastetwin.evaluation.benchmark import encoder
+from tastetwin.evaluation.baselines import BASELINES, MORE_BASELINES, Baseline, Material
 from tastetwin.evaluation.dataset import load_dataset
 from tastetwin.evaluation.metrics import CSLS_NEIGHBOURS, score_blocks
 from tastetwin.evaluation.utility import NEIGHBOURS, Future, cut_in_time, ndcg_and_recall
+from tastetwin.features.histories import Histories
+from tastetwin.model.encoder import Encoder, strength
+from tastetwin.model.finish import batches
+from tastetwin.model.train import Trained, train
 
 Floats = npt.NDArray[np.float32]
 SEED: Final = 1
@@ -139,6 +145,52 @@ def _loss(
     return (-(torch.log_softmax(logits, 1) * wanted).sum(1) / wanted.sum(1)).mean()
 
 
+def weighted_views(town: Town, trained: Trained, max_length: int) -> float:
+    """Mean on the test users, with weights of the encoder's views fitted on the others."""
+    future, views = town.future, torch.from_numpy(views_of(trained.encoder, town.future.past, max_length))
+    sizes = [*trained.encoder.views.sizes, trained.encoder.part_sizes[2]]
+    view = torch.repeat_interleave(torch.tensor(sizes))
+    length = torch.tensor(np.log(future.past.lengths()), dtype=torch.float32)
+    places, visits = torch.from_numpy(future.matrix.toarray()), torch.from_numpy(future.visits.toarray() > 0)
+    weights, temperature, longer = torch.zeros(len(sizes)), torch.tensor(2.5), torch.tensor(0.0)
+    optimizer = torch.optim.Adam([each.requires_grad_() for each in (weights, temperature, longer)], 0.03)
+
+    def scores(users: npt.NDArray[np.int64]) -> torch.Tensor:
+        vectors = torch.nn.functional.normalize(views * weights.exp()[view], dim=1)
+        votes = temperature.exp() * (vectors[users] @ vectors.T) + longer * (length - length.mean())
+        votes[np.arange(len(users)), users] = -torch.inf
+        return torch.softmax(votes, 1) @ places
+
+    teachers, rng = future.judged[town.chosen_by], np.random.default_rng(SEED)
+    for _ in range(2 * EPOCHS):
+        for users in np.array_split(rng.permutation(teachers), max(len(teachers) // 128, 1)):
+            seen = places[users] > 0
+            logits = torch.log(scores(users) + 1e-5).masked_fill(seen, -torch.inf)
+            wanted = visits[users]
+            told = torch.log_softmax(logits, 1).masked_fill(~wanted, 0).sum(1) / wanted.sum(1)
+            optimizer.zero_grad()
+            (-told.mean()).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+    @torch.no_grad()
+    def blocks() -> Iterator[tuple[int, Floats]]:
+        for start in range(0, future.past.n_users, 1000):
+            yield start, scores(np.arange(start, min(start + 1000, future.past.n_users))).numpy()
+
+    return float(ndcg_and_recall(future, blocks)[0][~town.chosen_by].mean())
+
+
+@torch.no_grad()
+def views_of(encoder: Encoder, histories: Histories, max_length: int) -> Floats:
+    """[n_users, linear views and sequence view] each view at unit length."""
+    views = np.zeros((histories.n_users, encoder.part_sizes[0] + encoder.part_sizes[2]), np.float32)
+    for users, favors in batches(histories, max_length, encoder.prior.device):
+        strengths = strength(favors.visits, favors.places)
+        sequence = encoder.parts(encoder.views, favors)[2]
+        views[users] = torch.cat([encoder.views(favors.places, strengths, favors.layout), sequence], dim=1).numpy()
+    return views
+
+
 def main() -> None:
     """One row a method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -150,7 +202,12 @@ def main() -> None:
     material = Material(future.past, dataset.vocabulary, future.past, future.past, config.evaluate, SEED)
     town = Town(future)
     baselines = {**MORE_BASELINES, **BASELINES}
-    methods = {**{name: baselines[name] for name in BASELINE_NAMES}, "encoder": encoder(config.train)}
+    trained = train(future.past, dataset.vocabulary, config.train.model_copy(update={"seed": SEED}))
+    encoded = trained.encode(future.past, config.train.max_length)
+    methods: dict[str, Baseline] = {
+        **{name: baselines[name] for name in BASELINE_NAMES},
+        "encoder": lambda _: (encoded, encoded),
+    }
     print(f"| {dataset.name} | cosine | CSLS | squared | CSLS, squared | + overlap | CSLS, + overlap | fitted |")
     print("|---|---|---|---|---|---|---|---|")
     for name, method in methods.items():
@@ -166,6 +223,9 @@ def main() -> None:
         ]  # fmt: skip
         found.append(fitted(town, cosine))
         print(f"| {name} | " + " | ".join(f"{value:.4f}" for value in found) + " |", flush=True)
+    print(
+        f"\nthe encoder's views weighted for the question: {weighted_views(town, trained, config.train.max_length):.4f}"
+    )
 
 
 if __name__ == "__main__":

@@ -403,7 +403,7 @@ def test_kill_minus_9_at_any_time_loses_nothing_and_every_effect_is_right(town: 
         member.kill()
         worked += town.gateway.requests > before
     assert worked > 12, "most were killed at work"
-    town.member(instance="only", client=SHORT)
+    town.member(instance="only")  # of a session that lasts on a busy machine, too: nobody kills it
     town.wait(60)
     town.assert_right()
     assert len({letter.origin for letter in town.letters()}) == 25

@@ -294,10 +294,10 @@ def test_overload_does_not_open_a_breaker() -> None:
 
     async def body(made: Pool) -> None:
         made.fakes[0].mode = 503
-        await asyncio.gather(*(made.infer() for _ in range(50)), return_exceptions=True)
+        await asyncio.gather(*(made.infer(25) for _ in range(50)), return_exceptions=True)
         assert made.count("breaker", backend=made.fakes[0].url) == breaker.State.CLOSED
 
-    run(1, body)
+    run(1, body, deadline_ms=25_000)
 
 
 def test_a_breaker_opens_on_failures_and_closes_after_one_good_call(monkeypatch: pytest.MonkeyPatch) -> None:
