@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tastetwin.analysis.evidence import K_ANONYMITY, Visitors
-from tastetwin.analysis.lookup import AMONG, About, TwinLists, as_json_row
+from tastetwin.analysis.lookup import AMONG, TwinLists, as_json_row
 from tastetwin.analysis.parts import write_axes
+from tastetwin.analysis.people import About
 from tastetwin.analysis.standing import EXPOSURE
 from tastetwin.analysis.stored import vectors_table
 from tastetwin.analysis.visitors import read_visitors, write_visitors

@@ -87,7 +87,7 @@ def test_without_these_visits_they_would_not_match(lists: TwinLists) -> None:
         assert set(found.without.visits) <= set(names)
         vector = encoder.encode(mine.filter(np.array([name not in found.without.visits for name in names])))[0]
         scores = vectors @ vector - crowding / 2
-        may = [at for at in lists.may_be_shown_to(user, ids) if at != them]
+        may = [at for at in lists.may_be_shown_to(user) if at != them]
         assert found.without.rank == 1 + int((scores[may] > scores[them]).sum()) > found.without.beyond
     assert told >= 10
 

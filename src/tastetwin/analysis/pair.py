@@ -93,7 +93,7 @@ class Pair:
         """Look both up.
 
         Raises:
-            UsageError: SAME-USER; UNKNOWN-USER, TOO-FEW-FAVORS of either; OLD-RUN of an earlier version.
+            UsageError: SAME-USER; UNKNOWN-USER, TOO-FEW-FAVORS of either.
         """
         if user == other:
             raise UsageError("SAME-USER", place=f"user {user}", value=other, rule="two users", fix="name another one")
@@ -102,8 +102,6 @@ class Pair:
         self._ids, raw, _ = lists.space
         self._vectors = list_vectors(lists.store, lists.analysis, raw)
         self._me, self._them = lists.position(user), lists.position(other)
-        if lists.exposure.num_rows != len(self._ids):
-            raise lists.old_run("exposure")
         self._crowding = lists.exposure.column("crowding").to_numpy()
         homes = lists.exposure.column("home_region").combine_chunks().dictionary_encode().indices
         self._homes = pc.fill_null(homes, -1).to_numpy().astype(np.int32)
@@ -209,7 +207,7 @@ class Pair:
 
     def _rank(self, user: int, other: int, vector: Floats | None = None) -> int:
         scores = self._scores(user, vector)
-        allowed = self.lists.may_be_shown_to(str(self._ids[user]), self._ids)
+        allowed = self.lists.may_be_shown_to(str(self._ids[user]))
         allowed = allowed[(allowed != other) & self._of_the_region(user)[allowed]]
         ahead = allowed[scores[allowed] > scores[other]]
         return 1 + int((~self._opt_outs.of(self._ids[ahead])).sum())
