@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tastetwin.durable import fsync
 from tastetwin.errors import StoreError
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.model.files import CHECKPOINT
@@ -162,14 +162,9 @@ class TrainingState:
 
 def _publish(aside: Path, final: Path) -> None:
     """The bytes reach the disk before the name does, and the name before we go on."""
-    with aside.open("rb") as handle:
-        os.fsync(handle.fileno())
+    fsync(aside)
     aside.replace(final)
-    folder = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    fsync(final.parent)
 
 
 def _difference(found: Any, wanted: dict[str, Any]) -> str:
