@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime
 from typing import Final, Literal
 
 from tastetwin.errors import UsageError
-from tastetwin.generations import STAGES, Stage
+from tastetwin.generations import STAGES, Manifest, Stage, is_finished, read_manifest
 from tastetwin.store import Store
 
 POINTER: Final = "published.json"
@@ -172,6 +172,13 @@ def close_dead(store: Store) -> list[Run]:
     left = [run for run in list_runs(store) if run.status == "running"] if store.is_local else []
     said = "the process ended without a word (killed, or the machine went down); the same command goes on from there"
     return [write_run(store, replace(run, status="interrupted", error=said)) for run in left]
+
+
+def kept_manifest(store: Store, run: Run, stage: Stage) -> Manifest | None:
+    """What a stage of a run made; None before, and once it was pruned."""
+    if stage not in run.stages or not is_finished(store, stage, run.generation(stage)):
+        return None
+    return read_manifest(store, stage, run.generation(stage))
 
 
 def funnel(run: Run) -> dict[str, int]:

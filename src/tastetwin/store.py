@@ -190,6 +190,11 @@ class Store:
         with self._coded(relative, "STORE-UNREADABLE"):
             return bytes(self.fs.cat_file(self.path(relative), start, stop))
 
+    def read_bytes(self, relative: str) -> bytes:
+        """A whole file."""
+        with self._coded(relative, "STORE-UNREADABLE"):
+            return bytes(self.fs.cat_file(self.path(relative)))
+
     def read_json(self, relative: str) -> dict[str, Any]:
         """A JSON object.
 
@@ -197,8 +202,7 @@ class Store:
             StoreError: DAMAGED where the file is absent or is not a JSON object; STORE-UNREADABLE.
         """
         try:
-            with self._coded(relative, "STORE-UNREADABLE"):
-                value = orjson.loads(self.fs.cat_file(self.path(relative)))
+            value = orjson.loads(self.read_bytes(relative))
         except (FileNotFoundError, NotADirectoryError, orjson.JSONDecodeError) as error:
             raise self.damaged(relative, str(error)) from error
         if not isinstance(value, dict):

@@ -72,7 +72,7 @@ def test_without_these_visits_they_would_not_match(lists: TwinLists) -> None:
     vectors = list_vectors(lists.store, lists.analysis, raw)
     crowding = lists.exposure.column("crowding").to_numpy()
     encoder = open_encoder(lists.store, read_manifest(lists.store, "train", lists.run.generation("train")), 2048)
-    histories, _ = read_histories(lists.store, lists.features, lists.min_favors)
+    histories = read_histories(lists.store, lists.features, lists.min_favors)
     explain, told = lists.explainer, 0
     for user in lists.some_users(40):
         other = lists.twins(user, FIRST)[-1].twin_idno
@@ -129,7 +129,7 @@ def test_evidence_is_faithful(lists: TwinLists) -> None:
     """Over the whole town: taking the named places away lowers the similarity more than as many drawn at random."""
     ids, raw, _ = lists.space
     encoder = open_encoder(lists.store, read_manifest(lists.store, "train", lists.run.generation("train")), 2048)
-    histories, _ = read_histories(lists.store, lists.features, lists.min_favors)
+    histories = read_histories(lists.store, lists.features, lists.min_favors)
     rng = np.random.default_rng(1)
     named: list[Histories] = []
     drawn: list[Histories] = []

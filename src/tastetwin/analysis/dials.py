@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from tastetwin.analysis.hubness import mean_found
 from tastetwin.analysis.index import Floats, Ints
 from tastetwin.analysis.parts import reweighted, unit
 from tastetwin.analysis.scale import ScoreScale, sample_pairs
@@ -122,7 +123,4 @@ def _crowding(space: Space, asked: Ints, bank: Ints, neighbours: int) -> Floats:
         return np.zeros(len(asked), np.float32)
     cosines = space.looked_at[asked] @ space.looked_at[bank].T
     cosines[asked[:, None] == bank] = -np.inf
-    nearest = np.sort(cosines, axis=1)[:, -neighbours:]
-    found = np.isfinite(nearest)
-    means: Floats = np.where(found, nearest, 0).sum(axis=1) / np.maximum(found.sum(axis=1), 1).astype(np.float32)
-    return means
+    return mean_found(np.sort(cosines, axis=1)[:, -neighbours:])

@@ -60,7 +60,7 @@ class People:
         Returns:
             The histories of the users with enough favors, opted out or not, user ids ascending.
         """
-        self._held = read_histories(self.store, self.features, self.min_favors)[0]
+        self._held = read_histories(self.store, self.features, self.min_favors)
         return self._held
 
     def usable_history(self, user: str) -> npt.NDArray[np.int32]:

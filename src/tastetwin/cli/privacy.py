@@ -79,7 +79,7 @@ def forget(
     tt = TasteTwin(store, settings_of(config))
     receipt = tt.forget(*named, dry_run=dry_run, databases=database or (), client=client, home=home)
     if as_json:
-        console.print_json(receipt.to_json())
+        console.print_json(receipt)
         return
     rows = [[*(str(value) for value in vars(entry).values())] for entry in receipt.places]
     title = f"{len(receipt.users)} to be forgotten (nothing done)" if dry_run else f"{len(receipt.users)} forgotten"

@@ -9,8 +9,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from tastetwin.evaluation.measures import Measure, read_measures
-from tastetwin.generations import STAGES, is_finished, read_manifest
-from tastetwin.runs import Run, funnel, list_runs, published
+from tastetwin.generations import STAGES
+from tastetwin.runs import Run, funnel, kept_manifest, list_runs, published
 from tastetwin.schema import (
     CATEGORIES,
     LAT,
@@ -197,10 +197,8 @@ def run_views(store: Store) -> dict[str, pa.Table]:
 
 def _evaluated(store: Store, run: Run) -> dict[str, Any]:
     """The facts of a run's evaluation; none before there is one, or once it is no longer kept."""
-    if "evaluate" not in run.stages or not is_finished(store, "evaluate", run.generation("evaluate")):
-        return {}
-    facts = read_manifest(store, "evaluate", run.generation("evaluate")).facts
-    return facts if "verdict" in facts else {}
+    manifest = kept_manifest(store, run, "evaluate")
+    return manifest.facts if manifest and "verdict" in manifest.facts else {}
 
 
 def _of(run: Run) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -189,7 +187,7 @@ def _history_job(favors: pa.Table, *, root: str, relative: str) -> pa.Table:
 
 @functools.lru_cache(maxsize=2)
 def _cached_rows(root: str, relative: str) -> PlaceRows:
-    return read_place_rows(Store(root), relative)[0]
+    return read_place_rows(Store(root), relative)
 
 
 def _count(engine: Engine, store: Store, history: list[str], config: FeaturesConfig) -> dict[str, int]:
@@ -203,15 +201,14 @@ def _count(engine: Engine, store: Store, history: list[str], config: FeaturesCon
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_place_rows(store: Store, relative: str) -> tuple[PlaceRows, npt.NDArray[np.int64]]:
-    """Which row each place is read as, and [n_places] its distinct visitors."""
+def read_place_rows(store: Store, relative: str) -> PlaceRows:
+    """Which row each place is read as."""
     table = read_files(store, [relative], PLACE_ROWS)
-    return PlaceRows(table.column(PLACE), table.column("row").to_numpy()), table.column("visitors").to_numpy()
+    return PlaceRows(table.column(PLACE), table.column("row").to_numpy())
 
 
-def read_histories(store: Store, features: Manifest, min_favors: int) -> tuple[Histories, npt.NDArray[np.int32]]:
-    """All eligible users' histories, user ids ascending, and [n_users] their favor counts."""
+def read_histories(store: Store, features: Manifest, min_favors: int) -> Histories:
+    """All eligible users' histories, user ids ascending."""
     table = read_table(store, features, "history", HISTORY)
     table = table.filter(pc.greater_equal(pc.list_value_length(table.column("places")), min_favors))
-    table = table.sort_by(USER).combine_chunks()
-    return from_arrow(table), table.column("favors").to_numpy()
+    return from_arrow(table.sort_by(USER).combine_chunks())

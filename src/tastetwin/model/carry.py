@@ -111,7 +111,7 @@ def tables_of(views: LinearViews) -> LinearTables:
     """The fit that linear views were made of."""
     backs = tuple(getattr(views, f"unwhiten_{at}").numpy() for at in range(len(views.factor_sizes)))
     bags, factors = views.bags.numpy(), views.factors.numpy()
-    return LinearTables(bags, views.bag_sizes, factors, views.factor_sizes, backs, views.alpha)
+    return LinearTables(bags, views.bag_sizes, factors, backs, views.alpha)
 
 
 def _tables(weights: Mapping[str, Tensor], alpha: float) -> LinearTables:
@@ -119,9 +119,8 @@ def _tables(weights: Mapping[str, Tensor], alpha: float) -> LinearTables:
     n_factors = sum(name.startswith("views.unwhiten_") for name in weights)
     backs = tuple(weights[f"views.unwhiten_{at}"].numpy() for at in range(n_factors))
     sizes = torch.bincount(weights["view_of"]).tolist()
-    factor_sizes = tuple(len(back) for back in backs)
     bags, factors = (weights[f"views.{name}"].numpy() for name in ("bags", "factors"))
-    return LinearTables(bags, tuple(sizes[: len(sizes) - n_factors]), factors, factor_sizes, backs, alpha)
+    return LinearTables(bags, tuple(sizes[: len(sizes) - n_factors]), factors, backs, alpha)
 
 
 def _grown(rows: Tensor, size: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
 
@@ -36,10 +36,6 @@ class FullTraining:
     def days_before(self, day: str) -> int:
         """How many days before a logical date it was."""
         return (date.fromisoformat(day) - date.fromisoformat(self.on)).days
-
-    def facts(self) -> dict[str, Any]:
-        """For a manifest."""
-        return asdict(self)
 
 
 def full_training(bundle: Manifest) -> FullTraining:

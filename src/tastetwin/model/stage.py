@@ -131,7 +131,7 @@ def _write(
         "held_out": day.held_out,
         "days_since_full_training": full.days_before(plan.logical_date),
     }
-    facts = {"full_training": full.facts(), "likeness_to_past": trained.record.likeness_to_past}
+    facts = {"full_training": asdict(full), "likeness_to_past": trained.record.likeness_to_past}
     return tables, {"counts": counts, **facts, "validation_mrr": trained.record.validation_mrr}
 
 
@@ -160,7 +160,7 @@ class _Day:
 def _today(store: Store, plan: Plan, opt_outs: OptOuts, config: Config) -> _Day:
     features, past = plan.parents["features"], plan.parents["past"]
     assert features is not None
-    histories, _ = read_histories(store, features, config.features.min_favors)
+    histories = read_histories(store, features, config.features.min_favors)
     vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
     rules = config.evaluate
     held_out = choose_holdout(histories, rules, rules.seed)
@@ -200,8 +200,7 @@ def _restored(store: Store, bundle: Manifest, vocabulary: Vocabulary) -> Encoder
         from safetensors.torch import load
 
         from tastetwin.model.carry import restore
-    with store.open_read(bundle.paths("weights")[0]) as handle:
-        weights = load(handle.read())
+    weights = load(store.read_bytes(bundle.paths("weights")[0]))
     alpha = store.read_json(bundle.paths("record")[0])["alpha"]
     return restore(weights, alpha, own, TrainConfig(**bundle.settings["train"]))
 
