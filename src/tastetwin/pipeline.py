@@ -240,7 +240,7 @@ def deliver(job: Job) -> None:
 
     # Whoever opts out while this works is left out by readers, and is no leak.
     opt_outs, shown = read_opt_outs(job.store), published_or_none(job.store)
-    job.do("deliver", lambda tell: deliver_run(job.store, job.run, job.config, again=job.again, progress=tell))
+    job.do("deliver", lambda tell: deliver_run(job.store, job.run, again=job.again, progress=tell))
     if not job.store.exists(report_path(job.run.run_id)):  # a run that took over another run's evaluation has none
         write_report(job.store, job.run, job.config)
     require_no_leak(job.store, job.run, opt_outs)

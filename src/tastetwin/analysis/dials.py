@@ -92,13 +92,8 @@ def draw_bank(space: Space, config: AnalyzeConfig) -> Bank:
 def closest(space: Space, user: int, among: Ints, depth: int, config: AnalyzeConfig, bank: Bank | None = None) -> Found:
     """The ``depth`` closest users, chosen by similarity and then ordered by score.
 
-    Args:
-        space: what close means.
-        user: position of the one who asks.
-        among: positions of those who may be shown to them, ascending.
-        depth: how many.
-        config: ``csls_neighbours`` and ``seed`` are used.
-        bank: ``draw_bank`` of both, where somebody asks more than once.
+    ``among`` are positions of those who may be shown to the user, ascending; ``bank`` is ``draw_bank`` of the same,
+    where somebody asks more than once. Of the configuration ``csls_neighbours`` and ``seed`` are used.
     """
     bank = bank or draw_bank(space, config)
     chosen = np.sort(among[_largest(space.to(user)[among], depth)])

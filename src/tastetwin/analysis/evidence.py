@@ -110,12 +110,7 @@ class Explainer:
     ) -> None:
         """Prepare which places and categories may be named.
 
-        Args:
-            vocabulary: of the bundle.
-            visitors: see ``count_visitors``.
-            rules: what may be said.
-            names: names of places by id, for the sentence; ids stand in for missing ones.
-            language: of the sentence.
+        ``names`` are those of places by id, for the sentence; ids stand in for missing ones.
         """
         self._language = language
         self._vocabulary, self._visitors, self._names = vocabulary, visitors, names or {}
@@ -150,12 +145,7 @@ class Explainer:
         return self._place_ok, self._category_ok, self._region_ok
 
     def explain(self, mine: Rows, theirs: Rows) -> Evidence:
-        """What two users share.
-
-        Args:
-            mine: vocabulary rows of one user, distinct.
-            theirs: of the other.
-        """
+        """What two users share, by the vocabulary rows of either, distinct."""
         return self.explain_each(mine, [theirs])[0]
 
     def explain_each(self, mine: Rows, others: Iterable[Rows]) -> list[Evidence]:

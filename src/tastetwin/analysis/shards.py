@@ -109,10 +109,7 @@ class Shards:
 def shards_for(asked: int, users: int, *, mutual: bool) -> int:
     """How many shards; 0 = one process does without.
 
-    Args:
-        asked: by the configuration; 0 = it leaves it open.
-        users: to be analysed.
-        mutual: lists are in mutual order, which only one process can make.
+    ``asked`` by the configuration, 0 where it leaves it open; lists in ``mutual`` order only one process can make.
     """
     if asked or mutual or users <= IN_ONE_PROCESS:
         return min(asked, users)

@@ -57,14 +57,8 @@ def analyze_users(
 ) -> Manifest:
     """Vectors and twin lists of all eligible users of ``features``, by the model in ``bundle``.
 
-    Args:
-        engine: where encoding runs.
-        store: holds everything.
-        features: the day's histories.
-        bundle: the model; its files are checked against their hashes first.
-        config: sections ``analyze``, ``lists`` and ``features.min_favors`` are used.
-        again: make it once more even if it is finished.
-        progress: told users searched.
+    Sections ``analyze``, ``lists`` and ``features.min_favors`` of the configuration are used; ``progress`` is told
+    users searched.
 
     Raises:
         StoreError: DAMAGED when a file of the bundle is not what its manifest says; OTHER-VOCABULARY when the bundle

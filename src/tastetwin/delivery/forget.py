@@ -58,10 +58,7 @@ class Receipt:
 def elsewhere(store: Store, databases: Sequence[str], client: Path | None) -> list[Look]:
     """Every topic that was pushed to, and the given databases.
 
-    Args:
-        store: knows the topics.
-        databases: addresses as of ``load --to``.
-        client: settings of the Kafka client, as of ``push --client``.
+    ``databases`` are addresses as of ``load --to``, ``client`` settings of the Kafka client as of ``push --client``.
 
     Raises:
         UsageError: KAFKA-CLIENT.
@@ -79,13 +76,9 @@ Look = Callable[[Store, Users], Found]
 def forget(store: Store, users: Iterable[str], *, dry_run: bool = False, besides: Sequence[Look] = ()) -> Receipt:
     """Erase users from all that we keep; whether they are known does not matter.
 
-    Where there is no lock (a store that is not local) no run may be in progress.
-
-    Args:
-        store: holds everything.
-        users: the source's ids.
-        dry_run: only say what would be rewritten and removed; nothing is written, nobody is opted out.
-        besides: places outside the store (``elsewhere``), cleaned last.
+    Where there is no lock (a store that is not local) no run may be in progress. With ``dry_run`` it is only said what
+    would be rewritten and removed: nothing is written, nobody is opted out. ``besides`` are places outside the store
+    (``elsewhere``), cleaned last.
 
     Returns:
         The receipt, kept in the store unless it was a dry run.

@@ -59,12 +59,8 @@ def evaluate_run(
 ) -> Manifest:
     """Evaluate what ``run`` made, against the published run where there is one.
 
-    Args:
-        store: holds everything.
-        run: its features, bundle and analysis are judged.
-        config: section ``evaluate`` is used, but for who is held out: the bundle says whom training did not see.
-        again: make it once more even if it is finished.
-        progress: told methods done.
+    Section ``evaluate`` is used, but for who is held out: the bundle says whom training did not see. ``progress`` is
+    told methods done.
     """
     features = read_manifest(store, "features", run.generation("features"))
     bundle = read_manifest(store, "train", run.generation("train"))

@@ -60,14 +60,8 @@ def build_features(
 ) -> Manifest:
     """The features as of the mart's logical date.
 
-    Args:
-        engine: where the work runs.
-        store: holds everything.
-        mart: cleansed events up to the logical date.
-        previous: the features of the latest earlier day, whose vocabulary rows keep their places.
-        config: section ``features`` is used.
-        again: make it once more even if it is finished.
-        progress: told users done.
+    ``previous`` are the features of the latest earlier day, whose vocabulary rows keep their places; ``progress`` is
+    told users done.
     """
     settings = {"features": config.features.model_dump(mode="json")}
     plan = Plan("features", mart.logical_date, {"mart": mart, "previous": previous}, settings)

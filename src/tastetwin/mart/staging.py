@@ -32,13 +32,7 @@ def stage_lines(
 ) -> dict[Kind, Counter[str]]:
     """Gate all splits into ``folder/<kind>/`` and ``folder/quarantine/``; returns the counts of each kind.
 
-    Args:
-        engine: where the tasks run, one per split.
-        store: holds the lake; its URL must open on the workers too.
-        splits: what to read.
-        rules: the cleansing rules.
-        folder: relative to the store's root.
-        progress: told lines read so far.
+    The lake's URL must open on the workers too; ``progress`` is told lines read so far.
     """
     if not splits:
         return {}

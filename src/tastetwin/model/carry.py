@@ -41,11 +41,7 @@ _GROWING: Final = ("sequence.category.weight", "sequence.region.weight")
 def restore(weights: Mapping[str, Tensor], alpha: float, vocabulary: Vocabulary, config: TrainConfig) -> Encoder:
     """The encoder whose weights a bundle keeps.
 
-    Args:
-        weights: as ``export.export_weights`` wrote them.
-        alpha: iALS weight of an observed place, from the bundle's record.
-        vocabulary: the bundle's own.
-        config: the bundle's own.
+    ``weights`` as ``export.export_weights`` wrote them; ``alpha``, vocabulary and settings are the bundle's own.
     """
     tables = _tables(weights, alpha)
     encoder = Encoder(shape_of(config), vocabulary, tables, starting_weights(tables))
@@ -62,12 +58,8 @@ def can_carry_on(past: Encoder, histories: Histories, vocabulary: Vocabulary) ->
 def carry_on(past: Encoder, histories: Histories, vocabulary: Vocabulary, config: TrainConfig) -> Trained:
     """An earlier encoder taken on to today's users and places.
 
-    Args:
-        past: an encoder over the first rows of ``vocabulary``, made of the same kinds of place, of which
-            ``can_carry_on`` says yes.
-        histories: today's users to fit the linear views on.
-        vocabulary: today's.
-        config: as in the past.
+    ``past`` must be over the first rows of ``vocabulary``, of the same kinds of place and settings, and
+    ``can_carry_on``; the linear views are fitted on ``histories``.
     """
     torch.set_num_threads(config.threads or torch.get_num_threads())
     before = tables_of(past.views)

@@ -47,16 +47,10 @@ def train_bundle(
     """A bundle fitted on the users of ``features``, held-out users left aside.
 
     Learned weights go on from ``past`` unless ``past.why_in_full`` has a reason against it. Interrupted training goes
-    on from its last checkpoint, kept in the store until the bundle is finished.
-
-    Args:
-        store: holds everything.
-        features: the day's histories and vocabulary.
-        config: sections ``train``, ``evaluate`` (who is held out) and ``features.min_favors`` are used.
-        past: the bundle that readers saw on the latest earlier day.
-        again: make it once more even if it is finished.
-        progress: told the phase, and in training the steps done.
-        watch: called after each step with steps done, steps in all and the loss; must not raise.
+    on from its last checkpoint, kept in the store until the bundle is finished. ``past`` is the bundle that readers saw
+    on the latest earlier day. Sections ``train``, ``evaluate`` (who is held out) and ``features.min_favors`` are used.
+    ``progress`` is told the phase, and in training the steps done; ``watch`` is called after each step with steps done,
+    steps in all and the loss, and must not raise.
 
     Raises:
         InputError: TRAIN-NO-USERS when nobody has enough favors.
