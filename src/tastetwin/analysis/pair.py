@@ -219,13 +219,13 @@ class Pair:
             return None
         beyond = FIRST if rank <= FIRST else self._k
         encoder = self._open_encoder()
-        history = self._histories([self.user])
+        history = from_arrow(self.lists.rows_of(self.lists.features, "history", HISTORY, [self.user]))
         taken: list[int] = []
         while len(taken) < MOST_VISITS and rank <= beyond:
             tried = self._worth_trying(taken)
             if not len(tried) or len(self._mine) - len(taken) <= self.lists.min_favors:
                 break
-            vectors = self._encode(encoder, [_less(history, [*taken, int(row)]) for row in tried])
+            vectors = self._encode(encoder, [history.filter(~np.isin(history.places, [*taken, row])) for row in tried])
             least = int(np.argmin(vectors @ self._vectors[self._them]))
             taken.append(int(tried[least]))
             rank = self._rank(self._me, self._them, vectors[least])
@@ -244,13 +244,3 @@ class Pair:
     def _open_encoder(self) -> Encoder:
         bundle = read_manifest(self.lists.store, "train", self.lists.run.generation("train"))
         return open_encoder(self.lists.store, bundle, Config().analyze.batch_tokens)
-
-    def _histories(self, users: list[str]) -> Histories:
-        """In the order of ``users``."""
-        table = self.lists.rows_of(self.lists.features, "history", HISTORY, users)
-        found = from_arrow(table)
-        return found.select(np.array([found.user_ids.tolist().index(user) for user in users]))
-
-
-def _less(history: Histories, rows: list[int]) -> Histories:
-    return history.filter(~np.isin(history.places, rows))

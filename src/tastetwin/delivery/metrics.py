@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 from tastetwin.errors import MissingExtra
 from tastetwin.evaluation.measures import Measure
@@ -136,12 +136,11 @@ def _judged(judged: list[tuple[str, Manifest]]) -> Iterator[Metric]:
     yield from _card([(name, each) for name, verdict in verdicts for each in verdict.measures])
     labels = ["run", "task", "method", "csls"]
     quality = [(name, each) for name, manifest in judged for each in manifest.facts.get("quality", [])]
-    mrr = [((name, *_method(each)), each["mrr"]["value"]) for name, each in quality]
+    mrr = [
+        ((name, each["task"], each["method"], str(each["csls"]).lower()), each["mrr"]["value"])
+        for name, each in quality
+    ]
     yield _gauge("run_mrr_ratio", "Mean reciprocal rank of the true twin of held-out users.", labels, mrr)
-
-
-def _method(score: dict[str, Any]) -> tuple[str, str, str]:
-    return score["task"], score["method"], str(score["csls"]).lower()
 
 
 def _card(card: list[tuple[str, Measure]]) -> Iterator[Metric]:

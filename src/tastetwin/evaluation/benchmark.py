@@ -104,7 +104,8 @@ class Measurement:
         self._histories = dataset.histories()
         _check_length(dataset.name, self._histories, config.evaluate)
         plan = [(part, name) for part in (*map(_part, self._seeds), "lists") for name in self._methods]
-        folder = None if keep is None else keep / f"{_file_name(dataset.name)}-{_digest(dataset, config)[:12]}"
+        name = re.sub(r"[^\w.-]+", "-", dataset.name)
+        folder = None if keep is None else keep / f"{name}-{_digest(dataset, config)[:12]}"
         self.steps = Steps([*plan, *(("places", name) for name in RECOMMENDERS)], tell, folder, again=again)
         self._tell = tell
         self._ranks: dict[int, dict[str, TaskRanks]] = {}
@@ -180,10 +181,6 @@ class Measurement:
 
 def _part(seed: int) -> str:
     return f"seed {seed}"
-
-
-def _file_name(dataset: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", dataset)
 
 
 def _check_length(name: str, histories: Histories, rules: EvaluateConfig) -> None:

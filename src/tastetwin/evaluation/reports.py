@@ -16,6 +16,9 @@ from tastetwin.privacy.opt_out import OptOuts, read_opt_outs
 from tastetwin.runs import Run, funnel, published_or_none
 from tastetwin.store import Store, is_aside
 
+EXAMPLES: Final = 3
+SHOWN: Final = 10
+"""Users whose lists a report shows, and twins of each."""
 _NOT_SHOWN: Final = {"engine": {"remote"}, "tracking": {"mlflow"}, "gateway": {"outputs", "fresh"}, "app": {"state"}}
 """Settings that may hold a token or a password."""
 
@@ -28,7 +31,7 @@ def report_path(run_id: str) -> str:
 def write_report(store: Store, run: Run, config: Config) -> str:
     """Render the report of an evaluated run; returns its path on the store's file system."""
     manifest = read_manifest(store, "evaluate", run.generation("evaluate"))
-    rival = published_or_none(store)
+    lists, rival = TwinLists(store, run), published_or_none(store)
     data = ReportData(
         run_id=run.run_id,
         logical_date=run.logical_date,
@@ -36,7 +39,7 @@ def write_report(store: Store, run: Run, config: Config) -> str:
         evaluation=read_evaluation(store, manifest),
         verdict=verdict_of(manifest),
         funnel=_funnel(funnel(run)),
-        examples=_examples(store, run),
+        examples=[_example(lists, user) for user in lists.some_users(EXAMPLES)],
         durations={stage: record.seconds for stage, record in run.stages.items()},
         settings=config.model_dump(mode="json", exclude=_NOT_SHOWN),
         chance=_chance(read_manifest(store, "analyze", run.generation("analyze"))),
@@ -106,16 +109,10 @@ def _funnel(counts: dict[str, int]) -> Funnel:
     )
 
 
-def _examples(store: Store, run: Run, users: int = 3, k: int = 10) -> list[Example]:
-    """The lists of a few users with ordinary histories, chosen by the hash of their ids."""
-    lists = TwinLists(store, run)
-    return [_example(lists, user, k) for user in lists.some_users(users)]
-
-
-def _example(lists: TwinLists, user: str, k: int) -> Example:
+def _example(lists: TwinLists, user: str) -> Example:
     about = lists.about(user)
     twins = [
         ExampleTwin(twin.rank, twin.twin_idno, twin.score, twin.percentile, twin.evidence.sentence)
-        for twin in lists.twins(user, k)
+        for twin in lists.twins(user, SHOWN)
     ]
     return Example(user, about.places, about.home_region, twins)

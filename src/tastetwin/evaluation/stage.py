@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +31,7 @@ from tastetwin.evaluation.gate import Finding, Verdict, judge, older_than
 from tastetwin.evaluation.health import EarlierLists, ServedUsers, drawn
 from tastetwin.evaluation.intake import fate_of, mart_of, read_intake
 from tastetwin.evaluation.measures import Measure, read_measures
-from tastetwin.evaluation.records import Evaluation, MethodScore, from_json, to_json
+from tastetwin.evaluation.records import Evaluation, from_json, to_json
 from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs, in_its_half
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.holdout import choose_holdout, set_aside
@@ -112,14 +111,10 @@ def _evaluate(
     facts = {
         "counts": {"held_out": len(found.users)},
         "verdict": asdict(verdict),
-        "quality": [_without_ranks(score) for score in found.scores],
+        "quality": [{key: each for key, each in asdict(score).items() if key != "ranks"} for score in found.scores],
         RIVAL: earlier and earlier.digest(),
     }
     return {"evaluation": [entry_of(store, f"{folder}/{EVALUATION}")]}, facts
-
-
-def _without_ranks(score: MethodScore) -> dict[str, Any]:
-    return {name: value for name, value in asdict(score).items() if name != "ranks"}
 
 
 def _given(plan: Plan, role: str) -> Manifest:

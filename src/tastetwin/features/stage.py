@@ -81,9 +81,10 @@ def _write(
     folder: str,
     progress: Progress,
 ) -> Made:
+    described = _mart_table(engine, store, mart, "places")
     tables = {
         "user_favor": write_user_favor(engine, store, mart, config, f"{folder}/user_favor"),
-        "place": _write_places(engine, store, mart, f"{folder}/place"),
+        "place": write_frame(engine, described, store, f"{folder}/place", Layout(PLACES, (PLACE,))),
         "not_shown": _write_not_shown(engine, store, mart, f"{folder}/not_shown"),
     }
     favored = [entry.path for entry in tables["user_favor"]]
@@ -118,10 +119,6 @@ def write_user_favor(
     return write_frame(
         engine, favor_rows(engine, store, mart, config), store, folder, layout, inputs, make=group_favors
     )
-
-
-def _write_places(engine: Engine, store: Store, mart: Manifest, folder: str) -> list[FileEntry]:
-    return write_frame(engine, _mart_table(engine, store, mart, "places"), store, folder, Layout(PLACES, (PLACE,)))
 
 
 def _write_not_shown(engine: Engine, store: Store, mart: Manifest, folder: str) -> list[FileEntry]:
