@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from typing import Final, Protocol
+from typing import Final
 
 from structlog.contextvars import bind_contextvars
 
@@ -20,7 +20,7 @@ from tastetwin.engine import Engine, connect
 from tastetwin.errors import GateRefused, StoreError, TasteTwinError
 from tastetwin.generations import STAGES, Manifest, Stage, is_finished, is_whole, read_manifest, verify
 from tastetwin.privacy.opt_out import read_opt_outs
-from tastetwin.progress import Progress, silent
+from tastetwin.progress import Progress, Reporter
 from tastetwin.runs import (
     Run,
     RunStatus,
@@ -36,27 +36,6 @@ from tastetwin.runs import (
 )
 from tastetwin.store import Store
 from tastetwin.tracking.tell import Tracking, require
-
-
-class Reporter(Protocol):
-    """Hears what the job is doing."""
-
-    def started(self, stage: Stage) -> Progress:
-        """A stage begins; the returned function hears how far it is."""
-
-    def finished(self, stage: Stage, record: StageRecord) -> None:
-        """A stage ended well."""
-
-
-class Quiet:
-    """A reporter that tells nobody."""
-
-    def started(self, stage: Stage) -> Progress:
-        """See ``Reporter``."""
-        return silent
-
-    def finished(self, stage: Stage, record: StageRecord) -> None:
-        """See ``Reporter``."""
 
 
 class Job:
@@ -281,7 +260,7 @@ def run_day(
     require(config.tracking)
     with store.writing():
         close_dead(store)
-        job = Job(store, config, new_run(store, day), again=again, reporter=reporter or Quiet())
+        job = Job(store, config, new_run(store, day), again=again, reporter=reporter or Reporter())
         with _recorded(job):
             collect(job, source)
             for step in STEPS.values():
@@ -304,7 +283,7 @@ def run_stage(
     with store.writing():
         close_dead(store)
         run = _begin(store, stage, day)
-        job = Job(store, config, run, again=again, reporter=reporter or Quiet())
+        job = Job(store, config, run, again=again, reporter=reporter or Reporter())
         with _recorded(job):
             if stage == "collect":
                 assert source is not None
