@@ -44,10 +44,14 @@ FAVORS: Final = pa.schema(
 )
 """favors: one row per favor (``kind`` is ``review`` or ``like``), with what the source says of its place."""
 
+_OF_A_RUN: Final = [
+    pa.field("run_id", pa.string(), nullable=False),
+    pa.field("logical_date", pa.string(), nullable=False),
+]
+
 RUNS: Final = pa.schema(
     [
-        pa.field("run_id", pa.string(), nullable=False),
-        pa.field("logical_date", pa.string(), nullable=False),
+        *_OF_A_RUN,
         pa.field("status", pa.string(), nullable=False),
         pa.field("published", pa.bool_(), nullable=False),
         pa.field("started_at", pa.string(), nullable=False),
@@ -60,8 +64,7 @@ RUNS: Final = pa.schema(
 
 FUNNEL: Final = pa.schema(
     [
-        pa.field("run_id", pa.string(), nullable=False),
-        pa.field("logical_date", pa.string(), nullable=False),
+        *_OF_A_RUN,
         pa.field("stage", pa.string(), nullable=False),
         pa.field("step", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
@@ -73,8 +76,7 @@ FUNNEL: Final = pa.schema(
 
 HEALTH: Final = pa.schema(
     [
-        pa.field("run_id", pa.string(), nullable=False),
-        pa.field("logical_date", pa.string(), nullable=False),
+        *_OF_A_RUN,
         pa.field("area", pa.string(), nullable=False),
         pa.field("measure", pa.string(), nullable=False),
         pa.field("value", pa.float64(), nullable=False),
@@ -91,8 +93,7 @@ which is what is judged where there is one. Null where the gate has no limit, or
 
 QUALITY: Final = pa.schema(
     [
-        pa.field("run_id", pa.string(), nullable=False),
-        pa.field("logical_date", pa.string(), nullable=False),
+        *_OF_A_RUN,
         pa.field("task", pa.string(), nullable=False),
         pa.field("method", pa.string(), nullable=False),
         pa.field("csls", pa.bool_(), nullable=False),
