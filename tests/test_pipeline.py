@@ -18,8 +18,9 @@ from tastetwin.errors import GateRefused, InputError, StoreError, UsageError
 from tastetwin.evaluation.reports import report_path
 from tastetwin.generations import STAGES, Made, Manifest, Plan, Stage, entry_of, make
 from tastetwin.pipeline import INTERRUPTED, Job, past_bundle, run_day, run_stage
-from tastetwin.progress import Progress, Reporter, silent
+from tastetwin.progress import Progress, silent
 from tastetwin.runs import (
+    Reporter,
     Run,
     RunStatus,
     StageRecord,

@@ -28,8 +28,8 @@ from rich.text import Text
 
 from tastetwin.errors import TasteTwinError
 from tastetwin.generations import Stage
-from tastetwin.progress import Progress, Reporter
-from tastetwin.runs import StageRecord
+from tastetwin.progress import Progress
+from tastetwin.runs import Reporter, StageRecord
 
 if TYPE_CHECKING:
     from tastetwin.analysis.lookup import Twin

@@ -20,8 +20,9 @@ from tastetwin.engine import Engine, connect
 from tastetwin.errors import GateRefused, StoreError, TasteTwinError
 from tastetwin.generations import STAGES, Manifest, Stage, is_finished, is_whole, read_manifest, verify
 from tastetwin.privacy.opt_out import read_opt_outs
-from tastetwin.progress import Progress, Reporter
+from tastetwin.progress import Progress
 from tastetwin.runs import (
+    Reporter,
     Run,
     RunStatus,
     StageRecord,

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from tastetwin.generations import Stage
-    from tastetwin.runs import StageRecord
+from typing import Protocol
 
 
 class Progress(Protocol):
@@ -21,17 +17,3 @@ class Progress(Protocol):
 
 def silent(done: int, total: int | None, phase: str = "", /) -> None:
     """Tell nobody."""
-
-
-class Reporter:
-    """Hears what a job is doing; this one tells nobody."""
-
-    def started(self, stage: Stage) -> Progress:
-        """A stage begins; the returned function hears how far it is."""
-        return silent
-
-    def finished(self, stage: Stage, record: StageRecord) -> None:
-        """A stage ended well."""
-
-    def stop(self) -> None:
-        """Nothing more comes, however the job ended."""

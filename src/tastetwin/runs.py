@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from tastetwin.errors import UsageError
 from tastetwin.generations import STAGES, Manifest, Stage, is_finished, read_manifest
+from tastetwin.progress import Progress, silent
 from tastetwin.store import Store
 
 POINTER: Final = "published.json"
@@ -31,6 +32,20 @@ class StageRecord:
     counts: dict[str, int] = field(default_factory=dict)
     finished_at: str = ""
     """UTC; empty in runs of earlier versions."""
+
+
+class Reporter:
+    """Hears what a job is doing; this one tells nobody."""
+
+    def started(self, stage: Stage) -> Progress:
+        """A stage begins; the returned function hears how far it is."""
+        return silent
+
+    def finished(self, stage: Stage, record: StageRecord) -> None:
+        """A stage ended well."""
+
+    def stop(self) -> None:
+        """Nothing more comes, however the job ended."""
 
 
 @dataclass(frozen=True)
