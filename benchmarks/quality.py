@@ -63,7 +63,7 @@ def measure(engine: Engine, folder: Path, day: date, options: argparse.Namespace
     measurement.run()
     found = measurement.found()
     page = markdown(found, time.monotonic() - began)
-    (to / f"{found.dataset}.json").write_bytes(orjson.dumps(found.to_json(), option=orjson.OPT_INDENT_2))
+    (to / f"{found.dataset}.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
     (to / f"{found.dataset}.md").write_text(page)
     print(page, flush=True)
 

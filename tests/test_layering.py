@@ -23,6 +23,7 @@ CORE: Final = {
     "settings",
     "filesystems",
     "jsonline",
+    "durable",
     "store",
     "provenance",
     "generations",

@@ -17,9 +17,10 @@ from tastetwin.config import Config, DeliverConfig
 from tastetwin.errors import GateRefused, InputError, StoreError, UsageError
 from tastetwin.evaluation.reports import report_path
 from tastetwin.generations import STAGES, Made, Manifest, Plan, Stage, entry_of, make
-from tastetwin.pipeline import INTERRUPTED, Job, Quiet, past_bundle, run_day, run_stage
+from tastetwin.pipeline import INTERRUPTED, Job, past_bundle, run_day, run_stage
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import (
+    Reporter,
     Run,
     RunStatus,
     StageRecord,
@@ -223,7 +224,7 @@ def test_the_same_day_again_is_a_new_run_of_the_same_generations(town: Town) -> 
 
 
 def job(store: Store, day: str) -> Job:
-    return Job(store, Config(), Run(f"{day}.9", day, "running", "now"), again=False, reporter=Quiet())
+    return Job(store, Config(), Run(f"{day}.9", day, "running", "now"), again=False, reporter=Reporter())
 
 
 def mart(store: Store, name: str, day: str) -> Manifest:
@@ -563,4 +564,4 @@ def test_a_run_whose_process_was_killed_is_closed_by_the_next_one(disk_town: Tow
 
 def test_stages_see_no_progress_when_nobody_listens() -> None:
     """The premise of a job without a reporter."""
-    assert Quiet().started("mart") is silent
+    assert Reporter().started("mart") is silent

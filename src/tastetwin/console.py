@@ -29,7 +29,7 @@ from rich.text import Text
 from tastetwin.errors import TasteTwinError
 from tastetwin.generations import Stage
 from tastetwin.progress import Progress
-from tastetwin.runs import StageRecord
+from tastetwin.runs import Reporter, StageRecord
 
 if TYPE_CHECKING:
     from tastetwin.analysis.lookup import Twin
@@ -209,7 +209,7 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="cyan")
 
 
-class BarReporter:
+class BarReporter(Reporter):
     """Progress bars, for a terminal."""
 
     def __init__(self) -> None:
@@ -255,7 +255,7 @@ class BarReporter:
             self._bars = None
 
 
-class LineReporter:
+class LineReporter(Reporter):
     """Plain lines, for a log: when a stage or a phase of it begins, when it ends, every ten seconds between."""
 
     def started(self, stage: Stage) -> Progress:
@@ -281,9 +281,6 @@ class LineReporter:
         """Tell how long it took and what it counted."""
         self._say(stage, f"finished in {record.seconds:.1f} s  {_counts(record).plain}")
 
-    def stop(self) -> None:
-        """Nothing is left open."""
-
     @staticmethod
     def _say(stage: Stage, what: str) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -306,7 +303,7 @@ class JsonReporter(LineReporter):
 class Reporting:
     """A reporter, bars on a terminal and lines anywhere else, that leaves the terminal clean whatever happens."""
 
-    def __enter__(self) -> BarReporter | LineReporter:
+    def __enter__(self) -> Reporter:
         lines = JsonReporter() if is_shipped() else LineReporter()
         self._reporter = BarReporter() if err.is_terminal and not is_shipped() else lines
         return self._reporter

@@ -64,18 +64,6 @@ class Engine:
         """The path for the engine's reader, which takes it for a glob; Sail's knows no ``\\[``, Hadoop's no ``[[]``."""
         return re.sub(r"([*?\[{])", r"[\1]" if self.is_embedded else r"\\\1", path)
 
-    def tasks(self, table: pa.Table) -> DataFrame:
-        """Independent tasks, a row each: a partition each on a cluster, which starts what it has room for.
-
-        The embedded engine starts all of its partitions at once, so it gets as many as there are cores. It cannot deal
-        out single rows, only hash them by the first column, and Spark's hash would leave a third of the partitions
-        empty.
-        """
-        frame = self.table(table)
-        if self.is_embedded:
-            return frame.repartition(min(table.num_rows, os.cpu_count() or 1), table.column_names[0])
-        return frame.repartition(table.num_rows)
-
     def table(self, table: pa.Table) -> DataFrame:
         """A small Arrow table as a DataFrame."""
         from pyspark.sql.pandas.types import from_arrow_schema
@@ -94,6 +82,21 @@ class Engine:
                 kind, problem = orjson.loads(row["problem"])
                 raise next(each for each in TasteTwinError.__subclasses__() if each.__name__ == kind)(**problem)
             yield row["text"]
+
+    def each(self, items: Sequence[str], job: Callable[[str], str]) -> Iterator[str]:
+        """What workers tell of independent items, in any order: a task each on a cluster, which starts what it can.
+
+        The embedded engine starts all of its partitions at once, so it gets as many as there are cores. It cannot deal
+        out single rows, only hash them, and Spark's hash would leave a third of the partitions empty.
+        """
+        if not items:
+            return
+        frame = self.table(pa.table({"item": list(items)}))
+        if self.is_embedded:
+            frame = frame.repartition(min(len(items), os.cpu_count() or 1), "item")
+        else:
+            frame = frame.repartition(len(items))
+        yield from self.gather(frame, functools.partial(_each, job))
 
     def map_arrow(
         self,
@@ -119,6 +122,12 @@ def _tell(
         yield pa.record_batch([pa.nulls(1, pa.string()), pa.array([problem])], schema=_TOLD)
         for _ in batches:  # an engine may take unread input for a broken worker
             pass
+
+
+def _each(job: Callable[[str], str], batches: Iterator[pa.RecordBatch]) -> Iterator[str]:
+    """The worker's side of ``Engine.each``."""
+    for batch in batches:
+        yield from map(job, batch.column("item").to_pylist())
 
 
 def connect(remote: str | None, partitions: int) -> Engine:

@@ -144,11 +144,8 @@ def begin(store: Store, stage: Stage, day: str, inputs: dict[str, Any], *, again
 def make(store: Store, plan: Plan, work: Callable[[str], Made], *, again: bool = False) -> Manifest:
     """The generation of a plan: found finished, or made by ``work`` in an empty folder, whose path it is given.
 
-    Args:
-        store: holds everything.
-        plan: what it is made from.
-        work: folder, relative to the store's root -> tables and facts.
-        again: make it once more even if it is finished.
+    ``work`` makes tables and facts from the folder's path, relative to the store's root. With ``again`` it is made once
+    more even if it is finished.
     """
     generation, finished = begin(store, plan.stage, plan.logical_date, plan.inputs(), again=again)
     if finished is not None:

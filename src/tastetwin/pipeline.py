@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from typing import Final, Protocol
+from typing import Final
 
 from structlog.contextvars import bind_contextvars
 
@@ -20,8 +20,9 @@ from tastetwin.engine import Engine, connect
 from tastetwin.errors import GateRefused, StoreError, TasteTwinError
 from tastetwin.generations import STAGES, Manifest, Stage, is_finished, is_whole, read_manifest, verify
 from tastetwin.privacy.opt_out import read_opt_outs
-from tastetwin.progress import Progress, silent
+from tastetwin.progress import Progress
 from tastetwin.runs import (
+    Reporter,
     Run,
     RunStatus,
     StageRecord,
@@ -36,27 +37,6 @@ from tastetwin.runs import (
 )
 from tastetwin.store import Store
 from tastetwin.tracking.tell import Tracking, require
-
-
-class Reporter(Protocol):
-    """Hears what the job is doing."""
-
-    def started(self, stage: Stage) -> Progress:
-        """A stage begins; the returned function hears how far it is."""
-
-    def finished(self, stage: Stage, record: StageRecord) -> None:
-        """A stage ended well."""
-
-
-class Quiet:
-    """A reporter that tells nobody."""
-
-    def started(self, stage: Stage) -> Progress:
-        """See ``Reporter``."""
-        return silent
-
-    def finished(self, stage: Stage, record: StageRecord) -> None:
-        """See ``Reporter``."""
 
 
 class Job:
@@ -242,7 +222,7 @@ def deliver(job: Job) -> None:
 
     # Whoever opts out while this works is left out by readers, and is no leak.
     opt_outs, shown = read_opt_outs(job.store), published_or_none(job.store)
-    job.do("deliver", lambda tell: deliver_run(job.store, job.run, job.config, again=job.again, progress=tell))
+    job.do("deliver", lambda tell: deliver_run(job.store, job.run, again=job.again, progress=tell))
     if not job.store.exists(report_path(job.run.run_id)):  # a run that took over another run's evaluation has none
         write_report(job.store, job.run, job.config)
     require_no_leak(job.store, job.run, opt_outs)
@@ -286,7 +266,7 @@ def run_day(
     require(config.tracking)
     with store.writing():
         close_dead(store)
-        job = Job(store, config, new_run(store, day), again=again, reporter=reporter or Quiet())
+        job = Job(store, config, new_run(store, day), again=again, reporter=reporter or Reporter())
         with _recorded(job):
             collect(job, source)
             for step in STEPS.values():
@@ -309,7 +289,7 @@ def run_stage(
     with store.writing():
         close_dead(store)
         run = _begin(store, stage, day)
-        job = Job(store, config, run, again=again, reporter=reporter or Quiet())
+        job = Job(store, config, run, again=again, reporter=reporter or Reporter())
         with _recorded(job):
             if stage == "collect":
                 assert source is not None

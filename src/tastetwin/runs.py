@@ -13,7 +13,8 @@ from datetime import UTC, date, datetime
 from typing import Final, Literal
 
 from tastetwin.errors import UsageError
-from tastetwin.generations import STAGES, Stage
+from tastetwin.generations import STAGES, Manifest, Stage, is_finished, read_manifest
+from tastetwin.progress import Progress, silent
 from tastetwin.store import Store
 
 POINTER: Final = "published.json"
@@ -31,6 +32,20 @@ class StageRecord:
     counts: dict[str, int] = field(default_factory=dict)
     finished_at: str = ""
     """UTC; empty in runs of earlier versions."""
+
+
+class Reporter:
+    """Hears what a job is doing; this one tells nobody."""
+
+    def started(self, stage: Stage) -> Progress:
+        """A stage begins; the returned function hears how far it is."""
+        return silent
+
+    def finished(self, stage: Stage, record: StageRecord) -> None:
+        """A stage ended well."""
+
+    def stop(self) -> None:
+        """Nothing more comes, however the job ended."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +187,13 @@ def close_dead(store: Store) -> list[Run]:
     left = [run for run in list_runs(store) if run.status == "running"] if store.is_local else []
     said = "the process ended without a word (killed, or the machine went down); the same command goes on from there"
     return [write_run(store, replace(run, status="interrupted", error=said)) for run in left]
+
+
+def kept_manifest(store: Store, run: Run, stage: Stage) -> Manifest | None:
+    """What a stage of a run made; None before, and once it was pruned."""
+    if stage not in run.stages or not is_finished(store, stage, run.generation(stage)):
+        return None
+    return read_manifest(store, stage, run.generation(stage))
 
 
 def funnel(run: Run) -> dict[str, int]:

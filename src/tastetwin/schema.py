@@ -131,6 +131,7 @@ null where there was not enough data to measure it."""
 VECTORS: Final = pa.schema([pa.field(USER, pa.string(), nullable=False), pa.field("vector", pa.list_(pa.float32()))])
 """vectors: one row per user; vectors have unit length."""
 
+_TWIN: Final = [(field.name, field.type) for field in TWINS if field.name not in (USER, "rank")]
 RESULT: Final = pa.schema(
     [
         pa.field("idno", pa.string(), nullable=False),
@@ -142,21 +143,7 @@ RESULT: Final = pa.schema(
                     pa.field("favors", pa.int32()),
                     pa.field("places", pa.int32()),
                     pa.field("home_region", pa.string()),
-                    pa.field(
-                        "twins",
-                        pa.list_(
-                            pa.struct(
-                                [
-                                    pa.field("twin_idno", pa.string()),
-                                    pa.field("score", pa.float32()),
-                                    pa.field("percentile", pa.float32()),
-                                    pa.field("taste", pa.float32()),
-                                    pa.field("home", pa.float32()),
-                                    pa.field("chance", pa.float32()),
-                                ]
-                            )
-                        ),
-                    ),
+                    pa.field("twins", pa.list_(pa.struct(_TWIN))),
                 ]
             ),
         ),

@@ -25,8 +25,7 @@ from tastetwin.masks import without_password, without_token
 def load(path: Path | None = None) -> Config:
     """The settings in force.
 
-    Args:
-        path: a .yaml, .yml or .toml file; None = defaults and environment only.
+    Without a .yaml, .yml or .toml file: defaults and environment only.
 
     Raises:
         UsageError: CONFIG-FILE when the file cannot be read; CONFIG-INVALID with every wrong key and value at once.

@@ -1,8 +1,7 @@
 """The root folder or URL under which everything lives, and the few durable file operations the rest is built on.
 
-A local path gets POSIX durability: write aside, fsync the file, rename, fsync the folder. URLs (``s3://``, and what
-fsspec knows: ``gs://``, ``hdfs://``, ``memory://``) work too; there an atomic replacement is one whole-object put
-(object stores) or a rename (HDFS).
+A local path gets POSIX durability (``durable``). URLs (``s3://``, and what fsspec knows: ``gs://``, ``hdfs://``,
+``memory://``) work too; there an atomic replacement is one whole-object put (object stores) or a rename (HDFS).
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import orjson
 from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.implementations.local import LocalFileSystem
 
+from tastetwin import durable
 from tastetwin.errors import StoreError
 from tastetwin.filesystems import file_system, masked
 
@@ -162,7 +162,7 @@ class Store:
         """All files below a folder, relative to the root, ascending; empty where there is no such folder."""
         prefix = len(self.root.rstrip("/")) + 1
         with self._coded(relative, "STORE-UNREADABLE"):
-            found = _walk(self.path(relative)) if self.is_local else self._found(self.path(relative))
+            found = durable.walk(self.path(relative)) if self.is_local else self._found(self.path(relative))
         return sorted(str(path)[prefix:] for path in found)
 
     def _found(self, top: str) -> list[str]:
@@ -190,6 +190,11 @@ class Store:
         with self._coded(relative, "STORE-UNREADABLE"):
             return bytes(self.fs.cat_file(self.path(relative), start, stop))
 
+    def read_bytes(self, relative: str) -> bytes:
+        """A whole file."""
+        with self._coded(relative, "STORE-UNREADABLE"):
+            return bytes(self.fs.cat_file(self.path(relative)))
+
     def read_json(self, relative: str) -> dict[str, Any]:
         """A JSON object.
 
@@ -197,8 +202,7 @@ class Store:
             StoreError: DAMAGED where the file is absent or is not a JSON object; STORE-UNREADABLE.
         """
         try:
-            with self._coded(relative, "STORE-UNREADABLE"):
-                value = orjson.loads(self.fs.cat_file(self.path(relative)))
+            value = orjson.loads(self.read_bytes(relative))
         except (FileNotFoundError, NotADirectoryError, orjson.JSONDecodeError) as error:
             raise self.damaged(relative, str(error)) from error
         if not isinstance(value, dict):
@@ -247,7 +251,7 @@ class Store:
         """
         with self._coded(relative):
             if self.is_local:
-                with _written_aside(Path(self.path(relative))) as handle:
+                with durable.written_aside(Path(self.path(relative))) as handle:
                     yield handle
             else:
                 with self._written_aside_remote(self.path(relative)) as handle:
@@ -303,7 +307,7 @@ class Store:
         """Make a folder and return its path on the store's file system."""
         with self._coded(relative):
             if self.is_local:
-                _make_durable_folder(Path(self.path(relative)))
+                durable.make_folder(Path(self.path(relative)))
             else:
                 self.fs.makedirs(self.path(relative), exist_ok=True)
         return self.path(relative)
@@ -319,14 +323,14 @@ class Store:
             return
         folder = Path(self.path(relative))
         with self._coded(relative):
-            for base, names in _folders(folder):
+            for base, names in durable.folders(folder):
                 for name in names:
-                    _fsync(base / name)
-                _fsync(base)
+                    durable.fsync(base / name)
+                durable.fsync(base)
             for parent in folder.parents:
                 if not parent.is_relative_to(self.root):
                     break
-                _fsync(parent)
+                durable.fsync(parent)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -357,54 +361,3 @@ class Store:
 def is_aside(name: str) -> bool:
     """Whether a file name is that of an unfinished write, left by a process that was killed."""
     return name.startswith(".") and name.endswith(".tmp")
-
-
-@contextmanager
-def _written_aside(target: Path) -> Iterator[IO[bytes]]:
-    _make_durable_folder(target.parent)
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")  # in containers, all have one process id
-    try:
-        with aside.open("wb") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        aside.replace(target)
-    except BaseException:
-        # What went wrong is told by the first error; a second one on the way out must not hide it.
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise
-    _fsync(target.parent)
-
-
-def _folders(top: str | Path) -> Iterator[tuple[Path, list[str]]]:
-    """``os.walk`` that raises: a folder it cannot list must not pass for an empty one."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for base, _, names in os.walk(top, onerror=fail):
-        yield Path(base), names
-
-
-def _walk(top: str) -> list[str]:
-    try:
-        return [f"{base}/{name}" for base, names in _folders(top) for name in names]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _make_durable_folder(folder: Path) -> None:
-    """Make a folder and those above it; an fsync of a folder keeps its entries, not its own entry in its parent."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in missing:
-        _fsync(made.parent)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

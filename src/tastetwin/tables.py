@@ -91,11 +91,8 @@ def map_files(engine: Engine, store: Store, paths: Sequence[str], folder: str, w
 
     Nothing is shuffled: what belongs to one user stays in one bucket. Files without rows are left out.
     """
-    if not paths:
-        return []
-    tasks = engine.tasks(pa.table({"path": list(paths)}))
-    job = functools.partial(_map_files, root=store.url(""), folder=folder, work=work)
-    entries = [FileEntry(**orjson.loads(text)) for text in engine.gather(tasks, job)]
+    job = functools.partial(_map_file, root=store.url(""), folder=folder, work=work)
+    entries = [FileEntry(**orjson.loads(text)) for text in engine.each(paths, job) if text]
     return sorted(entries, key=lambda entry: entry.path)
 
 
@@ -138,14 +135,11 @@ def _write_buckets(batches: Iterator[pa.RecordBatch], *, root: str, folder: str,
         yield told(put_table(store, f"{folder}/{bucket_name(bucket)}", make(mine)))
 
 
-def _map_files(batches: Iterator[pa.RecordBatch], *, root: str, folder: str, work: Work) -> Iterator[str]:
-    """The worker's side: paths in, one file entry per file out."""
+def _map_file(path: str, *, root: str, folder: str, work: Work) -> str:
+    """The worker's side: tells the file entry; "" where there are no rows."""
     store = Store(root)
-    for batch in batches:
-        for path in batch.column("path").to_pylist():
-            made = work(pq.read_table(store.path(path), filesystem=store.arrow))
-            if made.num_rows:
-                yield told(put_table(store, f"{folder}/{path.rsplit('/', 1)[-1]}", made))
+    made = work(pq.read_table(store.path(path), filesystem=store.arrow))
+    return told(put_table(store, f"{folder}/{path.rsplit('/', 1)[-1]}", made)) if made.num_rows else ""
 
 
 def told(entry: FileEntry) -> str:

@@ -13,19 +13,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from tastetwin.analysis.evidence import K_ANONYMITY, Visitors
-from tastetwin.analysis.lookup import AMONG, About, TwinLists, as_json_row
+from tastetwin.analysis.lookup import AMONG, TwinLists, as_json_row
 from tastetwin.analysis.parts import write_axes
+from tastetwin.analysis.people import About
 from tastetwin.analysis.standing import EXPOSURE
 from tastetwin.analysis.stored import vectors_table
 from tastetwin.analysis.visitors import read_visitors, write_visitors
 from tastetwin.errors import UsageError
-from tastetwin.features.stage import read_place_rows
+from tastetwin.features.stage import PLACE_ROWS
 from tastetwin.features.taste import HISTORY
 from tastetwin.generations import read_manifest
 from tastetwin.runs import Run
 from tastetwin.schema import TWINS
 from tastetwin.store import Store
-from tastetwin.tables import bucket_name, bucket_of, put_table, read_files
+from tastetwin.tables import bucket_name, bucket_of, put_table, read_files, read_table
 from tests import handmade
 from tests.world import Journey
 
@@ -319,8 +320,8 @@ def test_visitors_come_back_as_they_were_written(store: Store) -> None:
 def test_evidence_names_only_places_that_many_favor(journey: Journey) -> None:
     """Naming a place that few favor would reveal a visit; counted here from the histories themselves."""
     features = read_manifest(journey.store, "features", journey.first.generation("features"))
-    rows, visitors = read_place_rows(journey.store, features.paths("place_row")[0])
-    known = dict(zip(rows.place_ids.to_pylist(), visitors.tolist(), strict=True))
+    rows = read_table(journey.store, features, "place_row", PLACE_ROWS)
+    known = dict(zip(rows.column("place_id").to_pylist(), rows.column("visitors").to_pylist(), strict=True))
     lists = TwinLists(journey.store, journey.first)
     named = {
         shared.key: shared.visitors

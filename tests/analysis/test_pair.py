@@ -72,7 +72,7 @@ def test_without_these_visits_they_would_not_match(lists: TwinLists) -> None:
     vectors = list_vectors(lists.store, lists.analysis, raw)
     crowding = lists.exposure.column("crowding").to_numpy()
     encoder = open_encoder(lists.store, read_manifest(lists.store, "train", lists.run.generation("train")), 2048)
-    histories, _ = read_histories(lists.store, lists.features, lists.min_favors)
+    histories = read_histories(lists.store, lists.features, lists.min_favors)
     explain, told = lists.explainer, 0
     for user in lists.some_users(40):
         other = lists.twins(user, FIRST)[-1].twin_idno
@@ -87,7 +87,7 @@ def test_without_these_visits_they_would_not_match(lists: TwinLists) -> None:
         assert set(found.without.visits) <= set(names)
         vector = encoder.encode(mine.filter(np.array([name not in found.without.visits for name in names])))[0]
         scores = vectors @ vector - crowding / 2
-        may = [at for at in lists.may_be_shown_to(user, ids) if at != them]
+        may = [at for at in lists.may_be_shown_to(user) if at != them]
         assert found.without.rank == 1 + int((scores[may] > scores[them]).sum()) > found.without.beyond
     assert told >= 10
 
@@ -129,7 +129,7 @@ def test_evidence_is_faithful(lists: TwinLists) -> None:
     """Over the whole town: taking the named places away lowers the similarity more than as many drawn at random."""
     ids, raw, _ = lists.space
     encoder = open_encoder(lists.store, read_manifest(lists.store, "train", lists.run.generation("train")), 2048)
-    histories, _ = read_histories(lists.store, lists.features, lists.min_favors)
+    histories = read_histories(lists.store, lists.features, lists.min_favors)
     rng = np.random.default_rng(1)
     named: list[Histories] = []
     drawn: list[Histories] = []

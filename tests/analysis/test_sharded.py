@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -27,9 +27,6 @@ from tests.world import QUICK, Journey
 
 from .test_fill import rules_of
 from .test_twins import clustered, unit
-
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
 
 
 def put_vectors(store: Store, ids: list[str], vectors: np.ndarray, buckets: int) -> list[str]:
@@ -117,8 +114,8 @@ def test_a_whole_list_may_lie_in_one_shard(engine: Engine, memory_store: Store) 
 class Anxious(Engine):
     """An engine that does every task twice, as a cluster may that takes a slow worker for a dead one."""
 
-    def tasks(self, table: pa.Table) -> DataFrame:
-        return super().tasks(pa.concat_tables([table, table]))
+    def each(self, items: Sequence[str], job: Callable[[str], str]) -> Iterator[str]:
+        return super().each([*items, *items], job)
 
 
 def test_a_task_done_twice_changes_nothing(engine: Engine, memory_store: Store) -> None:

@@ -9,7 +9,6 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from tastetwin.config import Config
 from tastetwin.delivery.stage import deliver_run
 from tastetwin.errors import GateRefused, TasteTwinError, UsageError
 from tastetwin.evaluation.gate import Finding, Verdict
@@ -47,7 +46,7 @@ def store(memory_store: Store) -> Store:
 
 def refusal(store: Store, run: Run) -> TasteTwinError:
     with pytest.raises((UsageError, GateRefused)) as caught:
-        deliver_run(store, run, Config())
+        deliver_run(store, run)
     assert store.names("results") == []
     return caught.value
 
@@ -73,7 +72,7 @@ def test_a_result_is_the_user_s_list_beside_what_is_known_of_the_user(store: Sto
     cid has too few places and hal nobody to be shown, so neither is served; nothing is known of where gus lives.
     """
     run, _ = evaluated(store)
-    made = deliver_run(store, run, Config())
+    made = deliver_run(store, run)
     rows = read_table(store, made, "result", RESULT).to_pylist()
     assert sorted(rows, key=lambda row: str(row["idno"])) == [result(user) for user in ("ann", "bob", "dot", "gus")]
     assert made.facts == {"counts": {"results": 4}, "buckets": handmade.BUCKETS}
@@ -87,7 +86,7 @@ def test_lists_are_put_in_order_however_the_rows_lie(store: Store) -> None:
     )
     evaluation(store, "e")
     run = handmade.run_of(store, {"features": "f", "analyze": "back", "evaluate": "e"})
-    made = deliver_run(store, run, Config())
+    made = deliver_run(store, run)
     for path in made.paths("result"):
         rows = read_files(store, [path], RESULT).to_pylist()
         assert rows == sorted((result(row["idno"]) for row in rows), key=lambda row: str(row["idno"]))
@@ -98,7 +97,7 @@ def test_lists_made_before_there_were_parts_are_delivered_without(store: Store) 
     old = [rows.drop_columns(["taste", "home", "chance"]) for rows in handmade.bucketed(handmade.twins())]
     handmade.generation(store, "analyze", "old", {"twins": old}, facts={"buckets": handmade.BUCKETS})
     evaluation(store, "e")
-    made = deliver_run(store, handmade.run_of(store, {"features": "f", "analyze": "old", "evaluate": "e"}), Config())
+    made = deliver_run(store, handmade.run_of(store, {"features": "f", "analyze": "old", "evaluate": "e"}))
     listed = [twin for row in read_table(store, made, "result", RESULT).to_pylist() for twin in row["payload"]["twins"]]
     assert len(listed) == 6 and all(twin["taste"] is None and twin["home"] is None for twin in listed)
 
@@ -111,14 +110,14 @@ def test_a_bucket_in_which_nobody_has_a_twin_is_no_obstacle(store: Store) -> Non
     )
     evaluation(store, "e")
     run = handmade.run_of(store, {"features": "f", "analyze": "few", "evaluate": "e"})
-    made = deliver_run(store, run, Config())
+    made = deliver_run(store, run)
     assert read_table(store, made, "result", RESULT).to_pylist() == [result("bob")]
 
 
 def test_a_user_s_result_lies_where_the_user_s_history_does(store: Store) -> None:
     """One bucket answers for one user, in every table: that is how a single user is looked up."""
     run, _ = evaluated(store)
-    made = deliver_run(store, run, Config())
+    made = deliver_run(store, run)
     for path in made.paths("result"):
         name = path.rsplit("/", 1)[-1]
         ids = read_files(store, [path], RESULT)["idno"].to_pylist()
@@ -128,16 +127,16 @@ def test_a_user_s_result_lies_where_the_user_s_history_does(store: Store) -> Non
 def test_delivering_again_finds_the_work_done(store: Store) -> None:
     """A retry after a lost answer; with ``again`` the same rows are made beside it."""
     run, _ = evaluated(store)
-    first = deliver_run(store, run, Config())
-    assert deliver_run(store, run, Config()).generation == first.generation
-    anew = deliver_run(store, run, Config(), again=True)
+    first = deliver_run(store, run)
+    assert deliver_run(store, run).generation == first.generation
+    anew = deliver_run(store, run, again=True)
     assert anew.generation != first.generation and anew.digest() == first.digest()
 
 
 def test_delivering_publishes_nothing_by_itself(store: Store) -> None:
     """The pointer moves when everything is there; see ``publish_run``."""
     run, _ = evaluated(store)
-    deliver_run(store, run, Config())
+    deliver_run(store, run)
     assert published(store) is None
 
 
@@ -158,7 +157,7 @@ def test_a_run_that_the_gate_refuses_is_not_delivered(store: Store, severity: An
 def test_a_warning_does_not_stop_a_delivery(store: Store) -> None:
     """On a first run there is only that."""
     run, _ = evaluated(store, verdict=Verdict(True, True, [Finding("GINI", "warn", 0.99, 0.9, "few are shown")]))
-    assert deliver_run(store, run, Config()).facts["counts"] == {"results": 4}
+    assert deliver_run(store, run).facts["counts"] == {"results": 4}
 
 
 def test_a_verdict_against_another_run_than_the_published_one_is_old(store: Store) -> None:
@@ -170,7 +169,7 @@ def test_a_verdict_against_another_run_than_the_published_one_is_old(store: Stor
     assert error.problem.code == "OLD-VERDICT"
     assert f"tastetwin evaluate --store ... --date {handmade.DAY}" in error.problem.fix
     third, _ = evaluated(store, "e3", against=first_evaluation)
-    assert deliver_run(store, third, Config()).stage == "deliver"
+    assert deliver_run(store, third).stage == "deliver"
 
 
 def test_a_verdict_from_before_a_rollback_is_old_too(store: Store) -> None:
@@ -187,7 +186,7 @@ def test_the_published_run_can_be_delivered_again(store: Store) -> None:
     """It was judged against the one before, or nothing; it replaces itself."""
     run, _ = evaluated(store)
     publish(store, run.run_id)
-    assert deliver_run(store, run, Config()).facts["counts"] == {"results": 4}
+    assert deliver_run(store, run).facts["counts"] == {"results": 4}
 
 
 def test_a_run_without_evaluation_is_not_delivered(store: Store) -> None:

@@ -15,7 +15,7 @@ from tastetwin.config import Config, EvaluateConfig, TrainConfig
 from tastetwin.engine import Engine
 from tastetwin.errors import InputError
 from tastetwin.evaluation.baselines import Baseline, Material, Pair, full_linear, random_in_region, tfidf_overlap
-from tastetwin.evaluation.benchmark import Benchmark, Measurement, run_benchmark
+from tastetwin.evaluation.benchmark import Benchmark, Measurement
 from tastetwin.evaluation.dataset import Dataset, load_dataset
 from tastetwin.evaluation.records import MODEL
 from tastetwin.evaluation.tables import as_tables
@@ -41,7 +41,7 @@ def found(dataset: Dataset) -> Benchmark:
         return full_linear(material)
 
     methods = {"random in region": random_in_region, "TF-IDF overlap": tfidf_overlap, MODEL: model}
-    return run_benchmark(dataset, CONFIG, 2, methods, tell=lambda text: None)
+    return Measurement(dataset, CONFIG, 2, methods, tell=lambda text: None).run()
 
 
 def test_the_dataset_is_everything_the_source_says(dataset: Dataset) -> None:
@@ -87,7 +87,7 @@ def test_planted_taste_and_friends_are_told_where_there_are_vectors(found: Bench
 
 def test_the_record_is_plain_json(found: Benchmark) -> None:
     """It is kept beside the docs and compared from release to release; NaN is no JSON."""
-    again = json.loads(orjson.dumps(found.to_json()))
+    again = json.loads(orjson.dumps(found))
     assert again["dataset"] == "town" and again["seeds"] == [1, 2]
     assert len(again["pairs"]) == 3 * 3 * 2
 
@@ -121,13 +121,13 @@ def test_stopped_it_tells_what_it_has_and_goes_on_from_there(
         stopped.run()
     found = stopped.found()
     assert (found.seeds, len(found.pairs), len(found.lists), found.complete) == (seeds, pairs, lists, False)
-    orjson.dumps(found.to_json())
+    orjson.dumps(found)
     second: list[str] = []
     later = Measurement(dataset, CONFIG, 2, counted(second), tell=lambda text: None, keep=tmp_path)
     later.run()
     assert len(first) + len(second) == 6, "two methods on two seeds and for the lists, each once"
-    whole = run_benchmark(dataset, CONFIG, 2, METHODS, tell=lambda text: None)
-    assert orjson.dumps(later.found().to_json()) == orjson.dumps(whole.to_json()) and whole.complete
+    whole = Measurement(dataset, CONFIG, 2, METHODS, tell=lambda text: None).run()
+    assert orjson.dumps(later.found()) == orjson.dumps(whole) and whole.complete
 
 
 def test_stopped_before_the_first_result_there_is_nothing(dataset: Dataset) -> None:
@@ -164,7 +164,7 @@ def test_the_first_line_says_what_is_ahead(dataset: Dataset, tmp_path: Path) -> 
 def test_a_source_of_short_histories_is_refused_with_the_reason(dataset: Dataset) -> None:
     few = replace(dataset, favors=dataset.favors.slice(0, 30))
     with pytest.raises(InputError, match="TOO-FEW-LONG"):
-        run_benchmark(few, CONFIG, 1, {"random in region": random_in_region}, tell=lambda text: None)
+        Measurement(few, CONFIG, 1, {"random in region": random_in_region}, tell=lambda text: None).run()
 
 
 def test_friends_that_are_no_pairs_are_refused(engine: Engine, tmp_path: Path) -> None:
@@ -189,5 +189,5 @@ def test_data_without_regions_categories_or_friends_is_measured_all_the_same(dat
             categories=dataset.vocabulary.categories[:0],
         ),
     )
-    found = run_benchmark(bare, CONFIG, 1, {"random in region": random_in_region}, tell=lambda text: None)
+    found = Measurement(bare, CONFIG, 1, {"random in region": random_in_region}, tell=lambda text: None).run()
     assert found.lists[0].friends_auc is None and len(found.pairs) == 6

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tastetwin.config import Config, FeaturesConfig
 from tastetwin.engine import Engine
+from tastetwin.features.stage import PLACE_ROWS as TABLE
 from tastetwin.features.stage import build_features, read_histories, read_place_rows
 from tastetwin.features.user_favor import USER_FAVOR, favored_likes, favored_reviews, favors, group_favors
 from tastetwin.schema import LIKES, PLACES, REVIEWS
@@ -221,17 +222,18 @@ def test_the_stage_writes_what_the_rule_says(mart: Mart) -> None:
     assert made.facts["counts"] == {"users": 4, "favors": 17, "eligible": 1}
     stored = read_table(mart.store, made, "user_favor", USER_FAVOR)
     assert sorted(stored.column("user_idno").to_pylist()) == ["u0", "u1", "u2", "u3"]
-    rows, visitors = read_place_rows(mart.store, made.paths("place_row")[0])
-    assert dict(zip(rows.place_ids.to_pylist(), visitors.tolist(), strict=True)) == {
+    rows = read_place_rows(mart.store, made.paths("place_row")[0])
+    visitors = read_table(mart.store, made, "place_row", TABLE).column("visitors").to_pylist()
+    assert dict(zip(rows.place_ids.to_pylist(), visitors, strict=True)) == {
         **{f"p{p}": 4 for p in range(4)}, "p4": 1, **{f"p{p}": 0 for p in range(5, 9)},
     }  # fmt: skip
-    histories, _ = read_histories(mart.store, made, 5)
+    histories = read_histories(mart.store, made, 5)
     assert histories.user_ids.tolist() == ["u0"] and histories.lengths().tolist() == [5]
     assert histories.places.tolist()[4] == rows.of(pa.array(["p8"]))[0], "p4 and p8 are read as the same group"
     new = [{"review_id": "x", "user_idno": f"u{u}", "review_place_id": "a new place"} for u in range(4)]
     second = mart.day(2, {"reviews.jsonl": new})
     later = build_features(mart.engine, mart.store, second, made, config)
-    again, _ = read_place_rows(mart.store, later.paths("place_row")[0])
+    again = read_place_rows(mart.store, later.paths("place_row")[0])
     known = pa.array([f"p{p}" for p in range(9)])
     assert again.of(known).tolist() == rows.of(known).tolist()
     assert again.of(pa.array(["a new place"]))[0] > max(rows.rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ FULL = FullTraining("2026-06-01", "there is no earlier bundle to go on from", 1_
 
 
 def bundle(facts: dict[str, Any] | None = None, settings: dict[str, Any] = SETTINGS) -> Manifest:
-    told = {"full_training": FULL.facts()} if facts is None else facts
+    told = {"full_training": asdict(FULL)} if facts is None else facts
     return Manifest("train", "g", "2026-06-03", {}, settings, {}, told, code_version=__version__)
 
 
@@ -41,7 +41,7 @@ def why(
 
 
 def nobody_aside() -> Manifest:
-    return bundle(facts={"full_training": {**FULL.facts(), "aside_limit": 0.0}})
+    return bundle(facts={"full_training": {**asdict(FULL), "aside_limit": 0.0}})
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from tastetwin.model import encoder, step
 from tastetwin.model.train import train
+from tastetwin.store import Store
 from tests.model import towns
 from tests.model.test_workers import CONFIG
 
@@ -51,7 +52,7 @@ def on_step(step, total, loss):
         os.kill(os.getpid(), signal.SIGKILL)
 config = CONFIG.model_copy(update={"dropout": dropout})
 town, vocabulary = towns.histories(90, 40, 4, 12, seed=2), towns.vocabulary(40)
-result = train(town, vocabulary, config, None, folder, on_step)
+result = train(town, vocabulary, config, None, Store(folder), on_step)
 state = {name: value.contiguous() for name, value in result.encoder.state_dict().items()}
 save_file(state, folder / f"final-{rank}.safetensors")
 (folder / f"record-{rank}.json").write_text(json.dumps(vars(result.record)))

@@ -210,9 +210,7 @@ def _nearest(blocks: Blocks, queries: Floats, labels: Ints, depth: int, probes: 
         if not shown.size or not len(queries):
             continue
         names = blocks.shards.starts[shard] + at
-        few = min(
-            depth, -(-MARGIN * depth // seen)
-        )  # a shard's share of the best is small, and goes on where it is not
+        few = min(depth, -(-MARGIN * depth // seen))  # a shard's share is small; where it is not, more are asked for
         with one_thread():
             look = ExactIndex(shown).top_k
             if probes:

@@ -88,12 +88,9 @@ class CellIndex:
         """The fewest cells to look into so that the true lists are found, and the share of them that is found then.
 
         Found by two standard errors of the sample more than asked: all users are to have it, not just the sample. No
-        search is needed: a true twin is found as soon as its cell is looked into.
-
-        Args:
-            queries: [m, dim] a sample of users.
-            truth: [m, k] positions of their exact lists, -1 where there is nobody left.
-            recall: to be reached, in (0, 1].
+        search is needed: a true twin is found as soon as its cell is looked into. ``queries`` [m, dim] are a sample of
+        users, ``truth`` [m, k] the positions of their exact lists, -1 where there is nobody left, ``recall`` in (0, 1]
+        is to be reached.
         """
         order = nearest_points(with_component(queries, 1.0), self.centres, self.cells.size)
         rank = np.empty_like(order)

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from tastetwin.analysis.hubness import mean_found
 from tastetwin.analysis.index import Floats, Ints
 from tastetwin.analysis.parts import reweighted, unit
 from tastetwin.analysis.scale import ScoreScale, sample_pairs
@@ -91,13 +92,8 @@ def draw_bank(space: Space, config: AnalyzeConfig) -> Bank:
 def closest(space: Space, user: int, among: Ints, depth: int, config: AnalyzeConfig, bank: Bank | None = None) -> Found:
     """The ``depth`` closest users, chosen by similarity and then ordered by score.
 
-    Args:
-        space: what close means.
-        user: position of the one who asks.
-        among: positions of those who may be shown to them, ascending.
-        depth: how many.
-        config: ``csls_neighbours`` and ``seed`` are used.
-        bank: ``draw_bank`` of both, where somebody asks more than once.
+    ``among`` are positions of those who may be shown to the user, ascending; ``bank`` is ``draw_bank`` of the same,
+    where somebody asks more than once. Of the configuration ``csls_neighbours`` and ``seed`` are used.
     """
     bank = bank or draw_bank(space, config)
     chosen = np.sort(among[_largest(space.to(user)[among], depth)])
@@ -122,7 +118,4 @@ def _crowding(space: Space, asked: Ints, bank: Ints, neighbours: int) -> Floats:
         return np.zeros(len(asked), np.float32)
     cosines = space.looked_at[asked] @ space.looked_at[bank].T
     cosines[asked[:, None] == bank] = -np.inf
-    nearest = np.sort(cosines, axis=1)[:, -neighbours:]
-    found = np.isfinite(nearest)
-    means: Floats = np.where(found, nearest, 0).sum(axis=1) / np.maximum(found.sum(axis=1), 1).astype(np.float32)
-    return means
+    return mean_found(np.sort(cosines, axis=1)[:, -neighbours:])

@@ -109,14 +109,8 @@ def encode_table(
 ) -> pa.Table:
     """The worker's side of ``analyze``: rows of the users with enough places, in their order, see ``stored.packed``.
 
-    Args:
-        history: ``HISTORY`` rows.
-        model: path or fsspec URL of the bundle's ``encoder.onnx``, as workers see it; opened once per process.
-        max_length: favors read per user, the most recent ones; as in training.
-        tokens: padded favors per call of the model, at most.
-        min_favors: distinct places a user needs.
-        form: how the vectors are stored.
-        opt_outs: users who get no vector.
+    ``history`` are ``HISTORY`` rows; ``model`` is the bundle's ``encoder.onnx`` as workers see it, opened once per
+    process, with ``max_length`` and ``tokens`` as of ``Encoder``; ``opt_outs`` get no vector.
 
     Raises:
         StoreError: BAD-MODEL, BAD-VECTOR.

@@ -110,12 +110,7 @@ class Explainer:
     ) -> None:
         """Prepare which places and categories may be named.
 
-        Args:
-            vocabulary: of the bundle.
-            visitors: see ``count_visitors``.
-            rules: what may be said.
-            names: names of places by id, for the sentence; ids stand in for missing ones.
-            language: of the sentence.
+        ``names`` are those of places by id, for the sentence; ids stand in for missing ones.
         """
         self._language = language
         self._vocabulary, self._visitors, self._names = vocabulary, visitors, names or {}
@@ -150,12 +145,7 @@ class Explainer:
         return self._place_ok, self._category_ok, self._region_ok
 
     def explain(self, mine: Rows, theirs: Rows) -> Evidence:
-        """What two users share.
-
-        Args:
-            mine: vocabulary rows of one user, distinct.
-            theirs: of the other.
-        """
+        """What two users share, by the vocabulary rows of either, distinct."""
         return self.explain_each(mine, [theirs])[0]
 
     def explain_each(self, mine: Rows, others: Iterable[Rows]) -> list[Evidence]:
@@ -168,17 +158,8 @@ class Explainer:
 
     def say(self, evidence: Evidence, language: Language) -> str:
         """Evidence in words."""
-        return self._said(evidence.places, evidence.categories, evidence.regions, language)
-
-    def _said(
-        self,
-        places: tuple[Shared, ...],
-        categories: tuple[Shared, ...],
-        regions: tuple[Shared, ...],
-        language: Language,
-    ) -> str:
-        named = [self._names.get(place.key, place.key) for place in places]
-        codes, areas = ([shared.key for shared in kind] for kind in (categories, regions))
+        named = [self._names.get(place.key, place.key) for place in evidence.places]
+        codes, areas = ([shared.key for shared in kind] for kind in (evidence.categories, evidence.regions))
         return sentence(language, named, codes, areas)
 
     def may_be_named(self, rows: Rows) -> Rows:
@@ -227,7 +208,8 @@ class Explainer:
         places = tuple([named[row] for row in rows[:most]])
         categories = _heaviest(me.categories, kinds, self._category_rarity, self._named_categories, most)
         regions = _heaviest(me.regions, areas, self._region_rarity, self._named_regions, most)
-        return Evidence(places, categories, regions, self._said(places, categories, regions, self._language))
+        found = Evidence(places, categories, regions, "")
+        return found._replace(sentence=self.say(found, self._language))
 
 
 class _Known(dict[int, Thing]):

@@ -23,10 +23,7 @@ def draw_bank(shown: Ints, size: int, seed: int) -> Ints:
 def density(users: Users, bank: Ints, config: AnalyzeConfig) -> Floats:
     """Mean cosine of everybody to their nearest ``config.csls_neighbours`` in the bank, own label left out.
 
-    Args:
-        users: everybody.
-        bank: positions of the bank's users; at most one of each label.
-        config: how many neighbours (fewer where the bank is smaller).
+    ``bank``: positions, at most one of each label; fewer neighbours where it is smaller.
 
     Returns:
         [n] in [-1, 1]; 0 where there are no neighbours.

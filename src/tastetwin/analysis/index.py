@@ -67,12 +67,7 @@ class ExactIndex:
         self._index.add(with_component(shown.vectors, -shown.bias))
 
     def top_k(self, queries: Floats, labels: Ints, k: int) -> tuple[Floats, Ints]:
-        """The k closest shown users of each query.
-
-        Args:
-            queries: [m, dim] unit vectors, C order.
-            labels: [m] labels of the queries; shown users of the same label are left out.
-            k: length of the lists.
+        """The k closest shown users of each of [m, dim] unit vectors, C order; those of the query's label are left out.
 
         Returns:
             Scores [m, k] (``dot - bias``, descending, ties by position; -inf where there is nobody left) and positions

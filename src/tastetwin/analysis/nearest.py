@@ -117,12 +117,7 @@ class NearestIndex:
             raise ValueError(f"{self._probes} cells to look into")
 
     def candidates(self, queries: Floats, depth: int) -> Ints:
-        """[n, depth] positions into the shown users, the likeliest first, -1 where there are no more; or all of them.
-
-        Args:
-            queries: [n, dim] unit vectors.
-            depth: how many.
-        """
+        """[n, depth] positions of shown users, the likeliest first, -1 where there are no more; or all of them."""
         if depth >= self.size:
             return np.broadcast_to(np.arange(self.size), (len(queries), self.size))
         return self.nearest(queries, depth)[1]

@@ -50,13 +50,8 @@ def next_place_pairs(
 ) -> Pairs:
     """Each of ``users`` without their last place, and others who have it or have not.
 
-    Args:
-        histories: of everybody, [n].
-        vocabulary: what their places are.
-        users: positions of those to ask about; training must not have seen them.
-        encode: histories -> unit vectors, in the space of the town's.
-        town: everybody.
-        seed: of the others drawn.
+    ``users`` are positions among the [n] ``histories``, and training must not have seen them; ``encode`` makes unit
+    vectors in the space of the town's; ``seed`` is that of the others drawn.
     """
     last = next_places(histories, vocabulary)
     users = users[last[users] >= 0]

@@ -93,7 +93,7 @@ class Pair:
         """Look both up.
 
         Raises:
-            UsageError: SAME-USER; UNKNOWN-USER, TOO-FEW-FAVORS of either; OLD-RUN of an earlier version.
+            UsageError: SAME-USER; UNKNOWN-USER, TOO-FEW-FAVORS of either.
         """
         if user == other:
             raise UsageError("SAME-USER", place=f"user {user}", value=other, rule="two users", fix="name another one")
@@ -102,8 +102,6 @@ class Pair:
         self._ids, raw, _ = lists.space
         self._vectors = list_vectors(lists.store, lists.analysis, raw)
         self._me, self._them = lists.position(user), lists.position(other)
-        if lists.exposure.num_rows != len(self._ids):
-            raise lists.old_run("exposure")
         self._crowding = lists.exposure.column("crowding").to_numpy()
         homes = lists.exposure.column("home_region").combine_chunks().dictionary_encode().indices
         self._homes = pc.fill_null(homes, -1).to_numpy().astype(np.int32)
@@ -209,7 +207,7 @@ class Pair:
 
     def _rank(self, user: int, other: int, vector: Floats | None = None) -> int:
         scores = self._scores(user, vector)
-        allowed = self.lists.may_be_shown_to(str(self._ids[user]), self._ids)
+        allowed = self.lists.may_be_shown_to(str(self._ids[user]))
         allowed = allowed[(allowed != other) & self._of_the_region(user)[allowed]]
         ahead = allowed[scores[allowed] > scores[other]]
         return 1 + int((~self._opt_outs.of(self._ids[ahead])).sum())
@@ -221,13 +219,13 @@ class Pair:
             return None
         beyond = FIRST if rank <= FIRST else self._k
         encoder = self._open_encoder()
-        history = self._histories([self.user])
+        history = from_arrow(self.lists.rows_of(self.lists.features, "history", HISTORY, [self.user]))
         taken: list[int] = []
         while len(taken) < MOST_VISITS and rank <= beyond:
             tried = self._worth_trying(taken)
             if not len(tried) or len(self._mine) - len(taken) <= self.lists.min_favors:
                 break
-            vectors = self._encode(encoder, [_less(history, [*taken, int(row)]) for row in tried])
+            vectors = self._encode(encoder, [history.filter(~np.isin(history.places, [*taken, row])) for row in tried])
             least = int(np.argmin(vectors @ self._vectors[self._them]))
             taken.append(int(tried[least]))
             rank = self._rank(self._me, self._them, vectors[least])
@@ -246,13 +244,3 @@ class Pair:
     def _open_encoder(self) -> Encoder:
         bundle = read_manifest(self.lists.store, "train", self.lists.run.generation("train"))
         return open_encoder(self.lists.store, bundle, Config().analyze.batch_tokens)
-
-    def _histories(self, users: list[str]) -> Histories:
-        """In the order of ``users``."""
-        table = self.lists.rows_of(self.lists.features, "history", HISTORY, users)
-        found = from_arrow(table)
-        return found.select(np.array([found.user_ids.tolist().index(user) for user in users]))
-
-
-def _less(history: Histories, rows: list[int]) -> Histories:
-    return history.filter(~np.isin(history.places, rows))

@@ -59,10 +59,7 @@ class Parts:
 def fit_parts(vectors: Vectors, homes: Rows, seed: int) -> Parts:
     """The fewest axes without which the users' homes are no longer told (``LEVEL``), on users held out fold by fold.
 
-    Args:
-        vectors: [n, dim] unit vectors.
-        homes: [n] region index of each user's home, -1 where unknown.
-        seed: of the users and triples drawn.
+    For [n, dim] unit vectors and [n] the region index of each user's home, -1 where unknown.
     """
     rng = np.random.default_rng(seed)
     known = rng.permutation(np.flatnonzero(homes >= 0))[:MAX_USERS]
@@ -118,10 +115,8 @@ def _triples(homes: Rows, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
 def reweighted(vectors: Floats, axes: Floats, weight: float) -> Floats:
     """[n, dim] unit vectors whose dot products count the home part ``weight`` times; the vectors themselves at 1.
 
-    Args:
-        vectors: [n, dim] unit vectors.
-        axes: [rank, dim] orthonormal.
-        weight: at least 0. More than 1 draws people of one area together; 0 leaves taste alone.
+    ``axes`` [rank, dim] are orthonormal, ``weight`` at least 0: more than 1 draws people of one area together, 0 leaves
+    taste alone.
     """
     if weight == 1 or not len(axes):
         return vectors

@@ -48,11 +48,7 @@ class ScoreScale:
 def random_pair_scores(vectors: Vectors, densities: Floats, seed: int, pairs: int = SAMPLE_PAIRS) -> Floats:
     """Scores of distinct users drawn at random; all pairs where there are fewer than ``pairs``.
 
-    Args:
-        vectors: [n, dim] unit vectors, C order; n >= 2.
-        densities: [n] see ``hubness.density``.
-        seed: of the draw.
-        pairs: how many at most.
+    ``vectors`` [n, dim] are unit vectors in C order, n >= 2; ``densities`` [n] see ``hubness.density``.
     """
     first, second = sample_pairs(len(vectors), seed, pairs)
     dots = np.empty(len(first), np.float32)

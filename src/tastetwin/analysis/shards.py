@@ -109,10 +109,7 @@ class Shards:
 def shards_for(asked: int, users: int, *, mutual: bool) -> int:
     """How many shards; 0 = one process does without.
 
-    Args:
-        asked: by the configuration; 0 = it leaves it open.
-        users: to be analysed.
-        mutual: lists are in mutual order, which only one process can make.
+    ``asked`` by the configuration, 0 where it leaves it open; lists in ``mutual`` order only one process can make.
     """
     if asked or mutual or users <= IN_ONE_PROCESS:
         return min(asked, users)
@@ -185,16 +182,12 @@ def gather(
 
 def for_each(engine: Engine, job: Job, numbers: Sequence[int], progress: Progress = silent) -> list[str]:
     """What workers tell of each number, in any order; ``progress`` is told of numbers done."""
-    if not len(numbers):
-        return []
-    tasks, told = engine.tasks(pa.table({"number": pa.array(numbers, pa.int32())})), list[str]()
-    for text in engine.gather(tasks, functools.partial(_for_each, job=job)):
+    told: list[str] = []
+    for text in engine.each([str(number) for number in numbers], functools.partial(_do, job=job)):
         told.append(text)
         progress(len(told), len(numbers))
     return told
 
 
-def _for_each(batches: Iterator[pa.RecordBatch], *, job: Job) -> Iterator[str]:
-    for batch in batches:
-        for number in batch.column("number").to_pylist():
-            yield job(number)
+def _do(number: str, *, job: Job) -> str:
+    return job(int(number))

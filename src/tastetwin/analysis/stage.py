@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 
 import numpy as np
@@ -58,14 +57,8 @@ def analyze_users(
 ) -> Manifest:
     """Vectors and twin lists of all eligible users of ``features``, by the model in ``bundle``.
 
-    Args:
-        engine: where encoding runs.
-        store: holds everything.
-        features: the day's histories.
-        bundle: the model; its files are checked against their hashes first.
-        config: sections ``analyze``, ``lists`` and ``features.min_favors`` are used.
-        again: make it once more even if it is finished.
-        progress: told users searched.
+    Sections ``analyze``, ``lists`` and ``features.min_favors`` of the configuration are used; ``progress`` is told
+    users searched.
 
     Raises:
         StoreError: DAMAGED when a file of the bundle is not what its manifest says; OTHER-VOCABULARY when the bundle
@@ -108,7 +101,7 @@ def _write(
     verify(store, bundle)
     vocabulary = _common_vocabulary(store, features, bundle)
     vectors_written = _encode(engine, store, features, bundle, opt_outs, config, f"{folder}/vectors")
-    everybody, _ = read_histories(store, features, config.features.min_favors)
+    everybody = read_histories(store, features, config.features.min_favors)
     histories = everybody.select(np.flatnonzero(~opt_outs.of(everybody.user_ids)))
     ids = histories.user_ids
     homes = home_regions(histories, vocabulary)
@@ -132,6 +125,7 @@ def _write(
     regions = codes.take(pa.array(np.where(homes < 0, len(codes) - 1, homes)))
     how = mainstream(histories, vocabulary, visitors.places)
     exposure = exposure_table(ids, day.found, lists.shown, lists.densities, how, regions)
+    hidden = pc.value_counts(exposure.column("hidden").drop_null())
     tables = {
         "vectors": vectors_written,
         "twins": lists.rows,
@@ -143,11 +137,11 @@ def _write(
         "counts": {
             "users_served": lists.served,
             "opted_out": everybody.n_users - histories.n_users,
-            **{f"hidden.{reason}": count for reason, count in _counted(exposure.column("hidden").drop_null())},
+            **{f"hidden.{each['values']}": each["counts"] for each in hidden.to_pylist()},
             "short_lists": lists.facts.short,
         },
         "buckets": day.buckets,
-        "search": lists.facts.to_json(),
+        "search": asdict(lists.facts),
         "scale": lists.scale.to_json(),
         "parts": parts.to_json(),
         "chance": None if chance is None else chance.to_json(),
@@ -247,11 +241,6 @@ def _measure_chance(day: _Day, looked_at: Vectors, axes: Floats, densities: Floa
 
     pairs = next_place_pairs(histories, day.vocabulary, users, encode, town, config.analyze.seed)
     return fit_chance(pairs, config.analyze.seed)
-
-
-def _counted(values: pa.ChunkedArray) -> Iterator[tuple[str, int]]:
-    """Each distinct value and how often it is there."""
-    return ((each["values"], each["counts"]) for each in pc.value_counts(values).to_pylist())
 
 
 def _not_shown(store: Store, features: Manifest, ids: npt.NDArray[np.object_]) -> Ints:

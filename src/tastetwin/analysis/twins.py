@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -41,10 +41,6 @@ class SearchFacts:
     """Users whose list is shorter than k: nobody is left who may be shown to them and is in few enough lists."""
     max_exposure: int | None
     """In how many lists anybody may be; None = in any number."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Small JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

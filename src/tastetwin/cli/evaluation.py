@@ -62,7 +62,7 @@ def _measurement(source: str, day: date, settings: Config, seeds: int, keep: Pat
 
 def _benchmark(measurement: Measurement, as_json: bool) -> None:
     try:
-        measurement.run()
+        found = measurement.run()
     except (KeyboardInterrupt, SystemExit) as stop:
         steps = measurement.steps
         console.tell("stopped; this is what there is:" if steps.done else "stopped before the first result")
@@ -70,14 +70,14 @@ def _benchmark(measurement: Measurement, as_json: bool) -> None:
             _show(measurement.found(), as_json)
         stop.add_note(f"{len(steps.done)} of {len(steps.plan)} steps are kept; the same command goes on from there")
         raise
-    _show(measurement.found(), as_json)
+    _show(found, as_json)
 
 
 def _show(found: Benchmark, as_json: bool) -> None:
     from tastetwin.evaluation.tables import as_tables
 
     if as_json:
-        console.print_json(found.to_json())
+        console.print_json(found)
         return
     for title, columns, rows in as_tables(found):
         if rows:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tastetwin import console
-from tastetwin.cli.options import ConfigOption, JsonOption, say, settings_of
+from tastetwin.cli.options import ClientOption, ConfigOption, JsonOption, say, settings_of
 
 app = typer.Typer(no_args_is_help=True, help="Events that could not be used: dead letters in Kafka.")
 FromOption = Annotated[
     str | None,
     typer.Option("--from", help="Topic of dead letters.", metavar="TOPIC", show_default="app.dead_letter_topic"),
-]
-ClientOption = Annotated[
-    Path | None, typer.Option("--client", help="Settings of librdkafka, name=value a line.", metavar="FILE")
 ]
 AttemptsOption = Annotated[
     int, typer.Option("--max-attempts", min=1, help="Letters that were tried so often stay where they are.")

@@ -32,6 +32,9 @@ RunDateOption = Annotated[
 ]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML or TOML file of settings.", metavar="FILE")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+ClientOption = Annotated[
+    Path | None, typer.Option("--client", help="Settings of librdkafka, name=value a line.", metavar="FILE")
+]
 AgainOption = Annotated[bool, typer.Option("--again", help="Do it once more even if it is finished.")]
 
 GATEWAY_KEY: Final = "TASTETWIN_GATEWAY_KEY"

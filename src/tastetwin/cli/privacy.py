@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tastetwin import console
-from tastetwin.cli.options import ConfigOption, JsonOption, StoreOption, say, settings_of
+from tastetwin.cli.options import ClientOption, ConfigOption, JsonOption, StoreOption, say, settings_of
 from tastetwin.errors import UsageError
 
 UsersArgument = Annotated[list[str] | None, typer.Argument(help="The source's user ids.", metavar="[USER]...")]
@@ -53,12 +53,9 @@ def forget(
     database: Annotated[
         list[str] | None, typer.Option("--database", help="An address of `load --to` to erase them from, too.")
     ] = None,
-    client: Annotated[
-        Path | None, typer.Option("--client", help="Settings of the Kafka client, as for push.", metavar="FILE")
-    ] = None,
+    client: ClientOption = None,
     home: Annotated[
-        Path | None,
-        typer.Option("--home", help="Of `serve`: the app's lists, too.", metavar="DIR"),
+        Path | None, typer.Option("--home", help="Of `serve`: the app's lists, too.", metavar="DIR")
     ] = None,
     config: ConfigOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be rewritten and removed.")] = False,
@@ -79,7 +76,7 @@ def forget(
     tt = TasteTwin(store, settings_of(config))
     receipt = tt.forget(*named, dry_run=dry_run, databases=database or (), client=client, home=home)
     if as_json:
-        console.print_json(receipt.to_json())
+        console.print_json(receipt)
         return
     rows = [[str(value) for value in vars(entry).values()] for entry in receipt.places]
     title = f"{len(receipt.users)} to be forgotten (nothing done)" if dry_run else f"{len(receipt.users)} forgotten"
@@ -98,11 +95,6 @@ def _named(users: list[str] | None, from_: Path | None) -> list[str]:
         ) from error
     named = [*(users or []), *(line for line in lines if line)]
     if not named:
-        raise UsageError(
-            "NO-USERS",
-            place="command line",
-            value="nobody",
-            rule="at least one user id",
-            fix="name one, or give --from",
-        )
+        rule, fix = "at least one user id", "name one, or give --from"
+        raise UsageError("NO-USERS", place="command line", value="nobody", rule=rule, fix=fix)
     return named

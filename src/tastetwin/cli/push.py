@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tastetwin import console
-from tastetwin.cli.options import JsonOption, StoreOption, say
+from tastetwin.cli.options import ClientOption, JsonOption, StoreOption, say
 
 
 def push(
@@ -18,9 +17,7 @@ def push(
     store: StoreOption,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many twins of each list.")] = 10,
     full: Annotated[bool, typer.Option("--full", help="Send what is there already, too.")] = False,
-    client: Annotated[
-        Path | None, typer.Option("--client", help="Settings of the client, name=value a line.", metavar="FILE")
-    ] = None,
+    client: ClientOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and send nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:

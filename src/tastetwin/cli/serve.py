@@ -10,7 +10,7 @@ import typer
 
 from tastetwin import console
 from tastetwin.cli.options import GATEWAY_KEY as KEY
-from tastetwin.cli.options import ConfigOption, StoreOption, key_of, needs, settings_of
+from tastetwin.cli.options import ClientOption, ConfigOption, StoreOption, key_of, needs, settings_of
 
 serve_app = typer.Typer(help="The model online: model backend, model gateway, app.")
 KeysOption = Annotated[
@@ -155,9 +155,7 @@ def events(
         int, typer.Option(min=0, max=65_535, help="/metrics, /healthz, /readyz; 0 takes any that is free.")
     ] = 8104,
     host: HostOption = "127.0.0.1",
-    client: Annotated[
-        Path | None, typer.Option("--client", help="Settings of librdkafka, name=value a line.", metavar="FILE")
-    ] = None,
+    client: ClientOption = None,
     instance: Annotated[
         str | None,
         typer.Option(help="Name of a static member: it may restart without a rebalance.", show_default="none"),

@@ -90,7 +90,7 @@ def _place_rows(store: Store, bundle: Manifest, features: Manifest, places: pa.T
     ]
     everything = unlisted_too(places, pc.unique(pa.chunked_array(favored)))
     described = assign_rows(vocabulary, everything)
-    published, _ = read_place_rows(store, features.paths("place_row")[0])
+    published = read_place_rows(store, features.paths("place_row")[0])
     known = published.of(everything.column(PLACE))
     rows: npt.NDArray[np.int32] = np.where(described.rows == NO_ROW, known, described.rows)
     return PlaceRows(described.place_ids, rows)

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tastetwin.delivery.load import without_users
 from tastetwin.generations import (
     FOLDERS,
     MANIFEST,
@@ -82,8 +83,11 @@ def _rows(table: pa.Table, users: Users, columns: tuple[str, ...] = (USER,)) -> 
 
 
 def _is_one_of(ids: pa.Array | pa.ChunkedArray, users: Users) -> npt.NDArray[np.bool_]:
-    names = [user for user in users if not _SURROGATES.search(user)]  # the gate lets nobody in with one
-    return np.array(pc.is_in(ids, value_set=pa.array(names, pa.string())), bool)
+    return np.array(pc.is_in(ids, value_set=_ids(users)), bool)
+
+
+def _ids(users: Users) -> pa.Array:
+    return pa.array([user for user in users if not _SURROGATES.search(user)], pa.string())  # the gate lets none in
 
 
 _pairs = partial(_rows, columns=(USER, OTHER))
@@ -110,19 +114,9 @@ def _twins(table: pa.Table, users: Users) -> Cut:
 
 def _result(table: pa.Table, users: Users) -> Cut:
     kept, gone = _rows(table, users, ("idno",))
-    payload = kept.column("payload").combine_chunks()
-    twins = payload.field("twins")
-    entries = twins.flatten()
-    stay = ~_is_one_of(entries.field("twin_idno"), users)
-    counts = np.bincount(pc.list_parent_indices(twins).to_numpy()[stay], minlength=len(twins))
-    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-    fields = list(payload.type)
-    columns = [payload.field(field.name) for field in fields]
-    columns[payload.type.get_field_index("twins")] = pa.ListArray.from_arrays(
-        offsets, entries.filter(pa.array(stay)), type=twins.type
-    )
-    rewritten = pa.StructArray.from_arrays(columns, fields=fields)
-    return kept.set_column(1, kept.schema.field("payload"), rewritten), gone + int((~stay).sum())
+    cleaned = without_users(kept, _ids(users))
+    before, after = (len(pc.list_flatten(pc.struct_field(each.column("payload"), "twins"))) for each in (kept, cleaned))
+    return cleaned, gone + before - after
 
 
 def _quarantine(table: pa.Table, users: Users) -> Cut:

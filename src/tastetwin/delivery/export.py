@@ -38,9 +38,8 @@ def export_published(store: Store, what: str, to: Path) -> int:
     run = published_run(store)
     with whole(to) as aside:
         if what == "report":
-            with store.open_read(report_path(run.run_id)) as handle:
-                page = without_users(handle.read().decode(), read_opt_outs(store))
-                return aside.write_bytes(page.encode())
+            page = store.read_bytes(report_path(run.run_id)).decode()
+            return aside.write_bytes(without_users(page, read_opt_outs(store)).encode())
         paths = read_manifest(store, "analyze", run.generation("analyze")).paths(what)
         opt_outs = read_opt_outs(store)
         if what == "vectors":

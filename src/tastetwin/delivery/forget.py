@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tastetwin.delivery.diff import kept_diffs, write_diff
 from tastetwin.delivery.erase import Found, Users, look_in, people_of
 from tastetwin.delivery.load import erase_loaded
 from tastetwin.delivery.pack import FOLDER as PACKS
 from tastetwin.delivery.push import targets, tombstones
-from tastetwin.evaluation.report import without_users
+from tastetwin.evaluation.reports import cleaned_reports
 from tastetwin.generations import FOLDERS, fingerprint
 from tastetwin.masks import masked
 from tastetwin.privacy.mentions import mentions
@@ -54,18 +54,11 @@ class Receipt:
     places: list[Entry]
     format: int = 1
 
-    def to_json(self) -> dict[str, Any]:
-        """As it is kept."""
-        return asdict(self)
-
 
 def elsewhere(store: Store, databases: Sequence[str], client: Path | None) -> list[Look]:
     """Every topic that was pushed to, and the given databases.
 
-    Args:
-        store: knows the topics.
-        databases: addresses as of ``load --to``.
-        client: settings of the Kafka client, as of ``push --client``.
+    ``databases`` are addresses as of ``load --to``, ``client`` settings of the Kafka client as of ``push --client``.
 
     Raises:
         UsageError: KAFKA-CLIENT.
@@ -83,13 +76,9 @@ Look = Callable[[Store, Users], Found]
 def forget(store: Store, users: Iterable[str], *, dry_run: bool = False, besides: Sequence[Look] = ()) -> Receipt:
     """Erase users from all that we keep; whether they are known does not matter.
 
-    Where there is no lock (a store that is not local) no run may be in progress.
-
-    Args:
-        store: holds everything.
-        users: the source's ids.
-        dry_run: only say what would be rewritten and removed; nothing is written, nobody is opted out.
-        besides: places outside the store (``elsewhere``), cleaned last.
+    Where there is no lock (a store that is not local) no run may be in progress. With ``dry_run`` it is only said what
+    would be rewritten and removed: nothing is written, nobody is opted out. ``besides`` are places outside the store
+    (``elsewhere``), cleaned last.
 
     Returns:
         The receipt, kept in the store unless it was a dry run.
@@ -111,7 +100,7 @@ def forget(store: Store, users: Iterable[str], *, dry_run: bool = False, besides
             found[-1].erase()
         receipt = _receipt(named, found)
         moment = datetime.fromisoformat(receipt.at).strftime("%Y%m%dT%H%M%S%fZ")
-        store.write_json(f"{RECEIPTS}/{moment}-{fingerprint(receipt.users)[:12]}.json", receipt.to_json())
+        store.write_json(f"{RECEIPTS}/{moment}-{fingerprint(receipt.users)[:12]}.json", asdict(receipt))
     return receipt
 
 
@@ -123,22 +112,13 @@ def _receipt(users: Sequence[str], found: list[Found]) -> Receipt:
 
 
 def _reports(store: Store, users: Users) -> Found:
-    people = people_of(users)
-    paths = [path for path in store.files("reports") if not is_aside(path.rpartition("/")[2])]
-    pages = {path: _text(store, path) for path in paths}
-    cleaned = {path: without_users(page, people) for path, page in pages.items()}
-    hits = {path: page for path, page in cleaned.items() if page != pages[path]}
+    hits = cleaned_reports(store, people_of(users))
 
     def erase() -> None:
         for path, page in hits.items():
-            store.write_bytes(path, page.encode())
+            store.write_bytes(path, page)
 
-    return Found("reports", len(pages), len(hits), len(hits), 0, "", erase)
-
-
-def _text(store: Store, path: str) -> str:
-    with store.open_read(path) as handle:
-        return handle.read().decode()
+    return Found("reports", len(store.files("reports")), len(hits), len(hits), 0, "", erase)
 
 
 def _runs(store: Store, users: Users) -> Found:

@@ -45,10 +45,7 @@ class Loaded:
 def load_published(store: Store, address: str, *, progress: Progress = silent) -> Loaded:
     """Load the published run into a database and show it there; what is there already is not loaded again.
 
-    Args:
-        store: where a run is published.
-        address: see ``targets.base.open_target``.
-        progress: told rows sent.
+    ``address`` as of ``targets.base.open_target``; ``progress`` is told rows sent.
 
     Raises:
         UsageError: NOT-PUBLISHED, DATABASE-ADDRESS.

@@ -9,14 +9,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 from tastetwin.errors import MissingExtra
 from tastetwin.evaluation.measures import Measure
 from tastetwin.evaluation.stage import verdict_of
-from tastetwin.generations import STAGES, Manifest, Stage, is_finished, read_manifest
+from tastetwin.generations import STAGES, Manifest
 from tastetwin.privacy.opt_out import read_opt_outs
-from tastetwin.runs import Run, RunStatus, StageRecord, list_runs, published
+from tastetwin.runs import Run, RunStatus, StageRecord, kept_manifest, list_runs, published
 from tastetwin.store import Store
 
 try:
@@ -64,7 +64,7 @@ class _Runs(Collector):
             yield _gauge("published_timestamp_seconds", "When readers got the run that they see.", [], [((), at)])
         yield from _records(named)
         yield from _stages(runs)
-        yield from _judged([(name, m) for name, run in named if (m := _manifest(self._store, run, "evaluate"))])
+        yield from _judged([(name, m) for name, run in named if (m := kept_manifest(self._store, run, "evaluate"))])
         yield from _sizes(self._store, named)
         yield _gauge("opt_outs", "Users who have opted out.", [], [((), len(read_opt_outs(self._store).names))])
 
@@ -136,12 +136,11 @@ def _judged(judged: list[tuple[str, Manifest]]) -> Iterator[Metric]:
     yield from _card([(name, each) for name, verdict in verdicts for each in verdict.measures])
     labels = ["run", "task", "method", "csls"]
     quality = [(name, each) for name, manifest in judged for each in manifest.facts.get("quality", [])]
-    mrr = [((name, *_method(each)), each["mrr"]["value"]) for name, each in quality]
+    mrr = [
+        ((name, each["task"], each["method"], str(each["csls"]).lower()), each["mrr"]["value"])
+        for name, each in quality
+    ]
     yield _gauge("run_mrr_ratio", "Mean reciprocal rank of the true twin of held-out users.", labels, mrr)
-
-
-def _method(score: dict[str, Any]) -> tuple[str, str, str]:
-    return score["task"], score["method"], str(score["csls"]).lower()
 
 
 def _card(card: list[tuple[str, Measure]]) -> Iterator[Metric]:
@@ -161,7 +160,7 @@ def _sizes(store: Store, named: Named) -> Iterator[Metric]:
     sizes = []
     for name, run in named:
         for stage in STAGES:
-            if manifest := _manifest(store, run, stage):
+            if manifest := kept_manifest(store, run, stage):
                 files = {entry.path: entry.bytes for entries in manifest.tables.values() for entry in entries}
                 sizes.append(((name, stage), sum(files.values())))
     yield _gauge(
@@ -171,10 +170,3 @@ def _sizes(store: Store, named: Named) -> Iterator[Metric]:
         usage = shutil.disk_usage(store.root)
         yield _gauge("store_free_bytes", "Left on the store's disk.", [], [((), usage.free)])
         yield _gauge("store_capacity_bytes", "Of the store's disk.", [], [((), usage.total)])
-
-
-def _manifest(store: Store, run: Run, stage: Stage) -> Manifest | None:
-    """What a stage of the run made; None before, and once it was pruned."""
-    if stage not in run.stages or not is_finished(store, stage, run.generation(stage)):
-        return None
-    return read_manifest(store, stage, run.generation(stage))

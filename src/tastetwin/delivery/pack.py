@@ -169,7 +169,7 @@ class _Making:
     def __init__(self, store: Store, run: Run, folder: Path) -> None:
         self.store, self.run, self.folder = store, run, folder
         self.features, self.bundle, self.analysis = _sources(store, run)
-        self.histories: Histories = read_histories(store, self.features, 0)[0]
+        self.histories: Histories = read_histories(store, self.features, 0)
         self.ids = pa.array(self.histories.user_ids, pa.string())
 
     def write(self) -> dict[str, Any]:
@@ -214,14 +214,13 @@ class _Making:
 
     def _places(self) -> None:
         """All known places and the rows that they are read as; the vocabulary, visitors, names."""
-        rows, _ = read_place_rows(self.store, self.features.paths("place_row")[0])
+        rows = read_place_rows(self.store, self.features.paths("place_row")[0])
         PlaceIndex.write(self.folder / "places", rows.place_ids, rows.rows)
         for name, path in (
             ("vocabulary", self.features.paths("vocabulary")[0]),
             ("visitors", self.analysis.paths("visitors")[0]),
         ):
-            with self.store.open_read(path) as source:
-                (self.folder / f"{name}.parquet").write_bytes(source.read())
+            (self.folder / f"{name}.parquet").write_bytes(self.store.read_bytes(path))
         named = read_table(self.store, self.features, "place", pa.schema([PLACES.field(PLACE), PLACES.field(NAME)]))
         named = named.filter(pc.is_valid(named.column(NAME)))
         pq.write_table(named, self.folder / "names.parquet")

@@ -68,12 +68,8 @@ class Pushed:
 def push(store: Store, target: str, sink: Sink | None, *, k: int = 10, full: bool = False) -> Pushed:
     """Bring ``target`` to the published lists, each cut to the closest ``k``.
 
-    Args:
-        store: its lock is held by the caller.
-        target: the topic's address, under which the store remembers what is there.
-        sink: the topic; None = only count.
-        k: twins of a list.
-        full: send what is there already, too.
+    ``target`` is the topic's address, under which the store, whose lock the caller holds, remembers what is there;
+    without a ``sink`` messages are only counted; ``full`` sends what is there already, too.
 
     Raises:
         UsageError: NOT-PUBLISHED.

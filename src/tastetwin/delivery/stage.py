@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tastetwin.config import Config
 from tastetwin.errors import UsageError
 from tastetwin.evaluation.reports import report_path
 from tastetwin.evaluation.stage import RIVAL, verdict_of
@@ -26,17 +25,8 @@ _PAYLOAD = RESULT.field("payload").type
 _TWIN = _PAYLOAD.field("twins").type.value_type
 
 
-def deliver_run(
-    store: Store, run: Run, config: Config, *, again: bool = False, progress: Progress = silent
-) -> Manifest:
-    """Make the ``result`` table of a run; nothing is published yet.
-
-    Args:
-        store: holds everything.
-        run: evaluated.
-        config: no setting is used yet.
-        again: make it once more even if it is finished.
-        progress: told users written.
+def deliver_run(store: Store, run: Run, *, again: bool = False, progress: Progress = silent) -> Manifest:
+    """Make the ``result`` table of an evaluated run; nothing is published yet. ``progress`` is told users written.
 
     Raises:
         GateRefused: when the evaluation's verdict is against publishing.

@@ -9,8 +9,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from tastetwin.evaluation.measures import Measure, read_measures
-from tastetwin.generations import STAGES, is_finished, read_manifest
-from tastetwin.runs import Run, funnel, list_runs, published
+from tastetwin.generations import STAGES
+from tastetwin.runs import Run, funnel, kept_manifest, list_runs, published
 from tastetwin.schema import (
     CATEGORIES,
     LAT,
@@ -44,10 +44,14 @@ FAVORS: Final = pa.schema(
 )
 """favors: one row per favor (``kind`` is ``review`` or ``like``), with what the source says of its place."""
 
+_OF_A_RUN: Final = [
+    pa.field("run_id", pa.string(), nullable=False),
+    pa.field("logical_date", pa.string(), nullable=False),
+]
+
 RUNS: Final = pa.schema(
     [
-        pa.field("run_id", pa.string(), nullable=False),
-        pa.field("logical_date", pa.string(), nullable=False),
+        *_OF_A_RUN,
         pa.field("status", pa.string(), nullable=False),
         pa.field("published", pa.bool_(), nullable=False),
         pa.field("started_at", pa.string(), nullable=False),
@@ -60,8 +64,7 @@ RUNS: Final = pa.schema(
 
 FUNNEL: Final = pa.schema(
     [
-        pa.field("run_id", pa.string(), nullable=False),
-        pa.field("logical_date", pa.string(), nullable=False),
+        *_OF_A_RUN,
         pa.field("stage", pa.string(), nullable=False),
         pa.field("step", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
@@ -73,8 +76,7 @@ FUNNEL: Final = pa.schema(
 
 HEALTH: Final = pa.schema(
     [
-        pa.field("run_id", pa.string(), nullable=False),
-        pa.field("logical_date", pa.string(), nullable=False),
+        *_OF_A_RUN,
         pa.field("area", pa.string(), nullable=False),
         pa.field("measure", pa.string(), nullable=False),
         pa.field("value", pa.float64(), nullable=False),
@@ -91,8 +93,7 @@ which is what is judged where there is one. Null where the gate has no limit, or
 
 QUALITY: Final = pa.schema(
     [
-        pa.field("run_id", pa.string(), nullable=False),
-        pa.field("logical_date", pa.string(), nullable=False),
+        *_OF_A_RUN,
         pa.field("task", pa.string(), nullable=False),
         pa.field("method", pa.string(), nullable=False),
         pa.field("csls", pa.bool_(), nullable=False),
@@ -197,10 +198,8 @@ def run_views(store: Store) -> dict[str, pa.Table]:
 
 def _evaluated(store: Store, run: Run) -> dict[str, Any]:
     """The facts of a run's evaluation; none before there is one, or once it is no longer kept."""
-    if "evaluate" not in run.stages or not is_finished(store, "evaluate", run.generation("evaluate")):
-        return {}
-    facts = read_manifest(store, "evaluate", run.generation("evaluate")).facts
-    return facts if "verdict" in facts else {}
+    manifest = kept_manifest(store, run, "evaluate")
+    return manifest.facts if manifest and "verdict" in manifest.facts else {}
 
 
 def _of(run: Run) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import functools
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,7 @@ import pyarrow as pa
 
 from tastetwin.config import Config, EvaluateConfig, TrainConfig
 from tastetwin.errors import InputError
-from tastetwin.evaluation.baselines import (
-    BASELINES,
-    MORE_BASELINES,
-    Baseline,
-    Material,
-    Pair,
-    home_candidates,
-)
+from tastetwin.evaluation.baselines import BASELINES, MORE_BASELINES, Baseline, Material, Pair, home_candidates
 from tastetwin.evaluation.dataset import Dataset
 from tastetwin.evaluation.halves import (
     PAIR_TASKS,
@@ -50,10 +43,7 @@ from tastetwin.evaluation.lists import (
 from tastetwin.evaluation.records import MODEL
 from tastetwin.evaluation.steps import Steps, Tell
 from tastetwin.evaluation.tasks import chronological_pairs, disjoint_pairs
-from tastetwin.evaluation.utility import (
-    Future,
-    cut_in_time,
-)
+from tastetwin.evaluation.utility import Future, cut_in_time
 from tastetwin.features.histories import FIRST_PLACE_ROW, Histories
 from tastetwin.features.holdout import choose_holdout
 from tastetwin.generations import fingerprint
@@ -78,19 +68,6 @@ class Benchmark:
     lists: list[ListScore] = field(default_factory=list)
     complete: bool = True
     """Whether this is all of it, or what there was when it was stopped."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Small JSON; NaN nowhere."""
-        return asdict(self)
-
-
-def run_benchmark(
-    dataset: Dataset, config: Config, seeds: int, methods: Mapping[str, Baseline] | None = None, tell: Tell = print
-) -> Benchmark:
-    """All tasks at once, nothing kept; arguments and errors as of ``Measurement``."""
-    measurement = Measurement(dataset, config, seeds, methods, tell=tell)
-    measurement.run()
-    return measurement.found()
 
 
 class Measurement:
@@ -127,7 +104,8 @@ class Measurement:
         self._histories = dataset.histories()
         _check_length(dataset.name, self._histories, config.evaluate)
         plan = [(part, name) for part in (*map(_part, self._seeds), "lists") for name in self._methods]
-        folder = None if keep is None else keep / f"{_file_name(dataset.name)}-{_digest(dataset, config)[:12]}"
+        name = re.sub(r"[^\w.-]+", "-", dataset.name)
+        folder = None if keep is None else keep / f"{name}-{_digest(dataset, config)[:12]}"
         self.steps = Steps([*plan, *(("places", name) for name in RECOMMENDERS)], tell, folder, again=again)
         self._tell = tell
         self._ranks: dict[int, dict[str, TaskRanks]] = {}
@@ -136,8 +114,8 @@ class Measurement:
         self._utility: dict[tuple[str, str], tuple[int, Values, Values]] = {}
         self._lists: list[ListScore] = []
 
-    def run(self) -> None:
-        """All that is still to be done."""
+    def run(self) -> Benchmark:
+        """All that is still to be done; returns what is ``found`` then."""
         kept, folder = self.steps.kept(), self.steps.folder
         where = "" if folder is None else f"; {kept} of them are kept in {folder}"
         self._tell(
@@ -148,6 +126,7 @@ class Measurement:
         for seed in self._seeds:
             self._find_halves(seed)
         self._judge_lists()
+        return self.found()
 
     def found(self) -> Benchmark:
         """What is measured so far: of a seed that is not finished only where there is no other."""
@@ -202,10 +181,6 @@ class Measurement:
 
 def _part(seed: int) -> str:
     return f"seed {seed}"
-
-
-def _file_name(dataset: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", dataset)
 
 
 def _check_length(name: str, histories: Histories, rules: EvaluateConfig) -> None:

@@ -74,12 +74,8 @@ class Dataset:
 def load_dataset(engine: Engine, source: str, day: date, config: Config) -> Dataset:
     """Collect and cleanse a source in a store that is thrown away.
 
-    Args:
-        engine: where the mart is built.
-        source: a folder, URL or address, as ``collect`` takes it; friends and truth are looked for beside a folder of
-            this machine only.
-        day: the logical date: later times are not believed.
-        config: sections ``collect`` and ``mart`` are used.
+    Friends and truth are looked for beside a folder of this machine only; times after ``day`` are not believed.
+    Sections ``collect`` and ``mart`` of the configuration are used.
 
     Raises:
         InputError: as ``collect`` and ``build_mart``; BAD-FRIENDS when ``friends.csv`` has no two columns of user ids.

@@ -79,10 +79,8 @@ def summaries(
 ) -> list[PairScore]:
     """A score for every task, method and correction.
 
-    Args:
-        ranks: [pairs] of the true other halves, over all seeds.
-        owners: [pairs] whose halves they are; one user may own several pairs.
-        rules: of the bootstrap.
+    ``ranks`` [pairs] are those of the true other halves over all seeds, ``owners`` [pairs] whose halves they are; one
+    user may own several pairs.
     """
     values = {key: reciprocal(found) for key, found in ranks.items()}
     best = {task: max(_rivals(values, task), key=lambda key: float(values[key].mean())) for task, _, _ in values}

@@ -61,7 +61,7 @@ def list_health(users: ServedUsers, twins: TwinTable, earlier: EarlierLists | No
     served = np.asarray((twins >= 0).any(axis=1))
     inside = twins[(twins >= 0) & (twins < n)]
     shown = np.bincount(inside, minlength=n)
-    sample = _sample(np.flatnonzero(served), seed)
+    sample = drawn(np.flatnonzero(served), seed)
     overlap_twins, overlap_random = _overlap(users.histories, twins, sample, seed)
     return Health(
         users=n,
@@ -89,7 +89,7 @@ def vector_health(vectors: FloatMatrix, seed: int) -> VectorHealth:
     finite = np.isfinite(vectors).all(axis=1)
     good = vectors[finite]
     norms = np.linalg.norm(good.astype(np.float64), axis=1)
-    sample = good[_sample(np.arange(len(good)), seed)].astype(np.float64)
+    sample = good[drawn(np.arange(len(good)), seed)].astype(np.float64)
     return VectorHealth(
         rows=len(vectors),
         not_finite=int((~finite).sum()),
@@ -147,7 +147,7 @@ def reciprocity(twins: TwinTable, sample: npt.NDArray[np.int64]) -> float:
 
 def stability(user_ids: IdArray, twins: TwinTable, earlier: EarlierLists, seed: int) -> float | None:
     """Mean Jaccard@10 of today's and the earlier lists, over the sampled users who have both; None without any."""
-    sample = _sample(np.flatnonzero((twins >= 0).any(axis=1)), seed)
+    sample = drawn(np.flatnonzero((twins >= 0).any(axis=1)), seed)
     wanted = set(user_ids[sample])
     where = {user: row for row, user in enumerate(earlier.user_ids) if user in wanted}
     scores = []
@@ -160,7 +160,7 @@ def stability(user_ids: IdArray, twins: TwinTable, earlier: EarlierLists, seed: 
 
 def score_histogram(vectors: FloatMatrix, twins: TwinTable, seed: int) -> Histogram:
     """Cosines of sampled users with their first ten twins, beside those of random pairs of users."""
-    sample = _sample(np.flatnonzero((twins >= 0).any(axis=1)), seed)
+    sample = drawn(np.flatnonzero((twins >= 0).any(axis=1)), seed)
     with_twins = [vectors[_inside(twins[u, :OVERLAP_DEPTH], len(twins))] @ vectors[u] for u in sample]
     strangers = np.random.default_rng(seed).integers(0, max(1, len(twins)), (len(sample), OVERLAP_DEPTH))
     at_random = [vectors[others[others != u]] @ vectors[u] for u, others in zip(sample, strangers, strict=True)]
@@ -179,10 +179,9 @@ def _histogram_shares(values: npt.NDArray[np.floating], edges: npt.NDArray[np.fl
     return [float(c) for c in counts / max(1, counts.sum())]
 
 
-def _sample(users: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
-    if len(users) <= SAMPLED_USERS:
-        return users
-    return np.sort(np.random.default_rng(seed).choice(users, SAMPLED_USERS, replace=False))
+def drawn(users: npt.NDArray[np.int64], seed: int, size: int = SAMPLED_USERS) -> npt.NDArray[np.int64]:
+    """``size`` of the given ones drawn at random, ascending; all of fewer."""
+    return users if len(users) <= size else np.sort(np.random.default_rng(seed).choice(users, size, replace=False))
 
 
 def _inside(row: npt.NDArray[np.int32], n: int) -> npt.NDArray[np.int32]:

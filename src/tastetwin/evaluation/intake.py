@@ -35,7 +35,7 @@ def read_intake(store: Store, features: Manifest) -> Intake:
     past = list(_before(store, mart))
     kinds = {kind: [_lines(day).get(kind, 0) for day in past] for kind in _PLACES} if past else {}
     places = pa.chunked_array([column for kind in _PLACES for column in _places(store, mart, kind)], pa.string())
-    rows = read_place_rows(store, features.paths("place_row")[0])[0].of(places)
+    rows = read_place_rows(store, features.paths("place_row")[0]).of(places)
     return Intake(_lines(mart), kinds, fate_of(mart), np.asarray(rows, np.int32))
 
 

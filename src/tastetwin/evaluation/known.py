@@ -24,13 +24,8 @@ def friends_auc(
     """(AUC, MRR) of friendship from similarity alone; NaN without a pair of known users.
 
     AUC: the chance that a pair of friends is closer than a random pair. MRR: the mean, over users, of the reciprocal
-    rank of the nearest friend among everybody.
-
-    Args:
-        vectors: [n, d] unit rows.
-        user_ids: [n] whose they are.
-        friends: [m, 2] pairs of ids; users without a vector are passed over.
-        seed: of the random pairs.
+    rank of the nearest friend among everybody. ``vectors`` [n, d] are unit rows of ``user_ids`` [n]; ``friends`` [m, 2]
+    pairs of ids, of which those without a vector are passed over.
     """
     pairs = _positions(friends, user_ids)
     if not len(pairs):
@@ -65,14 +60,8 @@ def planted_taste(
     """Partial Spearman correlation of similarity with that of true taste, home and popularity held fixed.
 
     Over random pairs: all are ranked; what same home and a like liking for popular places explain is regressed out of
-    both; the rest is correlated. NaN where one of them is constant.
-
-    Args:
-        vectors: [n, d] unit rows.
-        user_ids: [n] whose they are; all known to ``truth``.
-        popularity: [n] mean log popularity of each user's places.
-        truth: of the town.
-        seed: of the pairs.
+    both; the rest is correlated. NaN where one of them is constant. ``vectors`` [n, d] are unit rows of ``user_ids``
+    [n], all known to ``truth``; ``popularity`` [n] is the mean log popularity of each user's places.
     """
     where = {user: row for row, user in enumerate(truth.user_ids)}
     rows = np.array([where[user] for user in user_ids])

@@ -109,8 +109,9 @@ def utility_scores(
     best = max(rivals, key=lambda key: float(found[key][1][test].mean()))
     scores = []
     for key, (length, ndcg, recall) in found.items():
-        ratio = None if key == best else _ratio(ndcg[test], found[best][1][test], rules)
-        value = bootstrap_mean(ndcg[test], rules.bootstrap, rules.seed)
+        how = (rules.bootstrap, rules.seed)
+        ratio = None if key == best else bootstrap_ratio(ndcg[test], found[best][1][test], *how)
+        value = bootstrap_mean(ndcg[test], *how)
         scores.append(
             UtilityScore(key[0], key[1], length, int(test.sum()), value, float(recall[test].mean()), ratio)  # type: ignore[arg-type]
         )
@@ -121,7 +122,8 @@ def _list_score(name: str, dataset: Dataset, future: Future, vectors: Any, seed:
     twins = _nearest(vectors)
     shown = np.bincount(twins[twins >= 0], minlength=len(twins))
     sample = np.random.default_rng(seed).permutation(len(twins))[:2_000]
-    rows = _rows(vectors)
+    # None for a method that has a similarity but no vectors, or whose vectors are as wide as the town.
+    rows = vectors if isinstance(vectors, np.ndarray) else None
     auc = mrr = planted = None
     if rows is not None and len(dataset.friends):
         auc, mrr = (_finite(value) for value in friends_auc(rows, future.past.user_ids, dataset.friends, seed))
@@ -155,11 +157,6 @@ def _others(vectors: Any) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         yield start, cosine
 
 
-def _rows(vectors: Any) -> npt.NDArray[np.float32] | None:
-    """Dense rows; None for a method that has a similarity but no vectors, or whose vectors are as wide as the town."""
-    return vectors if isinstance(vectors, np.ndarray) else None
-
-
 def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
@@ -169,7 +166,3 @@ def _mean_popularity(future: Future) -> Values:
     visitors = np.asarray(future.matrix.sum(axis=0)).ravel()
     logs = future.matrix @ np.log(np.maximum(visitors, 1))
     return np.asarray(logs / np.maximum(future.past.lengths(), 1), np.float64)
-
-
-def _ratio(values: Values, best: Values, rules: EvaluateConfig) -> Interval:
-    return bootstrap_ratio(values, best, rules.bootstrap, rules.seed)

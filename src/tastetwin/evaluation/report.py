@@ -152,8 +152,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "count": _count,
-        "percent": _percent,
+        "count": count,
+        "percent": percent,
         "seconds": _seconds,
         "figure": _figure,
         "name": name_of,
@@ -166,13 +166,13 @@ def _environment() -> Environment:
 
 def _figure(value: float) -> str:
     """A measure of any kind: a count in full, a share to four digits."""
-    return _count(int(value)) if float(value).is_integer() and abs(value) >= 1_000 else f"{value:.4g}"
+    return count(int(value)) if float(value).is_integer() and abs(value) >= 1_000 else f"{value:.4g}"
 
 
 def _in_unit(value: float, unit: str) -> str:
     if unit == "number":
         return f"{value:.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.0e}"
-    return _percent(value) if unit == "share" else _count(value)
+    return percent(value) if unit == "share" else count(value)
 
 
 def _headline(verdict: Verdict) -> tuple[str, str]:
@@ -211,11 +211,11 @@ def _comparison(data: ReportData) -> list[tuple[str, str, str]]:
     now, before = data.evaluation, data.published
     assert before is not None
     rows = [
-        ("users in the lists", _count(before.health.users), _count(now.health.users)),
-        ("users served", _count(before.health.served), _count(now.health.served)),
-        ("never shown", _percent(before.health.never_shown), _percent(now.health.never_shown)),
+        ("users in the lists", count(before.health.users), count(now.health.users)),
+        ("users served", count(before.health.served), count(now.health.served)),
+        ("never shown", percent(before.health.never_shown), percent(now.health.never_shown)),
         ("Gini of exposure", f"{before.health.gini:.3f}", f"{now.health.gini:.3f}"),
-        ("reciprocity", _percent(before.health.reciprocity), _percent(now.health.reciprocity)),
+        ("reciprocity", percent(before.health.reciprocity), percent(now.health.reciprocity)),
         ("effective rank of the vectors", f"{before.vectors.effective_rank:.1f}", f"{now.vectors.effective_rank:.1f}"),
     ]
     for task in TASKS:
@@ -229,12 +229,14 @@ def _with_interval(interval: Interval) -> str:
     return f"{interval.value:.3f} ({interval.low:.3f}–{interval.high:.3f})"
 
 
-def _count(number: float) -> str:
-    return f"{number:,.0f}".replace(",", " ")  # narrow no-break space: the SI's thousands separator
+def count(number: float) -> str:
+    """A whole number with narrow no-break spaces, the SI's thousands separator."""
+    return f"{number:,.0f}".replace(",", "\u202f")
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def percent(share: float) -> str:
+    """A share to a tenth of a per cent."""
+    return f"{100 * share:.1f}\u202f%"
 
 
 def _seconds(seconds: float) -> str:

@@ -12,10 +12,13 @@ from tastetwin.evaluation.report import Example, ExampleTwin, Funnel, ReportData
 from tastetwin.evaluation.stage import evaluation_of, read_evaluation, verdict_of
 from tastetwin.generations import Manifest, read_manifest
 from tastetwin.model.past import full_training
-from tastetwin.privacy.opt_out import read_opt_outs
-from tastetwin.runs import Run, published_or_none
-from tastetwin.store import Store
+from tastetwin.privacy.opt_out import OptOuts, read_opt_outs
+from tastetwin.runs import Run, funnel, published_or_none
+from tastetwin.store import Store, is_aside
 
+EXAMPLES: Final = 3
+SHOWN: Final = 10
+"""Users whose lists a report shows, and twins of each."""
 _NOT_SHOWN: Final = {"engine": {"remote"}, "tracking": {"mlflow"}, "gateway": {"outputs", "fresh"}, "app": {"state"}}
 """Settings that may hold a token or a password."""
 
@@ -28,16 +31,15 @@ def report_path(run_id: str) -> str:
 def write_report(store: Store, run: Run, config: Config) -> str:
     """Render the report of an evaluated run; returns its path on the store's file system."""
     manifest = read_manifest(store, "evaluate", run.generation("evaluate"))
-    rival = published_or_none(store)
-    counts = {name: count for record in run.stages.values() for name, count in record.counts.items()}
+    lists, rival = TwinLists(store, run), published_or_none(store)
     data = ReportData(
         run_id=run.run_id,
         logical_date=run.logical_date,
         version=__version__,
         evaluation=read_evaluation(store, manifest),
         verdict=verdict_of(manifest),
-        funnel=_funnel(counts),
-        examples=_examples(store, run),
+        funnel=_funnel(funnel(run)),
+        examples=[_example(lists, user) for user in lists.some_users(EXAMPLES)],
         durations={stage: record.seconds for stage, record in run.stages.items()},
         settings=config.model_dump(mode="json", exclude=_NOT_SHOWN),
         chance=_chance(read_manifest(store, "analyze", run.generation("analyze"))),
@@ -56,13 +58,16 @@ def _chance(analysis: Manifest) -> Chance | None:
 
 def clean_reports(store: Store) -> None:
     """Take users who have opted out from all reports of a store."""
-    opt_outs = read_opt_outs(store)
-    for path in store.files("reports"):
-        with store.open_read(path) as handle:
-            page = handle.read().decode()
-        cleaned = without_users(page, opt_outs)
-        if cleaned != page:
-            store.write_bytes(path, cleaned.encode())
+    for path, page in cleaned_reports(store, read_opt_outs(store)).items():
+        store.write_bytes(path, page)
+
+
+def cleaned_reports(store: Store, people: OptOuts) -> dict[str, bytes]:
+    """Path -> what is to stand there, of each report that names one of these people."""
+    paths = [path for path in store.files("reports") if not is_aside(path.rpartition("/")[2])]
+    pages = {path: store.read_bytes(path).decode() for path in paths}
+    cleaned = {path: without_users(page, people) for path, page in pages.items()}
+    return {path: page.encode() for path, page in cleaned.items() if page != pages[path]}
 
 
 def _made_with(bundle: Manifest) -> dict[str, str]:
@@ -104,16 +109,10 @@ def _funnel(counts: dict[str, int]) -> Funnel:
     )
 
 
-def _examples(store: Store, run: Run, users: int = 3, k: int = 10) -> list[Example]:
-    """The lists of a few users with ordinary histories, chosen by the hash of their ids."""
-    lists = TwinLists(store, run)
-    return [_example(lists, user, k) for user in lists.some_users(users)]
-
-
-def _example(lists: TwinLists, user: str, k: int) -> Example:
+def _example(lists: TwinLists, user: str) -> Example:
     about = lists.about(user)
     twins = [
         ExampleTwin(twin.rank, twin.twin_idno, twin.score, twin.percentile, twin.evidence.sentence)
-        for twin in lists.twins(user, k)
+        for twin in lists.twins(user, SHOWN)
     ]
     return Example(user, about.places, about.home_region, twins)

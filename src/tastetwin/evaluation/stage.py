@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +28,10 @@ from tastetwin.evaluation.belonging import (
 from tastetwin.evaluation.drift import Vectors, drift
 from tastetwin.evaluation.evaluate import HeldOut, evaluate
 from tastetwin.evaluation.gate import Finding, Verdict, judge, older_than
-from tastetwin.evaluation.health import EarlierLists, ServedUsers
+from tastetwin.evaluation.health import EarlierLists, ServedUsers, drawn
 from tastetwin.evaluation.intake import fate_of, mart_of, read_intake, unreadable
 from tastetwin.evaluation.measures import Measure, read_measures
-from tastetwin.evaluation.records import Evaluation, MethodScore, from_json, to_json
+from tastetwin.evaluation.records import Evaluation, from_json, to_json
 from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs, in_its_half
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.holdout import choose_holdout, set_aside
@@ -60,19 +58,16 @@ def evaluate_run(
 ) -> Manifest:
     """Evaluate what ``run`` made, against the published run where there is one.
 
-    Args:
-        store: holds everything.
-        run: its features, bundle and analysis are judged.
-        config: section ``evaluate`` is used, but for who is held out: the bundle says whom training did not see.
-        again: make it once more even if it is finished.
-        progress: told methods done.
+    Section ``evaluate`` is used, but for who is held out: the bundle says whom training did not see. ``progress`` is
+    told methods done.
     """
     features = read_manifest(store, "features", run.generation("features"))
     bundle = read_manifest(store, "train", run.generation("train"))
     analysis = read_manifest(store, "analyze", run.generation("analyze"))
     rival = published_or_none(store)
     earlier = None if rival is None else read_manifest(store, "evaluate", rival.generation("evaluate"))
-    rules = rules_of(bundle, config.evaluate)
+    # With the held-out users of the training: others would be users that the model has seen.
+    rules = config.evaluate.model_copy(update=bundle.settings["holdout"])
     parents = {"features": features, "train": bundle, "analyze": analysis, "published": earlier}
     plan = Plan("evaluate", run.logical_date, parents, {"evaluate": rules.model_dump(mode="json")})
 
@@ -107,7 +102,8 @@ def _evaluate(
     moved: list[Measure] = []
     if rival is not None:
         before, today = _both_data(store, rival, features, served.histories, rules.seed)
-        besides += _beside_published(store, rival, features, before, today, rules)
+        besides += older_than(rival.logical_date, features.logical_date)
+        besides += data_since(before, today, _new_events(store, features), rules.min_users_to_published)
         vectors = _both_vectors(store, rival, bundle, before, served.histories, stored)
         fate = fate_of(mart_of(store, read_manifest(store, "features", rival.generation("features"))))
         moved = drift(read_intake(store, features), fate, before, today, vectors, rules)
@@ -116,14 +112,10 @@ def _evaluate(
     facts = {
         "counts": {"held_out": len(found.users)},
         "verdict": asdict(verdict),
-        "quality": [_without_ranks(score) for score in found.scores],
+        "quality": [{key: each for key, each in asdict(score).items() if key != "ranks"} for score in found.scores],
         RIVAL: earlier and earlier.digest(),
     }
     return {"evaluation": [entry_of(store, f"{folder}/{EVALUATION}")]}, facts
-
-
-def _without_ranks(score: MethodScore) -> dict[str, Any]:
-    return {name: value for name, value in asdict(score).items() if name != "ranks"}
 
 
 def _given(plan: Plan, role: str) -> Manifest:
@@ -135,8 +127,7 @@ def _given(plan: Plan, role: str) -> Manifest:
 def read_evaluation(store: Store, manifest: Manifest) -> Evaluation:
     """What an evaluation found."""
     path = manifest.paths("evaluation")[0]
-    with store.open_read(path) as handle:
-        return from_json(handle.read(), store.path(path))
+    return from_json(store.read_bytes(path), store.path(path))
 
 
 def evaluation_of(store: Store, run: Run) -> Evaluation:
@@ -151,11 +142,6 @@ def verdict_of(manifest: Manifest) -> Verdict:
     return Verdict(said["publish"], said["first_run"], findings, card)
 
 
-def rules_of(bundle: Manifest, config: EvaluateConfig) -> EvaluateConfig:
-    """The settings, with the held-out users of the training: others would be users that the model has seen."""
-    return config.model_copy(update=bundle.settings["holdout"])
-
-
 def _held_out(
     store: Store,
     features: Manifest,
@@ -166,7 +152,7 @@ def _held_out(
     batch_tokens: int,
 ) -> HeldOut:
     """``ids``: who has a vector; nobody else is judged by, since they have opted out."""
-    histories, _ = read_histories(store, features, bundle.settings["min_favors"])
+    histories = read_histories(store, features, bundle.settings["min_favors"])
     histories = histories.select(_those(histories, ids))
     vocabulary = read_vocabulary(store, bundle.paths("vocabulary")[0])
     aside = set_aside(histories, full_training(bundle).aside_limit, rules.seed)
@@ -196,7 +182,7 @@ def _vectors_of(
 
 def _served(store: Store, features: Manifest, analysis: Manifest) -> tuple[ServedUsers, npt.NDArray[np.float32]]:
     """The users of the lists, and [n, dim] their vectors as stored."""
-    everybody, _ = read_histories(store, features, analysis.settings["min_favors"])
+    everybody = read_histories(store, features, analysis.settings["min_favors"])
     vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
     ids, stored = read_vectors(store, analysis.paths("vectors"))
     histories = everybody.select(_those(everybody, ids))
@@ -247,14 +233,14 @@ def _encoded_again(
     config: Config,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """[m, dim] stored vectors of a sample of users, and what the bundle makes of their histories now."""
-    some = _sample(histories.n_users, SAMPLED_VECTORS, seed)
+    some = drawn(np.arange(histories.n_users), seed, SAMPLED_VECTORS)
     encoder = open_encoder(store, bundle, config.analyze.batch_tokens)
     return stored[some], encoder.encode(histories.select(some))
 
 
 def _some_entries(entries: pa.Table, ids: npt.NDArray[np.object_], seed: int) -> Entries:
     """A sample of list entries that say how similar the two are and point at somebody."""
-    said = entries.take(pa.array(_sample(entries.num_rows, SAMPLED_ENTRIES, seed)))
+    said = entries.take(pa.array(drawn(np.arange(entries.num_rows), seed, SAMPLED_ENTRIES)))
     known = pa.array(ids, pa.string())
     user, twin = (_positions(said.column(name), known) for name in (USER, "twin_idno"))
     similarity = pc.add(said.column("taste"), said.column("home"))
@@ -268,13 +254,6 @@ def _both_data(store: Store, rival: Run, features: Manifest, histories: Historie
     analysis = read_manifest(store, "analyze", rival.generation("analyze"))
     some = _some_histories(store, then, analysis.settings["min_favors"], seed)
     return _data(store, then, some), _data(store, features, histories)
-
-
-def _beside_published(
-    store: Store, rival: Run, features: Manifest, before: Data, today: Data, rules: EvaluateConfig
-) -> Iterator[Finding]:
-    yield from older_than(rival.logical_date, features.logical_date)
-    yield from data_since(before, today, _new_events(store, features), rules.min_users_to_published)
 
 
 def _both_vectors(
@@ -299,7 +278,7 @@ def _data(store: Store, features: Manifest, histories: Histories) -> Data:
 
 
 def _new_events(store: Store, features: Manifest) -> int:
-    kinds = read_manifest(store, "mart", features.parents["mart"]).facts["kinds"]
+    kinds = mart_of(store, features).facts["kinds"]
     return sum(kinds.get(kind, {}).get("accepted", 0) for kind in ("reviews", "likes"))
 
 
@@ -312,14 +291,7 @@ def _some_histories(store: Store, features: Manifest, min_favors: int, seed: int
         if sum(part.num_rows for part in parts) >= PUBLISHED_USERS:
             break
     histories = from_arrow(pa.concat_tables(parts).combine_chunks())
-    return histories.select(_sample(histories.n_users, PUBLISHED_USERS, seed))
-
-
-def _sample(n: int, size: int, seed: int) -> npt.NDArray[np.int64]:
-    """Ascending positions of ``size`` of n drawn at random; all of fewer."""
-    if n <= size:
-        return np.arange(n)
-    return np.sort(np.random.default_rng(seed).choice(n, size, replace=False))
+    return histories.select(drawn(np.arange(histories.n_users), seed, PUBLISHED_USERS))
 
 
 def _positions(values: pa.ChunkedArray, known: pa.Array) -> npt.NDArray[np.int32]:

@@ -77,10 +77,7 @@ def cut_in_time(dataset: Dataset) -> Future:
 def twins_places(future: Future, vectors: Any, neighbours: int) -> ScoreBlocks:
     """Places by the similarity-weighted votes of each user's nearest ``neighbours`` users.
 
-    Args:
-        future: whose past votes.
-        vectors: [n, d] unit rows, dense or sparse; similarity is the dot product, negative ones do not vote.
-        neighbours: how many vote.
+    ``vectors`` [n, d] are unit rows, dense or sparse; similarity is the dot product, and negative ones do not vote.
     """
 
     def blocks() -> Iterator[tuple[int, Floats]]:

@@ -61,12 +61,8 @@ class Favors(NamedTuple):
 def read_favors(raw: object, rules: GateRules, limit: int) -> Favors:
     """The favors in ``{"reviews": [...], "likes": [...]}``, events by the source's field names, as one landing.
 
-    Either list may be missing or null; fields that nobody knows are ignored, as is a user named in an event.
-
-    Args:
-        raw: parsed JSON.
-        rules: as of today.
-        limit: reviews and likes together, at most.
+    Either list may be missing or null; fields that nobody knows are ignored, as is a user named in an event. ``rules``
+    are today's; ``limit`` is that of reviews and likes together.
 
     Raises:
         UsageError: FAVORS-SHAPE, TOO-MANY-FAVORS, FAVOR-REFUSED (the gate would quarantine the event).
@@ -199,10 +195,8 @@ def _number(rating: float | None) -> float:
 def favored(favors: Favors, rules: FeaturesConfig, categories_of: Callable[[str], Collection[int]]) -> Favors:
     """What of it counts as a favor, as ``favored_reviews`` and ``favored_likes`` decide.
 
-    Args:
-        favors: everything known of the user, reviews that are no favors too: the user's own mean is of all of them.
-        rules: the favor rule.
-        categories_of: a place id's category codes; empty where unknown. Asked only if the rule names categories.
+    ``favors`` are all that is known of the user, reviews that are no favors too: the user's own mean is of all of them.
+    ``categories_of`` gives a place's category codes, empty where unknown; asked only if the rule names categories.
     """
     reviews, likes = favors
     if rules.categories is not None:

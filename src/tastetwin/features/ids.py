@@ -43,9 +43,7 @@ class IdIndex:
     def write(folder: Path, ids: pa.Array | pa.ChunkedArray) -> list[Path]:
         """Write the index of ``ids`` into ``folder``, made if it is not there; returns its files.
 
-        Args:
-            folder: where to.
-            ids: [n] strings, distinct, none null, in any order; fewer than 2**31. Position is the place in this list.
+        ``ids`` [n] are distinct strings, none null, in any order, fewer than 2**31. Position is the place in this list.
         """
         texts = _one_array(ids)
         offsets, data = _utf8(texts)

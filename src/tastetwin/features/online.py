@@ -44,9 +44,7 @@ class UserHistory(NamedTuple):
 def history_of(favors: Favors, rows_of: RowsOf) -> UserHistory:
     """The taste history of one user's favors; of no places where none is usable.
 
-    Args:
-        favors: those that count (``favored``), each kind in the order of ``USER_FAVOR``.
-        rows_of: asked once.
+    ``favors`` are those that count (``favored``), each kind in the order of ``USER_FAVOR``; ``rows_of`` is asked once.
     """
     ids, times, given = _columns((favors,))
     ratings = _relative(given)

@@ -15,11 +15,6 @@ def reread(histories: Histories, vocabulary: Vocabulary, other: Vocabulary) -> H
 
     A place that ``other`` does not know is read as its fallback group there, one that has none is left out. Favors that
     become one row are one entry, as in ``taste_histories``: visits add up, the mean rating and the last day stay.
-
-    Args:
-        histories: in rows of ``vocabulary``.
-        vocabulary: what they were read by.
-        other: what they are to be read by.
     """
     rows = assign_rows(other, describe_rows(vocabulary)).rows[histories.places]
     users = np.repeat(np.arange(histories.n_users), histories.lengths())

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -62,14 +60,8 @@ def build_features(
 ) -> Manifest:
     """The features as of the mart's logical date.
 
-    Args:
-        engine: where the work runs.
-        store: holds everything.
-        mart: cleansed events up to the logical date.
-        previous: the features of the latest earlier day, whose vocabulary rows keep their places.
-        config: section ``features`` is used.
-        again: make it once more even if it is finished.
-        progress: told users done.
+    ``previous`` are the features of the latest earlier day, whose vocabulary rows keep their places; ``progress`` is
+    told users done.
     """
     settings = {"features": config.features.model_dump(mode="json")}
     plan = Plan("features", mart.logical_date, {"mart": mart, "previous": previous}, settings)
@@ -89,9 +81,10 @@ def _write(
     folder: str,
     progress: Progress,
 ) -> Made:
+    described = _mart_table(engine, store, mart, "places")
     tables = {
         "user_favor": write_user_favor(engine, store, mart, config, f"{folder}/user_favor"),
-        "place": _write_places(engine, store, mart, f"{folder}/place"),
+        "place": write_frame(engine, described, store, f"{folder}/place", Layout(PLACES, (PLACE,))),
         "not_shown": _write_not_shown(engine, store, mart, f"{folder}/not_shown"),
     }
     favored = [entry.path for entry in tables["user_favor"]]
@@ -126,10 +119,6 @@ def write_user_favor(
     return write_frame(
         engine, favor_rows(engine, store, mart, config), store, folder, layout, inputs, make=group_favors
     )
-
-
-def _write_places(engine: Engine, store: Store, mart: Manifest, folder: str) -> list[FileEntry]:
-    return write_frame(engine, _mart_table(engine, store, mart, "places"), store, folder, Layout(PLACES, (PLACE,)))
 
 
 def _write_not_shown(engine: Engine, store: Store, mart: Manifest, folder: str) -> list[FileEntry]:
@@ -189,7 +178,7 @@ def _history_job(favors: pa.Table, *, root: str, relative: str) -> pa.Table:
 
 @functools.lru_cache(maxsize=2)
 def _cached_rows(root: str, relative: str) -> PlaceRows:
-    return read_place_rows(Store(root), relative)[0]
+    return read_place_rows(Store(root), relative)
 
 
 def _count(engine: Engine, store: Store, history: list[str], config: FeaturesConfig) -> dict[str, int]:
@@ -203,15 +192,14 @@ def _count(engine: Engine, store: Store, history: list[str], config: FeaturesCon
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_place_rows(store: Store, relative: str) -> tuple[PlaceRows, npt.NDArray[np.int64]]:
-    """Which row each place is read as, and [n_places] its distinct visitors."""
+def read_place_rows(store: Store, relative: str) -> PlaceRows:
+    """Which row each place is read as."""
     table = read_files(store, [relative], PLACE_ROWS)
-    return PlaceRows(table.column(PLACE), table.column("row").to_numpy()), table.column("visitors").to_numpy()
+    return PlaceRows(table.column(PLACE), table.column("row").to_numpy())
 
 
-def read_histories(store: Store, features: Manifest, min_favors: int) -> tuple[Histories, npt.NDArray[np.int32]]:
-    """All eligible users' histories, user ids ascending, and [n_users] their favor counts."""
+def read_histories(store: Store, features: Manifest, min_favors: int) -> Histories:
+    """All eligible users' histories, user ids ascending."""
     table = read_table(store, features, "history", HISTORY)
     table = table.filter(pc.greater_equal(pc.list_value_length(table.column("places")), min_favors))
-    table = table.sort_by(USER).combine_chunks()
-    return from_arrow(table), table.column("favors").to_numpy()
+    return from_arrow(table.sort_by(USER).combine_chunks())

@@ -266,12 +266,5 @@ def read_vocabulary(store: Store, relative: str) -> Vocabulary:
         regions=table.column("region").to_numpy(),
         category_codes=np.array(codes["categories"], dtype=np.int64),
         region_codes=np.array(codes["regions"], dtype=object),
-        coordinates=_read_coordinates(table),
+        coordinates=_columns(table, ("latitude", "longitude")),
     )
-
-
-def _read_coordinates(table: pa.Table) -> npt.NDArray[np.float32]:
-    """Vocabularies written before places had coordinates hold none."""
-    if "latitude" not in table.column_names:
-        return np.full((len(table), 2), np.nan, np.float32)
-    return _columns(table, ("latitude", "longitude"))

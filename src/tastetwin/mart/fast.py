@@ -85,10 +85,8 @@ Template = tuple[tuple[str, str], ...]
 def take_plain(lines: pa.Array, kind: Kind, rules: GateRules) -> tuple[list[pa.RecordBatch], Rows]:
     """The rows of the lines that are plain, and the positions, ascending, of the lines that are not.
 
-    Args:
-        lines: binary, one line each, with or without its newline, none longer than the cap.
-        kind: gives the schema of the rows, ``MART[kind]``.
-        rules: the cleansing rules.
+    ``lines`` are binary, one line each, with or without its newline, none longer than the cap; rows are of
+    ``MART[kind]``.
     """
     rest: Rows = np.arange(len(lines), dtype=np.int64)
     taken: list[pa.RecordBatch] = []

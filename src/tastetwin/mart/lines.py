@@ -66,11 +66,8 @@ class LongLine:
 def plan_splits(kind: Kind, path: str, size: int, split_bytes: int) -> list[Split]:
     """The splits of one file, in order; none for a file of 0 bytes, which has no lines, compressed or not.
 
-    Args:
-        kind: what the lines are.
-        path: local path or URL; its suffix (.gz, .zst) tells the compression.
-        size: bytes as stored.
-        split_bytes: bytes per split of a plain file.
+    ``size`` is in bytes as stored; the suffix of the path (.gz, .zst) tells the compression, and only plain files are
+    cut.
     """
     compression: Compression = "none"
     for suffix, name in _SUFFIXES.items():

@@ -69,14 +69,8 @@ def merge(
 ) -> dict[str, list[FileEntry]]:
     """Merge a day's staged rows into a mart table; returns its partitions, ``<kind>/<day>`` -> files.
 
-    Args:
-        engine: where the DataFrames run.
-        store: holds all files.
-        kind: which table.
-        staged: Parquet files of the day's typed rows, duplicates included.
-        previous: the mart of the latest earlier day.
-        day: the logical date.
-        folder: where to write, relative to the store's root.
+    ``staged`` are Parquet files of the day's typed rows, duplicates included; ``previous`` is the mart of the latest
+    earlier day.
     """
     layout = LAYOUTS[kind]
     past = {} if previous is None else {key: files for key, files in previous.tables.items() if _kind(key) == kind}

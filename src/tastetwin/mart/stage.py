@@ -37,14 +37,8 @@ def build_mart(
 ) -> Manifest:
     """The mart as of the lake's logical date.
 
-    Args:
-        engine: where the work runs.
-        store: holds everything.
-        lake: the day's raw files.
-        previous: the mart of the latest earlier day, whose rows are carried on.
-        config: sections ``mart`` and ``collect`` are used.
-        again: make it once more even if it is finished.
-        progress: told lines read so far.
+    ``previous`` is the mart of the latest earlier day, whose rows are carried on; ``progress`` is told lines read so
+    far.
 
     Raises:
         StoreError: OPT-OUTS-DAMAGED, as who was forgotten must be known.

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Final
 
 import orjson
 import pyarrow as pa
@@ -24,32 +22,20 @@ from tastetwin.schema import MART, QUARANTINE, Kind
 from tastetwin.store import Store
 from tastetwin.tables import PARQUET
 
-_TASKS: Final = pa.schema([pa.field("number", pa.int64()), pa.field("split", pa.string())])
-
 
 def stage_lines(
     engine: Engine, store: Store, splits: list[Split], rules: GateRules, folder: str, progress: Progress
 ) -> dict[Kind, Counter[str]]:
     """Gate all splits into ``folder/<kind>/`` and ``folder/quarantine/``; returns the counts of each kind.
 
-    Args:
-        engine: where the tasks run, one per split.
-        store: holds the lake; its URL must open on the workers too.
-        splits: what to read.
-        rules: the cleansing rules.
-        folder: relative to the store's root.
-        progress: told lines read so far.
+    The lake's URL must open on the workers too; ``progress`` is told lines read so far.
     """
-    if not splits:
-        return {}
     for name in (*sorted({split.kind for split in splits}), "quarantine"):
         store.make_folder(f"{folder}/{name}")
-    tasks = pa.table(
-        [pa.array(range(len(splits))), pa.array([orjson.dumps(split).decode() for split in splits])], schema=_TASKS
-    )
-    work = functools.partial(_gate_tasks, root=store.url(""), folder=folder, rules=rules)
+    tasks = [orjson.dumps([number, split]).decode() for number, split in enumerate(splits)]
+    work = functools.partial(_gate_task, root=store.url(""), folder=folder, rules=rules)
     answers: dict[int, Counter[str]] = {}
-    for text in engine.gather(engine.tasks(tasks), work):
+    for text in engine.each(tasks, work):
         number, found = orjson.loads(text)
         answers[number] = Counter(found)
         progress(sum(counts["lines_read"] for counts in answers.values()), None)
@@ -67,16 +53,10 @@ def stage_lines(
     return totals
 
 
-def _gate_tasks(batches: Iterator[pa.RecordBatch], *, root: str, folder: str, rules: GateRules) -> Iterator[str]:
-    """The worker's side: rows of ``_TASKS`` in, [number, counts] as JSON per split out."""
-    store = Store(root)
-    for batch in batches:
-        for number, split in zip(batch["number"].to_pylist(), batch["split"].to_pylist(), strict=True):
-            counts = _gate_one(store, Split(**orjson.loads(split)), rules, folder, f"{number:06d}.parquet")
-            yield orjson.dumps([number, counts]).decode()
-
-
-def _gate_one(store: Store, split: Split, rules: GateRules, folder: str, name: str) -> Counter[str]:
+def _gate_task(task: str, *, root: str, folder: str, rules: GateRules) -> str:
+    """The worker's side: [number, split] in, [number, counts] out, both as JSON."""
+    number, said = orjson.loads(task)
+    store, split, name = Store(root), Split(**said), f"{number:06d}.parquet"
     counts: Counter[str] = Counter()
     with ExitStack() as files:
         accepted = _Part(store, f"{folder}/{split.kind}/{name}", MART[split.kind], files)
@@ -85,7 +65,7 @@ def _gate_one(store: Store, split: Split, rules: GateRules, folder: str, name: s
             accepted.write(batch.accepted)
             refused.write(batch.quarantined)
             counts.update(batch.counts)
-    return counts
+    return orjson.dumps([number, counts]).decode()
 
 
 class _Part:

@@ -41,11 +41,7 @@ _GROWING: Final = ("sequence.category.weight", "sequence.region.weight")
 def restore(weights: Mapping[str, Tensor], alpha: float, vocabulary: Vocabulary, config: TrainConfig) -> Encoder:
     """The encoder whose weights a bundle keeps.
 
-    Args:
-        weights: as ``export.export_weights`` wrote them.
-        alpha: iALS weight of an observed place, from the bundle's record.
-        vocabulary: the bundle's own.
-        config: the bundle's own.
+    ``weights`` as ``export.export_weights`` wrote them; ``alpha``, vocabulary and settings are the bundle's own.
     """
     tables = _tables(weights, alpha)
     encoder = Encoder(shape_of(config), vocabulary, tables, starting_weights(tables))
@@ -62,12 +58,8 @@ def can_carry_on(past: Encoder, histories: Histories, vocabulary: Vocabulary) ->
 def carry_on(past: Encoder, histories: Histories, vocabulary: Vocabulary, config: TrainConfig) -> Trained:
     """An earlier encoder taken on to today's users and places.
 
-    Args:
-        past: an encoder over the first rows of ``vocabulary``, made of the same kinds of place, of which
-            ``can_carry_on`` says yes.
-        histories: today's users to fit the linear views on.
-        vocabulary: today's.
-        config: as in the past.
+    ``past`` must be over the first rows of ``vocabulary``, of the same kinds of place and settings, and
+    ``can_carry_on``; the linear views are fitted on ``histories``.
     """
     torch.set_num_threads(config.threads or torch.get_num_threads())
     before = tables_of(past.views)
@@ -111,7 +103,7 @@ def tables_of(views: LinearViews) -> LinearTables:
     """The fit that linear views were made of."""
     backs = tuple(getattr(views, f"unwhiten_{at}").numpy() for at in range(len(views.factor_sizes)))
     bags, factors = views.bags.numpy(), views.factors.numpy()
-    return LinearTables(bags, views.bag_sizes, factors, views.factor_sizes, backs, views.alpha)
+    return LinearTables(bags, views.bag_sizes, factors, backs, views.alpha)
 
 
 def _tables(weights: Mapping[str, Tensor], alpha: float) -> LinearTables:
@@ -119,9 +111,8 @@ def _tables(weights: Mapping[str, Tensor], alpha: float) -> LinearTables:
     n_factors = sum(name.startswith("views.unwhiten_") for name in weights)
     backs = tuple(weights[f"views.unwhiten_{at}"].numpy() for at in range(n_factors))
     sizes = torch.bincount(weights["view_of"]).tolist()
-    factor_sizes = tuple(len(back) for back in backs)
     bags, factors = (weights[f"views.{name}"].numpy() for name in ("bags", "factors"))
-    return LinearTables(bags, tuple(sizes[: len(sizes) - n_factors]), factors, factor_sizes, backs, alpha)
+    return LinearTables(bags, tuple(sizes[: len(sizes) - n_factors]), factors, backs, alpha)
 
 
 def _grown(rows: Tensor, size: int) -> Tensor:

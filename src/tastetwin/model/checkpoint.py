@@ -1,4 +1,4 @@
-"""Checkpoints of a training in progress: written aside, fsynced, renamed; tensors in safetensors, the rest in JSON.
+"""Checkpoints of a training in progress, in a store of their own: tensors in safetensors, the rest in JSON.
 
 A resumed training continues bit for bit: randomness is drawn from (seed, step), so weights, optimiser state and the
 number of steps done are all there is to keep.
@@ -6,24 +6,22 @@ number of steps done are all there is to keep.
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
+import orjson
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from tastetwin.errors import StoreError
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.model.files import CHECKPOINT
 from tastetwin.model.workers import Workers
+from tastetwin.store import Store, is_aside
 
 TENSORS: Final = "checkpoint-{step}.safetensors"
 _MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")
@@ -58,23 +56,14 @@ class TrainingState:
     identity: dict[str, Any]
     """Data fingerprint and config: must be equal on resumption."""
 
-    def save(self, folder: Path, step: int) -> None:
-        """Make ``step`` the checkpoint of ``folder``; killed at any moment, the folder holds the old or the new one.
+    def save(self, store: Store, step: int) -> None:
+        """Make ``step`` the checkpoint in ``store``; killed at any moment, it holds the old or the new one.
 
         Raises:
             StoreError: DISK-FULL or STORE-UNWRITABLE; the old one stands.
         """
-        try:
-            self._save(folder, step)
-        except (OSError, SafetensorError) as error:
-            raise _unwritable(folder, error) from error
-
-    def _save(self, folder: Path, step: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         name = TENSORS.format(step=step)
-        aside = folder / f"{name}.aside"
-        save_file(self._tensors(), aside)
-        _publish(aside, folder / name)
+        store.write_bytes(name, save(self._tensors()))
         content = {
             "step": step,
             "tensors": name,
@@ -83,40 +72,39 @@ class TrainingState:
             "skipped_steps": self.record.skipped_steps,
             "rollbacks": self.record.rollbacks,
         }
-        pointer = folder / f"{CHECKPOINT}.aside"
-        pointer.write_text(json.dumps(content))
-        _publish(pointer, folder / CHECKPOINT)
-        for old in folder.glob(TENSORS.format(step="*") + "*"):
-            if old.name != name:
-                old.unlink()
+        store.write_json(CHECKPOINT, content)
+        for old in store.names(""):
+            if (old.startswith("checkpoint-") and old != name) or is_aside(old):
+                store.remove(old)
 
-    def resume(self, folder: Path) -> int:
-        """Load the checkpoint of ``folder``, if it has one; the number of steps done, 0 without.
+    def resume(self, store: Store) -> int:
+        """Load the checkpoint in ``store``, if it has one; the number of steps done, 0 without.
 
         Raises:
-            StoreError: OTHER-CHECKPOINT when it belongs to other data or another config, BAD-CHECKPOINT when damaged.
+            StoreError: OTHER-CHECKPOINT when it belongs to other data or another config, BAD-CHECKPOINT when damaged;
+                STORE-UNREADABLE.
         """
-        if not (folder / CHECKPOINT).exists():
+        if not store.exists(CHECKPOINT):
             return 0
-        content = self._read(folder)
+        content = self._read(store)
         if content["identity"] != self.identity:
             raise StoreError(
                 "OTHER-CHECKPOINT",
-                place=str(folder),
+                place=store.url(""),
                 value=_difference(content["identity"], self.identity),
                 rule="a checkpoint continues with the data and config it was begun with",
                 fix="delete the folder to train afresh, or restore data and config",
             )
         self.record.losses[:] = content["losses"]
         self.record.skipped_steps, self.record.rollbacks = content["skipped_steps"], content["rollbacks"]
-        self._load(folder, content)
+        self._load(store, content)
         return int(content["step"])
 
-    def roll_back(self, folder: Path) -> None:
+    def roll_back(self, store: Store) -> None:
         """Weights and optimiser as in the last checkpoint, if there is one; the record goes on."""
         self.record.rollbacks += 1
-        if (folder / CHECKPOINT).exists():
-            self._load(folder, self._read(folder))
+        if store.exists(CHECKPOINT):
+            self._load(store, self._read(store))
 
     def spread(self, group: Workers, step: int) -> int:
         """Give every process the weights, optimiser state and steps done of process 0; returns the steps done."""
@@ -127,14 +115,14 @@ class TrainingState:
         self._put({name: torch.from_numpy(array) for name, array in told.items()})
         return int(told["done"])
 
-    def _read(self, folder: Path) -> dict[str, Any]:
+    def _read(self, store: Store) -> dict[str, Any]:
         try:
-            content: dict[str, Any] = json.loads((folder / CHECKPOINT).read_text())
+            content: dict[str, Any] = orjson.loads(store.read_bytes(CHECKPOINT))
             if not isinstance(content["step"], int) or "/" in content["tensors"]:
                 raise ValueError("step or tensors")
             return content
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise _damaged(folder, error) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(store, error) from error
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"model/{name}": value.detach().contiguous() for name, value in self.model.named_parameters()}
@@ -143,11 +131,11 @@ class TrainingState:
                 tensors[f"{key}/{name}"] = value.contiguous()
         return tensors
 
-    def _load(self, folder: Path, content: dict[str, Any]) -> None:
+    def _load(self, store: Store, content: dict[str, Any]) -> None:
         try:
-            self._put(load_file(folder / content["tensors"]))
-        except (KeyError, RuntimeError, OSError, SafetensorError) as error:
-            raise _damaged(folder, error) from error
+            self._put(load(store.read_bytes(content["tensors"])))
+        except (KeyError, RuntimeError, FileNotFoundError, SafetensorError) as error:
+            raise _damaged(store, error) from error
 
     @torch.no_grad()
     def _put(self, tensors: dict[str, Tensor]) -> None:
@@ -160,40 +148,16 @@ class TrainingState:
                 self.optimizer.state[parameter] = here
 
 
-def _publish(aside: Path, final: Path) -> None:
-    """The bytes reach the disk before the name does, and the name before we go on."""
-    with aside.open("rb") as handle:
-        os.fsync(handle.fileno())
-    aside.replace(final)
-    folder = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def _difference(found: Any, wanted: dict[str, Any]) -> str:
     if not isinstance(found, dict):
         return "unreadable identity"
     return ", ".join(sorted(key for key in wanted if found.get(key) != wanted[key])) or "unknown keys"
 
 
-def _unwritable(folder: Path, error: Exception) -> StoreError:
-    # safetensors has no errno, only Rust's words for it.
-    full = any(f"{word} {errno.ENOSPC}" in str(error) for word in ("[Errno", "os error"))
-    return StoreError(
-        "DISK-FULL" if full else "STORE-UNWRITABLE",
-        place=str(folder),
-        value=str(error),
-        rule="there is room for checkpoints" if full else "checkpoints can be written",
-        fix="free some space and run the same command again" if full else "check the path and its permissions",
-    )
-
-
-def _damaged(folder: Path, error: Exception) -> StoreError:
+def _damaged(store: Store, error: Exception) -> StoreError:
     return StoreError(
         "BAD-CHECKPOINT",
-        place=str(folder),
+        place=store.url(""),
         value=f"{type(error).__name__}: {error}",
         rule="a checkpoint written by this version",
         fix="delete the folder to train afresh",

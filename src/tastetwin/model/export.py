@@ -6,7 +6,6 @@ needs ONNX's external data, which this version does not write.
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import Final
@@ -56,8 +55,6 @@ def export_onnx(encoder: Encoder, path: Path) -> None:
             dynamo=False,
             dynamic_axes=dynamic,
         )
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
 
 
 def export_weights(encoder: Encoder, path: Path) -> None:

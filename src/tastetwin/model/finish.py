@@ -13,7 +13,7 @@ from tastetwin.features.histories import Histories
 from tastetwin.model.batches import length_buckets, pack
 from tastetwin.model.encoder import Encoder, Parts, unit
 from tastetwin.model.layout import Favors, packed
-from tastetwin.model.prepare import FOLDS, Plan, twin_mrr
+from tastetwin.model.prepare import FOLDS, Plan, halves, twin_mrr
 
 VALIDATION_CUTS: Final = 6
 GATES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -59,7 +59,7 @@ def choose_gates(plan: Plan, encoder: Encoder) -> dict[str, float]:
 def _trial(plan: Plan, encoder: Encoder, cut: int) -> tuple[Parts, Parts]:
     """Both halves of the validating users under one partition, each by the views fitted without their fold."""
     rng = np.random.default_rng([plan.config.seed, 4, cut])
-    a, b = plan.halves(plan.validators, rng)
+    a, b = halves(plan.histories, plan.validators, rng)
     fold = plan.fold[plan.validators[np.isin(plan.histories.user_ids[plan.validators], a.user_ids)]]
     first, second = (_parts(plan, encoder, half, fold) for half in (a, b))
     return first, second

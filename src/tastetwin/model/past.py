@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
 
@@ -37,10 +37,6 @@ class FullTraining:
         """How many days before a logical date it was."""
         return (date.fromisoformat(day) - date.fromisoformat(self.on)).days
 
-    def facts(self) -> dict[str, Any]:
-        """For a manifest."""
-        return asdict(self)
-
 
 def full_training(bundle: Manifest) -> FullTraining:
     """The training that a bundle's learned weights come from.
@@ -65,12 +61,8 @@ def why_in_full(
 ) -> str | None:
     """Why today's bundle is to be trained in full; None where it goes on from the past one.
 
-    Args:
-        past: the bundle that readers saw on the latest earlier day.
-        day: today's logical date.
-        users: eligible users today.
-        someone_to_judge_by: whether anybody would be held out today.
-        settings: of today's bundle.
+    ``past`` is the bundle that readers saw on the latest earlier day; ``users`` are today's eligible ones, and
+    ``someone_to_judge_by`` says whether anybody of them would be held out.
     """
     if past is None or "full_training" not in past.facts:
         return "there is no earlier bundle to go on from"

@@ -58,10 +58,6 @@ class Plan:
             batches.extend(np.array_split(mine, pieces) if pieces else [])
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def halves(self, users: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Histories, Histories]:
-        """Both views of users under one fresh partition of the catalogue; users with a short half are left out."""
-        return halves(self.histories, users, rng)
-
 
 def prepare(
     histories: Histories, vocabulary: Vocabulary, config: TrainConfig, group: Workers, tell: Tell
@@ -169,15 +165,12 @@ def twin_mrr(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
 
 def _as_arrays(tables: LinearTables) -> Arrays:
     """By name, for ``Workers.share``."""
-    known = {"bags": tables.bags, "factors": tables.factors, "alpha": np.array(tables.alpha)}
-    sizes = {"bag_sizes": np.array(tables.bag_sizes), "factor_sizes": np.array(tables.factor_sizes)}
-    return {**known, **sizes, **{f"unwhiten/{at}": back for at, back in enumerate(tables.unwhiten)}}
+    known = {"bags": tables.bags, "bag_sizes": np.array(tables.bag_sizes)}
+    backs = {f"unwhiten/{at}": back for at, back in enumerate(tables.unwhiten)}
+    return {**known, "factors": tables.factors, **backs, "alpha": np.array(tables.alpha)}
 
 
 def _from_arrays(arrays: Arrays, prefix: str) -> LinearTables:
-    bag_sizes, factor_sizes = (
-        tuple(int(size) for size in arrays[f"{prefix}{name}"]) for name in ("bag_sizes", "factor_sizes")
-    )
-    backs = tuple(arrays[f"{prefix}unwhiten/{at}"] for at in range(len(factor_sizes)))
-    bags, factors, alpha = (arrays[f"{prefix}{name}"] for name in ("bags", "factors", "alpha"))
-    return LinearTables(bags, bag_sizes, factors, factor_sizes, backs, float(alpha))
+    bags, sizes, factors, alpha = (arrays[f"{prefix}{name}"] for name in ("bags", "bag_sizes", "factors", "alpha"))
+    backs = tuple(array for name, array in arrays.items() if name.startswith(f"{prefix}unwhiten/"))
+    return LinearTables(bags, tuple(sizes.tolist()), factors, backs, float(alpha))

@@ -18,9 +18,7 @@ SILENT: Final = 4
 def open_session(model: str, provider: Provider = "cpu") -> Any:
     """An ``onnxruntime.InferenceSession`` whose calls run on one thread each; calls may run side by side.
 
-    Args:
-        model: path or fsspec URL of ``encoder.onnx``.
-        provider: where it computes.
+    ``model`` is the path or fsspec URL of ``encoder.onnx``.
 
     Raises:
         StoreError: BAD-MODEL when ONNX Runtime cannot open it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,14 +15,13 @@ import numpy.typing as npt
 
 from tastetwin import __version__
 from tastetwin.config import Config, TrainConfig
-from tastetwin.errors import MissingExtra, StoreError
+from tastetwin.errors import MissingExtra
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.holdout import aside_limit, choose_holdout, set_aside
 from tastetwin.features.stage import read_histories
 from tastetwin.features.vocabulary import read_vocabulary, write_vocabulary
 from tastetwin.generations import FOLDERS, FileEntry, Made, Manifest, Plan, begin, entry_of, make
 from tastetwin.model.files import MODEL, RECORD, VOCABULARY, WEIGHTS
-from tastetwin.model.mirror import Mirror
 from tastetwin.model.past import FullTraining, full_training, goes_on, why_in_full
 from tastetwin.privacy.opt_out import OptOuts, read_opt_outs
 from tastetwin.progress import Progress, silent
@@ -47,16 +46,10 @@ def train_bundle(
     """A bundle fitted on the users of ``features``, held-out users left aside.
 
     Learned weights go on from ``past`` unless ``past.why_in_full`` has a reason against it. Interrupted training goes
-    on from its last checkpoint, kept in the store until the bundle is finished.
-
-    Args:
-        store: holds everything.
-        features: the day's histories and vocabulary.
-        config: sections ``train``, ``evaluate`` (who is held out) and ``features.min_favors`` are used.
-        past: the bundle that readers saw on the latest earlier day.
-        again: make it once more even if it is finished.
-        progress: told the phase, and in training the steps done.
-        watch: called after each step with steps done, steps in all and the loss; must not raise.
+    on from its last checkpoint, kept in the store until the bundle is finished. ``past`` is the bundle that readers saw
+    on the latest earlier day. Sections ``train``, ``evaluate`` (who is held out) and ``features.min_favors`` are used.
+    ``progress`` is told the phase, and in training the steps done; ``watch`` is called after each step with steps done,
+    steps in all and the loss, and must not raise.
 
     Raises:
         InputError: TRAIN-NO-USERS when nobody has enough favors.
@@ -122,7 +115,7 @@ def _write(
             progress(0, None, "carrying on")
             trained = _carry_on(day, config)
         else:
-            trained = _train(store, day, config, _checkpoints(folder), Path(aside), progress, watch)
+            trained = _train(Store(store.url(_checkpoints(folder))), day, config, progress, watch)
         progress(0, None, "exporting")
         tables = _write_bundle(store, trained, day.vocabulary, folder, Path(aside))
     full = _full_training(plan, day)
@@ -131,7 +124,7 @@ def _write(
         "held_out": day.held_out,
         "days_since_full_training": full.days_before(plan.logical_date),
     }
-    facts = {"full_training": full.facts(), "likeness_to_past": trained.record.likeness_to_past}
+    facts = {"full_training": asdict(full), "likeness_to_past": trained.record.likeness_to_past}
     return tables, {"counts": counts, **facts, "validation_mrr": trained.record.validation_mrr}
 
 
@@ -160,7 +153,7 @@ class _Day:
 def _today(store: Store, plan: Plan, opt_outs: OptOuts, config: Config) -> _Day:
     features, past = plan.parents["features"], plan.parents["past"]
     assert features is not None
-    histories, _ = read_histories(store, features, config.features.min_favors)
+    histories = read_histories(store, features, config.features.min_favors)
     vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
     rules = config.evaluate
     held_out = choose_holdout(histories, rules, rules.seed)
@@ -200,8 +193,7 @@ def _restored(store: Store, bundle: Manifest, vocabulary: Vocabulary) -> Encoder
         from safetensors.torch import load
 
         from tastetwin.model.carry import restore
-    with store.open_read(bundle.paths("weights")[0]) as handle:
-        weights = load(handle.read())
+    weights = load(store.read_bytes(bundle.paths("weights")[0]))
     alpha = store.read_json(bundle.paths("record")[0])["alpha"]
     return restore(weights, alpha, own, TrainConfig(**bundle.settings["train"]))
 
@@ -222,17 +214,12 @@ def _carry_on(day: _Day, config: Config) -> Trained:
     return carry_on(day.past, day.learners(), day.vocabulary, config.train)
 
 
-def _train(
-    store: Store, day: _Day, config: Config, checkpoints: str, aside: Path, progress: Progress, watch: OnStep
-) -> Trained:
-    with _kept(store, checkpoints, aside) as (local, saved):
+def _train(checkpoints: Store, day: _Day, config: Config, progress: Progress, watch: OnStep) -> Trained:
+    def on_step(step: int, of: int, loss: float) -> None:
+        progress(step, of, "training")
+        watch(step, of, loss)
 
-        def on_step(step: int, of: int, loss: float) -> None:
-            saved()
-            progress(step, of, "training")
-            watch(step, of, loss)
-
-        trained = _fit(day, config, local, on_step, lambda phase: progress(0, None, phase))
+    trained = _fit(day, config, checkpoints, on_step, lambda phase: progress(0, None, phase))
     if day.past is not None:
         from tastetwin.model.carry import turn_onto
 
@@ -240,20 +227,7 @@ def _train(
     return trained
 
 
-@contextmanager
-def _kept(store: Store, folder: str, aside: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """A folder of this machine for checkpoints, and what to call when there may be a new one in it."""
-    if store.is_local:
-        yield Path(store.make_folder(folder)), lambda: None
-        return
-    mirror = Mirror(store, folder, aside)
-    try:
-        yield aside, mirror.update
-    except StoreError as error:
-        raise mirror.placed(error) from error
-
-
-def _fit(day: _Day, config: Config, checkpoints: Path | None, on_step: OnStep, tell: Tell) -> Trained:
+def _fit(day: _Day, config: Config, checkpoints: Store | None, on_step: OnStep, tell: Tell) -> Trained:
     with _needs_torch():
         from tastetwin.model.train import train
     aside = np.flatnonzero(day.aside)

@@ -21,7 +21,7 @@ from tastetwin.model.encoder import Encoder, LinearViews, strength, unit
 from tastetwin.model.hardware import Hardware
 from tastetwin.model.layout import Favors, moved, packed
 from tastetwin.model.objectives import masked_place, two_view_contrast
-from tastetwin.model.prepare import Plan
+from tastetwin.model.prepare import Plan, halves
 from tastetwin.model.workers import Workers
 
 MASKED_WEIGHT: Final = 0.1
@@ -60,7 +60,7 @@ def draw(plan: Plan, users: npt.NDArray[np.int64], step: int, group: Workers, de
     """
     rng = np.random.default_rng([plan.config.seed, 2, step])
     length = min(TRAIN_LENGTH, plan.config.max_length)
-    both = joined(*(sample(half, length, rng) for half in plan.halves(users, rng)))
+    both = joined(*(sample(half, length, rng) for half in halves(plan.histories, users, rng)))
     n_users = both.n_users // 2
     if n_users < 2:
         return None

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -29,6 +28,7 @@ from tastetwin.model.hardware import Hardware, choose
 from tastetwin.model.pace import schedule
 from tastetwin.model.prepare import Plan, Tell, prepare
 from tastetwin.model.workers import Workers, workers
+from tastetwin.store import Store
 
 ROLLBACK_AFTER: Final = 3
 
@@ -77,11 +77,11 @@ def train(
     vocabulary: Vocabulary,
     config: TrainConfig,
     holdout: npt.NDArray[np.int64] | None = None,
-    checkpoint_dir: Path | None = None,
+    checkpoints: Store | None = None,
     on_step: OnStep = lambda step, total, loss: None,
     tell: Tell = lambda phase: None,
 ) -> Trained:
-    """Fit on all users but ``holdout`` (positions); resumes exactly from ``checkpoint_dir`` if that holds a checkpoint.
+    """Fit on all users but ``holdout`` (positions); resumes exactly from what ``checkpoints`` holds.
 
     ``on_step(steps done, steps in all, loss)`` is called after each step, ``tell(what)`` when another phase begins.
     Under ``torchrun`` every process calls this with the same arguments; only process 0 reads and writes checkpoints,
@@ -109,7 +109,7 @@ def train(
         for module in (encoder, *plan.views):
             module.to(hardware.device)
         tell("training")
-        _Loop(plan, encoder, record, group, hardware, checkpoint_dir if group.rank == 0 else None).run(on_step)
+        _Loop(plan, encoder, record, group, hardware, checkpoints if group.rank == 0 else None).run(on_step)
         _finish(plan, encoder.eval(), record, group, tell)
     return Trained(encoder.cpu(), record)
 
@@ -118,9 +118,9 @@ class _Loop:
     """The steps of one training: step, count what went wrong, checkpoint."""
 
     def __init__(
-        self, plan: Plan, encoder: Encoder, record: Record, group: Workers, hardware: Hardware, folder: Path | None
+        self, plan: Plan, encoder: Encoder, record: Record, group: Workers, hardware: Hardware, store: Store | None
     ) -> None:
-        self.plan, self.record, self.group, self.device, self.folder = plan, record, group, hardware.device, folder
+        self.plan, self.record, self.group, self.device, self.store = plan, record, group, hardware.device, store
         self.optimizer = _optimizer(encoder, plan.config)
         self.state = checkpoint.TrainingState(encoder, self.optimizer, record, _identity(plan.config, record))
         self.encoder, self.model = encoder, group.together(step.Objective(encoder, hardware))
@@ -129,7 +129,7 @@ class _Loop:
 
     def run(self, on_step: OnStep) -> None:
         """From the last checkpoint, or the start, to the end."""
-        done = self.state.resume(self.folder) if self.folder is not None else 0
+        done = self.state.resume(self.store) if self.store is not None else 0
         done, failures = self.state.spread(self.group, done), 0
         for users in self._batches(done):
             loss = self._step(users, done)
@@ -141,8 +141,8 @@ class _Loop:
                 self.record.losses.append(loss)
             if failures == ROLLBACK_AFTER:
                 self._roll_back(done)
-            if self.folder is not None and done % self.plan.config.checkpoint_steps == 0 and not failures:
-                self.state.save(self.folder, done)
+            if self.store is not None and done % self.plan.config.checkpoint_steps == 0 and not failures:
+                self.state.save(self.store, done)
             on_step(done, self.total, loss)
 
     def _batches(self, done: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -165,8 +165,8 @@ class _Loop:
         return step.update(self.model, self.optimizer, views, batch, self.group)
 
     def _roll_back(self, done: int) -> None:
-        if self.folder is not None:
-            self.state.roll_back(self.folder)
+        if self.store is not None:
+            self.state.roll_back(self.store)
         self.state.spread(self.group, done)
 
 

@@ -49,16 +49,20 @@ class LinearTables:
     bag_sizes: tuple[int, ...]
     factors: Floats
     """[n_rows, sum of factor_sizes] whitened item factors."""
-    factor_sizes: tuple[int, ...]
     unwhiten: tuple[Floats, ...]
     """Per factor view [k, k]: the solution in whitened space times this is the user's vector."""
     alpha: float
     """iALS weight of an observed place."""
 
     @property
+    def factor_sizes(self) -> tuple[int, ...]:
+        """Lengths of the factor views."""
+        return tuple(len(back) for back in self.unwhiten)
+
+    @property
     def width(self) -> int:
         """Length of all views side by side."""
-        return sum(self.bag_sizes) + sum(int(matrix.shape[1]) for matrix in self.unwhiten)
+        return sum(self.bag_sizes) + sum(self.factor_sizes)
 
 
 def fit_tables(matrix: sp.csr_matrix, vocabulary: Vocabulary, kinds: Kinds, alpha: float, seed: int) -> LinearTables:
@@ -75,7 +79,6 @@ def fit_tables(matrix: sp.csr_matrix, vocabulary: Vocabulary, kinds: Kinds, alph
         _with_fallback(np.hstack(tables), visited, vocabulary),
         tuple(table.shape[1] for table in tables),
         _with_fallback(np.hstack([items for items, _ in whitened]), visited, vocabulary),
-        tuple(view.items.shape[1] for view in ials),
         tuple(back for _, back in whitened),
         alpha,
     )

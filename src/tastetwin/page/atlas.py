@@ -75,12 +75,8 @@ class Atlas:
 def draw(vectors: Floats, axes: Floats, histories: Histories, vocabulary: Vocabulary, explainer: Explainer) -> Atlas:
     """The map of at least one user.
 
-    Args:
-        vectors: [n, dim] unit vectors of the users of ``histories``.
-        axes: [rank, dim] home axes, which taste is what is left without.
-        histories: of the same users, in the same order.
-        vocabulary: of the histories.
-        explainer: knows what may be named.
+    ``vectors`` [n, dim] are unit vectors of the users of ``histories``, in the same order; taste is what is left
+    without the home ``axes`` [rank, dim].
     """
     taste = unit(vectors - (vectors @ axes.T) @ axes) if len(axes) else vectors
     count = max(1, min(NEIGHBOURHOODS, len(taste) // USERS_EACH))

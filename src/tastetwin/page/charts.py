@@ -94,11 +94,8 @@ class Drawing:
     def svg(self, names: Sequence[str], title: str, summary: str, user: str | None = None) -> Markup:
         """The map.
 
-        Args:
-            names: of the neighbourhoods, in their order.
-            title: for who cannot see it.
-            summary: likewise, longer.
-            user: somebody on the map, who is marked.
+        ``names`` are those of the neighbourhoods, in their order; title and summary are for who cannot see it; ``user``
+        is marked.
         """
         body = self._hexagons
         for number, (x, y) in enumerate(self._labels):

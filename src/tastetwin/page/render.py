@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tastetwin.evaluation import plots
+from tastetwin.evaluation.report import count, percent
 from tastetwin.page.atlas import Neighbourhood
 from tastetwin.page.charts import Point, place_map
 from tastetwin.page.languages import TEXTS, language_of
@@ -40,7 +41,7 @@ class Renderer:
         language = asked if asked in TEXTS else language_of(request.headers.get("accept-language", ""))
         link = _links(asked if asked in TEXTS else None)
         here = {name: value for name, value in request.query_params.items() if name not in ("lang", "done")}
-        path = quote(request.url.path) if request.scope.get("raw_path") is None else _raw_path(request)
+        path = request.scope["raw_path"].decode("latin-1").split("?")[0]
         return self._templates.get_template(template).render(
             t=_texts(language),
             lang=language,
@@ -53,10 +54,6 @@ class Renderer:
             path=request.url.path,
             **values,
         )
-
-
-def _raw_path(request: Request) -> str:
-    return str(request.scope["raw_path"].decode("latin-1").split("?")[0])
 
 
 def _texts(language: str) -> Callable[..., Markup]:
@@ -111,16 +108,6 @@ def pair_map(mine: Mapping[str, Visit], theirs: Mapping[str, Visit]) -> list[Poi
 def _point(visit: Visit, kind: str) -> list[Point]:
     place = visit.place
     return [] if place.lat is None or place.lon is None else [Point(place.lat, place.lon, kind, place.name)]
-
-
-def count(number: float) -> str:
-    """A whole number with narrow no-break spaces, the SI's thousands separator."""
-    return f"{number:,.0f}".replace(",", "\u202f")
-
-
-def percent(share: float) -> str:
-    """A share to a tenth of a per cent."""
-    return f"{100 * share:.1f}\u202f%"
 
 
 def day(visit: Visit) -> str:

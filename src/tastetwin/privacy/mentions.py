@@ -29,7 +29,7 @@ _QUOTES: Final = 8
 
 def mentions(text: str, people: OptOuts) -> bool:
     """Whether one of these people is spoken of; takes microseconds per letter, so texts should be few."""
-    texts = {text, _ESCAPES.sub(_unescaped, text)} if people.names else ()
+    texts = {text, _ESCAPES.sub(lambda found: str(json.loads(f'"{found[0]}"')), text)} if people.names else ()
     return any(
         len(each) <= LONGEST and name_of(each) in people.names
         for version in texts
@@ -50,10 +50,6 @@ def words_of(value: Any) -> Iterator[str]:
     yield from (word.strip(_ENDS) for word in _WORD.findall(text))
     if len(text) <= LONGEST:
         yield text.strip()
-
-
-def _unescaped(found: re.Match[str]) -> str:
-    return str(json.loads(f'"{found[0]}"'))
 
 
 def _candidates(text: str) -> Iterator[str]:

@@ -128,7 +128,7 @@ def _in_shard(store: Store, folder: str, shard: str) -> frozenset[str]:
     # An unfinished file is of a request whose process was killed: nobody was told that it holds.
     found = frozenset(name for name in store.names(f"{folder}/{shard}") if not is_aside(name))
     for name in found:
-        if name[:_SHARD] != shard or not _is_name(name):
+        if name[:_SHARD] != shard or len(name) != NAME_LENGTH or set(name) - set("0123456789abcdef"):
             raise StoreError(
                 "OPT-OUTS-DAMAGED",
                 place=store.path(f"{folder}/{shard}/{name}"),
@@ -202,7 +202,3 @@ def name_of(user: object) -> str:
     # Lone surrogates are legal in a Python string, and whoever has one in the id may opt out too.
     # SHA-256 (FIPS 180-4), since DuckDB knows it as well.
     return hashlib.sha256(str(user).encode("utf-8", "surrogatepass")).hexdigest()[:NAME_LENGTH]
-
-
-def _is_name(name: str) -> bool:
-    return len(name) == NAME_LENGTH and set(name) <= set("0123456789abcdef")

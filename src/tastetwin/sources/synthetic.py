@@ -217,7 +217,8 @@ def _write(world: World, partial: Path, part_bytes: int) -> dict[Kind, _Output]:
         places = stack.enter_context(pq.ParquetWriter(partial / "truth" / "places.parquet", TRUE_PLACES))
         for rows in _slices(len(world.catalogue)):
             places.write_table(_true_places(world.catalogue, rows))
-        for number, rows in enumerate(_slices(len(world.catalogue), _first_new_place(world))):
+        first_new = len(world.catalogue) - world.config.new_places if world.day else 0  # whose line belongs here
+        for number, rows in enumerate(_slices(len(world.catalogue), first_new)):
             outputs["places"].add(world, number, Lines.of_records(_place_records(world.catalogue, rows)))
     report = {kind: asdict(output.report()) for kind, output in outputs.items()}
     (partial / "truth" / "dirt.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -236,11 +237,6 @@ def _add_events(outputs: dict[Kind, _Output], world: World, block: int, events: 
 
 def _slices(end: int, start: int = 0) -> Iterator[slice]:
     return (slice(first, min(first + PLACES_AT_A_TIME, end)) for first in range(start, end, PLACES_AT_A_TIME))
-
-
-def _first_new_place(world: World) -> int:
-    """The first place whose line belongs into this folder."""
-    return len(world.catalogue) - world.config.new_places if world.day else 0
 
 
 def _place_records(catalogue: Catalogue, rows: slice) -> list[dict[str, Any]]:

@@ -117,8 +117,8 @@ class Tracking:
         made = self._begin(run, self._bundle(run))
         self._mlflow.log(made, {}, metrics, tags)
         self._mlflow.keep(made, manifest)
-        with self._store.open_read(report_path(run.run_id)) as handle:
-            self._mlflow.keep_text(made, without_examples(handle.read().decode()), "report.html")
+        page = self._store.read_bytes(report_path(run.run_id)).decode()
+        self._mlflow.keep_text(made, without_examples(page), "report.html")
         self._mlflow.end(made)
 
     def follow(self) -> None:

@@ -41,7 +41,7 @@ def version(journey: Journey) -> str:
 @pytest.fixture(scope="module")
 def histories(journey: Journey) -> Histories:
     features = read_manifest(journey.store, "features", journey.first.generation("features"))
-    return read_histories(journey.store, features, 3)[0]
+    return read_histories(journey.store, features, 3)
 
 
 @pytest.fixture(scope="module")

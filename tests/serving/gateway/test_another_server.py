@@ -52,7 +52,7 @@ def test_vectors_come_from_whoever_speaks_the_protocol(kserve: str, journey: Jou
     """Triton or KServe may stand in for our backend (docs/explanation/serving.md)."""
     bundle = read_manifest(journey.store, "train", journey.first.generation("train"))
     features = read_manifest(journey.store, "features", journey.first.generation("features"))
-    histories, _ = read_histories(journey.store, features, 3)
+    histories = read_histories(journey.store, features, 3)
     chosen = histories.select(np.arange(5))
     expected = open_encoder(journey.store, bundle, 2048).encode(chosen)
     settings = GatewayConfig(backends=[kserve], deadline_ms=5_000)

@@ -50,7 +50,7 @@ def run(served: Store) -> Run:
 def test_people_and_histories_are_those_of_the_features(served: Store, pack: Pack, run: Run) -> None:
     """A position is a user's place among all with a favor: whoever mixes up two positions shows one's twins to the
     other."""
-    histories, _ = read_histories(served, read_manifest(served, "features", run.generation("features")), 0)
+    histories = read_histories(served, read_manifest(served, "features", run.generation("features")), 0)
     assert len(pack) == histories.n_users
     for position, user in enumerate(histories.user_ids):
         assert pack.people.position(user) == position

@@ -214,7 +214,7 @@ def test_new_favors_make_the_history_that_tomorrow_s_features_make(world: World)
         [{"user_idno": user, "like_list": likes, "like_stat_list": [], "review_list": rows}], schema=USER_FAVOR
     )
     features = read_manifest(world.store, "features", published_run(world.store).generation("features"))
-    expected, _ = taste_histories(table, read_place_rows(world.store, features.paths("place_row")[0])[0])
+    expected, _ = taste_histories(table, read_place_rows(world.store, features.paths("place_row")[0]))
     assert people.rows(position).tolist() == expected.places.tolist()
 
 
