@@ -56,13 +56,13 @@ class LinearTables:
 
     @property
     def factor_sizes(self) -> tuple[int, ...]:
-        """Lengths of the factor views."""
+        """Lengths of the factor views in whitened space; a view that was turned onto a larger one comes out longer."""
         return tuple(len(back) for back in self.unwhiten)
 
     @property
     def width(self) -> int:
         """Length of all views side by side."""
-        return sum(self.bag_sizes) + sum(self.factor_sizes)
+        return sum(self.bag_sizes) + sum(int(back.shape[1]) for back in self.unwhiten)
 
 
 def fit_tables(matrix: sp.csr_matrix, vocabulary: Vocabulary, kinds: Kinds, alpha: float, seed: int) -> LinearTables:
