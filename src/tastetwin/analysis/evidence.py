@@ -130,9 +130,8 @@ class Explainer:
         self._kinds = _Known(lambda row: vocabulary.categories[starts[row] : starts[row + 1]].tolist())
         self._region_of = _Known(lambda row: int(vocabulary.regions[row]))
         ids, categories, regions = vocabulary.place_ids, vocabulary.category_codes, vocabulary.region_codes
-        self._named_places = _Known(
-            lambda row: Shared(str(ids[row]), self._place_rarity[row], int(visitors.places[row]))
-        )
+        rarity = self._place_rarity  # one that named ``self`` would keep all this until a full collection
+        self._named_places = _Known(lambda row: Shared(str(ids[row]), rarity[row], int(visitors.places[row])))
         self._named_categories = _Known(lambda at: (str(categories[at]), int(visitors.categories[at])))
         self._named_regions = _Known(lambda at: (str(regions[at]), int(visitors.regions[at])))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -166,6 +167,32 @@ def test_a_refused_connection_takes_the_backend_out_at_once_and_a_health_check_b
         before = len(made.fakes[0].calls)
         await asyncio.gather(*(made.infer() for _ in range(10)))
         assert len(made.fakes[0].calls) > before
+
+    run(2, body)
+
+
+@pytest.mark.parametrize("mode", ["refused", "close", "cut", "hang", 502])
+def test_a_call_or_a_health_check_that_failed_leaves_nothing_behind(mode: str | int) -> None:
+    """A dead backend is asked twice a second: errors that only the collector finds pile up until it looks."""
+
+    async def body(made: Pool) -> None:
+        for fake in made.fakes:
+            fake.mode = mode
+            if mode == "refused":
+                await fake.refuse()
+        gc.collect()
+        gc.disable()
+        try:
+            known = {id(each) for each in gc.get_objects() if isinstance(each, Exception)}
+            for _ in range(3):
+                with pytest.raises(TasteTwinError):
+                    await made.infer(0.2)
+                await made.backends.want([VERSION])
+            await asyncio.sleep(0.02)
+            errors = [each for each in gc.get_objects() if isinstance(each, Exception) and id(each) not in known]
+            assert errors == []
+        finally:
+            gc.enable()
 
     run(2, body)
 

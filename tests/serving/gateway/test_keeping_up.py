@@ -180,9 +180,11 @@ def test_an_old_version_is_let_go(world: World) -> None:
                 await until(lambda name=name: list(gateway.service.versions) == [name])  # type: ignore[misc]
                 _, position = somebody(gateway)
                 gateway.choose(b"", None).people.pack.favors([position])
-                seen.append(weakref.ref(gateway.choose(b"", None).people.pack))
+                pack = gateway.choose(b"", None).people.pack
+                seen.append([weakref.ref(each) for each in (pack, *pack.explainers.values())])
+                del pack
                 files.append(sum(1 for _ in Path("/proc/self/fd").iterdir()))
-            assert [each() is None for each in seen] == [True] * 4 + [False]
+            assert [{each() is None for each in version} for version in seen] == [{True}] * 4 + [{False}]
             assert files[-1] <= files[0] + 1
         finally:
             gc.enable()

@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import lmdb
+import orjson
 import pytest
 import redis
 from hypothesis import given
@@ -169,6 +171,19 @@ def test_memory_keeps_the_recently_used_within_its_size() -> None:
 
 
 # -- LMDB -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [20, 200, 900, 2_500])
+def test_memory_takes_the_room_that_it_counts(length: int) -> None:
+    """``gateway.outputs_mb`` is what an operator plans with; orjson's answers are longer than they say."""
+    tracemalloc.start()
+    try:
+        store, before = MemoryOutputs(MEGABYTE), tracemalloc.get_traced_memory()[0]
+        for number in range(6_000):
+            store.put([(number.to_bytes(16, "little"), orjson.dumps("x" * length))])
+        assert tracemalloc.get_traced_memory()[0] - before < 1.1 * MEGABYTE
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_full_folder_drops_the_old_and_keeps_the_new(tmp_path: Path) -> None:

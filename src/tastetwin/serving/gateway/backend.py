@@ -150,13 +150,13 @@ class Backend:
                     return await self._post(session, request, left)
             except aiohttp.ClientConnectorError as error:
                 self.ready = frozenset()
-                raise Failed("failed", "no connection", again=True) from error
+                raise Failed("failed", "no connection", again=True) from _bare(error)
             except aiohttp.ClientError as error:
-                raise Failed("failed", f"broken off: {type(error).__name__}", again=True) from error
+                raise Failed("failed", f"broken off: {type(error).__name__}", again=True) from _bare(error)
             except TimeoutError as error:
                 if until < request.deadline:
-                    raise Failed("slow", "no answer in its share of the time", again=True) from error
-                raise _too_late(request.version) from error
+                    raise Failed("slow", "no answer in its share of the time", again=True) from _bare(error)
+                raise _too_late(request.version) from _bare(error)
 
     @contextmanager
     def _counted(self, left: float, until: float) -> Iterator[None]:
@@ -204,10 +204,12 @@ class Backend:
             async with asyncio.timeout(CHECK_SECONDS):
                 self.ready = await self._versions(session, wanted)
             self._unheard = 0
-        except TimeoutError:
+        except TimeoutError as error:
+            _bare(error)
             self._unheard += 1
             self.ready = frozenset() if self._unheard >= UNHEARD else self.ready
-        except aiohttp.ClientError:
+        except aiohttp.ClientError as error:
+            _bare(error)
             self.ready = frozenset()
         self._metrics.ready.labels(self._name).set(len(self.ready))
 
@@ -228,6 +230,18 @@ class Backend:
 
     def _at(self, path: str) -> URL:
         return URL(f"{self._url}/v2/{path}", encoded=True)
+
+
+def _bare(error: BaseException) -> BaseException:
+    """The error, without the frames that it and its causes came through.
+
+    aiohttp's name the error that left them. Such a circle is there until a full collection, and those are rare: what
+    every call and health check of a dead backend leaves would pile up.
+    """
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__, each = None, each.__cause__
+    return error
 
 
 def _versioned(version: str) -> str:

@@ -130,7 +130,7 @@ class Backends:
             try:
                 return await backend.infer(self._session, request, self._until(request, tried))
             except Failed as error:
-                failed = error
+                failed = error.with_traceback(None)  # which would lead back to this frame, and so to itself
                 if not error.again:
                     break
         raise _unavailable(request.version, failed) from failed

@@ -134,7 +134,7 @@ class MemoryOutputs:
         for key, value in pairs:
             before = self._values.pop(key, None)
             self._used += len(value) + OVERHEAD if before is None else len(value) - len(before)
-            self._values[key] = value
+            self._values[key] = bytes(memoryview(value))  # a copy: orjson's are in buffers of up to nine times the size
         while self._used > self._size:
             self._used -= len(self._values.popitem(last=False)[1]) + OVERHEAD
 
