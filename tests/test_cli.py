@@ -441,6 +441,12 @@ def test_a_twin_list_says_which_number_to_read(
     assert "chance" in note and (Path(__file__).parents[1] / note.split()[-1]).exists()
 
 
+def test_a_chance_that_is_not_told_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    """A column of dashes looks like a fault."""
+    console.print_twins("twins", [TWIN, replace(TWIN, chance=None)])
+    assert "too few people" in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_on_a_narrow_terminal_no_name_is_broken(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

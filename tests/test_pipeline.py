@@ -136,7 +136,7 @@ class Town:
     def _evaluate(self, store: Store, run: Run, config: Any, **how: Any) -> Manifest:
         return self._made("evaluate", run.logical_date, {}, how["again"], how["progress"])
 
-    def _deliver(self, store: Store, run: Run, config: Any, **how: Any) -> Manifest:
+    def _deliver(self, store: Store, run: Run, **how: Any) -> Manifest:
         return self._made("deliver", run.logical_date, {}, how["again"], how["progress"])
 
     def _report(self, store: Store, run: Run, config: Any) -> str:

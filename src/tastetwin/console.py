@@ -51,6 +51,7 @@ _UNBROKEN: Final = 24
 _ABSENT: Final = "-"
 _NUMBER: Final = re.compile(r"-?\d[\d,]*(\.\d+)?(e-?\d+)?")
 HOW_TO_READ: Final = "chance that a twin has one's next place: docs/explanation/scores.md"
+NOT_TOLD: Final = '; "-": too few people to measure it by'
 GOES_ON: Final = "what is published is untouched, the same command goes on from here"
 
 out = Console(highlight=False, soft_wrap=True)
@@ -108,12 +109,13 @@ def print_twins(title: str, twins: Iterable[Twin]) -> None:
             numbers = (set_cell_size(cell, width) if place == 1 else cell.rjust(width)
                        for place, (cell, width) in enumerate(zip(row[:4], widths, strict=False)))  # fmt: skip
             out.print(Text("  ".join(numbers) + "\n" + " " * (widths[0] + 2) + row[4], style=style))
-    out.print(Text(HOW_TO_READ, style="dim"))
+    untold = NOT_TOLD if any(row[2] == _ABSENT for row in rows) else ""
+    out.print(Text(HOW_TO_READ + untold, style="dim"))
 
 
 def _per_cent(chance: float | None) -> str:
     """ "-" where there was not enough data to measure it."""
-    return "-" if chance is None else f"{100 * chance:.3g} %"
+    return _ABSENT if chance is None else f"{100 * chance:.3g} %"
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
