@@ -86,7 +86,10 @@ class Filling:
         self.scores[rows[row], place] = scores[row, column]
 
     def in_order(self, rows: Ints) -> None:
-        """Order the lists by score, those found later among the others."""
+        """Order the lists by score, ties by position: those found later, and what has become a tie by rounding."""
+        scores, names = self.scores[rows], self.neighbours[rows]
+        tied, falls = scores[:, 1:] == scores[:, :-1], names[:, 1:] < names[:, :-1]
+        rows = rows[((scores[:, 1:] > scores[:, :-1]) | tied & falls).any(axis=1)]
         order = np.lexsort((self.neighbours[rows], -self.scores[rows]), axis=1)
         for table in (self.neighbours, self.scores):
             table[rows] = np.take_along_axis(table[rows], order, axis=1)
@@ -141,7 +144,7 @@ def fill_lists(
     first, scores = look(everybody, members, progress)
     _add_first(filling, first.neighbours, scores, room, mutual)
     searches, takers = 1, members
-    left = short = filling.short(everybody)
+    short = filling.short(everybody)
     while len(short) and depth < len(takers):
         takers = members[room[members] > 0]
         depth = next_depth(depth, len(takers))
@@ -151,7 +154,7 @@ def fill_lists(
         short = filling.short(short)
         searches += 1
     if not mutual:
-        filling.in_order(left)
+        filling.in_order(everybody)
     return Filled(filling.neighbours, filling.scores, first, searches)
 
 
