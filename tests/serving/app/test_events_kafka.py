@@ -398,11 +398,14 @@ def test_kill_minus_9_at_any_time_loses_nothing_and_every_effect_is_right(town: 
         town.write(range(number, number + 100))
         town.put([(b"u1", chance.choice(poison), [])])
         number += 100
-        until(lambda: town.gateway.requests > before or chance.random() < 0.01, 20, town.told)  # noqa: B023
+        given_up = time.monotonic() + 6  # a session that ends as its successor joins: the mock leaves a group of nobody
+        while town.gateway.requests == before and chance.random() > 0.01 and time.monotonic() < given_up:
+            time.sleep(0.05)
         time.sleep(chance.uniform(0, 0.15))
         member.kill()
         worked += town.gateway.requests > before
     assert worked > 12, "most were killed at work"
+    time.sleep(1)  # the last session has ended
     town.member(instance="only")  # of a session that lasts on a busy machine, too: nobody kills it
     town.wait(60)
     town.assert_right()
