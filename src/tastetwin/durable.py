@@ -11,12 +11,15 @@ from typing import IO
 
 
 @contextmanager
-def written_aside(target: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name, whole and durable, when the block ends well, and else not at all."""
+def written_aside(target: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
+    """A file that appears under its name, whole and durable, when the block ends well, and else not at all.
+
+    ``mode`` are its rights, less the umask.
+    """
     make_folder(target.parent)
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")  # in containers, all have one process id
     try:
-        with aside.open("wb") as handle:
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())

@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, get_args
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tastetwin.durable import written_aside
 from tastetwin.errors import StoreError, UsageError
 
 Scope = Literal["embed", "twins", "score", "favors", "opt-out", "app"]
@@ -185,26 +186,12 @@ def _changing(path: Path) -> Iterator[list[KeyEntry]]:
             fcntl.flock(folder, fcntl.LOCK_EX)
             entries = read_keys(path) if path.exists() else []
             yield entries
-            _write(path, _File(keys=entries).model_dump_json(indent=1).encode() + b"\n")
-            os.fsync(folder)
+            with written_aside(path, 0o600) as handle:
+                handle.write(_File(keys=entries).model_dump_json(indent=1).encode() + b"\n")
         finally:
             os.close(folder)
     except OSError as error:
         raise _unreadable(path, error.strerror or "cannot be written") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        aside.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise
 
 
 def _unreadable(path: Path, value: str) -> StoreError:

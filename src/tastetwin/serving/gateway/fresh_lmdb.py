@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tastetwin.durable import fsync
 from tastetwin.errors import MissingExtra, StoreError
 from tastetwin.features.favors import Favors
 from tastetwin.privacy.opt_out import name_of
@@ -100,7 +101,7 @@ class LmdbLog:
                 if not (self._folder / CURRENT).exists():
                     _File.open(self._folder, "log-1", size).env.close()
                     self._point("log-1")
-                    _sync(self._folder.parent)
+                    fsync(self._folder.parent)
                 self._shred_others(self._current().name)
 
     # -- the contract -------------------------------------------------------------------------------------------------
@@ -224,15 +225,15 @@ class LmdbLog:
 
     def _point(self, name: str) -> None:
         """Put a file in force, once it is sure to be there after a power cut."""
-        _sync(self._folder / name)
+        fsync(self._folder / name)
         aside = self._folder / f"{CURRENT}.new"
         with aside.open("w") as file:
             file.write(name)
             file.flush()
             os.fsync(file.fileno())
-        _sync(self._folder)
+        fsync(self._folder)
         aside.replace(self._folder / CURRENT)
-        _sync(self._folder)
+        fsync(self._folder)
 
     def _shred_others(self, name: str) -> None:
         """Remove files not in force, of this rewriting or of one that was broken off."""
@@ -316,11 +317,3 @@ def _shred(path: Path) -> None:
             left -= file.write(bytes(min(left, _BLOCK)))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
