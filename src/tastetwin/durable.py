@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -19,7 +20,7 @@ def written_aside(target: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
     make_folder(target.parent)
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")  # in containers, all have one process id
     try:
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as handle:
+        with open(aside, "wb", opener=partial(os.open, mode=mode)) as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
