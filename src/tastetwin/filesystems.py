@@ -64,6 +64,7 @@ class S3(ArrowFSWrapper):  # type: ignore[misc]
         """One put. A signal between opening and writing would close the stream and so commit an empty file; signals
         reach the main thread only, so another one does it."""
         with ThreadPoolExecutor(1) as aside:
+            aside.submit(int).result()  # leaving waits only for a thread whose start no signal broke off: start it now
             aside.submit(super().pipe_file, path, value, mode, **kwargs).result()
 
 

@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -137,15 +139,22 @@ def test_keys_that_the_server_refuses_do_not_make_a_store_look_absent(guarded: s
         assert "credentials" in caught.value.problem.fix
 
 
-def test_a_put_during_which_a_signal_arrives_is_whole(s3: str) -> None:
-    """The pointer to the published run is such a put; SIGTERM between opening and writing must not empty it."""
+@pytest.mark.parametrize("start_seconds", [0.0, 0.1])
+def test_a_put_during_which_a_signal_arrives_is_whole(s3: str, start_seconds: float) -> None:
+    """The pointer to the published run is such a put; SIGTERM between opening and writing must not empty it, nor may
+    the put go on behind the caller's back where the signal meets a thread that is still being started."""
     store = Store.create(s3)
     store.write_bytes("f", b"old")
-    real = S3.open
+    real, real_start = S3.open, threading.Thread.start
+
+    def start(self: threading.Thread) -> None:
+        real_start(self)
+        time.sleep(start_seconds)
 
     def opened(self: S3, *arguments: Any, **more: Any) -> Any:
         handle = real(self, *arguments, **more)
         os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(2 * start_seconds)
         return handle
 
     def stop(number: int, frame: object) -> None:
@@ -155,6 +164,7 @@ def test_a_put_during_which_a_signal_arrives_is_whole(s3: str) -> None:
     try:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(S3, "open", opened)
+            patch.setattr(threading.Thread, "start", start)
             store.write_bytes("f", b"new")
     finally:
         signal.signal(signal.SIGUSR1, before)
