@@ -10,6 +10,8 @@ import json
 import re
 from typing import Any, Final, NoReturn
 
+EXTENDED: Final = frozenset({"$oid", "$date", "$numberInt", "$numberLong", "$numberDouble", "$numberDecimal"})
+"""An object of one of these keys alone is a value: MongoDB Extended JSON v2, as ``mongoexport`` writes it."""
 MAX_DEPTH: Final = 32
 """Nesting allowed; the outermost object is depth 1."""
 BLANK: Final = " \t\r\n"
@@ -29,7 +31,8 @@ class Refused(Exception):
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """The JSON object in ``line``; integers beyond 20 characters come back as floats.
+    """The JSON object in ``line``; integers beyond 20 characters come back as floats, ``EXTENDED`` values as what they
+    wrap.
 
     Raises:
         Refused: invalid_utf8, too_deep, non_finite_literal, duplicate_key, truncated, syntax, trailing_data,
@@ -71,7 +74,9 @@ def _check_surrogates(value: dict[str, Any]) -> None:
         raise Refused("lone_surrogate") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    if len(pairs) == 1 and pairs[0][0] in EXTENDED:
+        return pairs[0][1]
     found = dict(pairs)
     if len(found) != len(pairs):
         raise Refused("duplicate_key")

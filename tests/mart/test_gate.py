@@ -224,8 +224,22 @@ print(counts["accepted"], counts["quarantined.line_too_long"],
 
 # -- the vectorised path against the line-by-line path -----------------------------------------------------------
 
+EXPORTED = (
+    {"_id": {"$oid": "5f"}}
+    | GOOD
+    | {
+        "user_idno": {"$oid": "5f"},
+        "review_visited_date": {"$date": "2013-03-20T23:00:00.5Z"},
+    }
+)
+"""As ``mongoexport`` writes it."""
 SEEDS: dict[Kind, list[dict[str, Any]]] = {
-    "reviews": [GOOD, GOOD | {"user_idno": 42, "review_place_id": 7}, GOOD | {"review_rating": "4.5", "extra": True}],
+    "reviews": [
+        EXPORTED,
+        GOOD,
+        GOOD | {"user_idno": 42, "review_place_id": 7},
+        GOOD | {"review_rating": "4.5", "extra": True},
+    ],
     "likes": [
         {"user_idno": "u", "like_regymdt": "2013-02-28T01:02:03", "like_displayid": "place", "like_contentsid": "c"},
         {"user_idno": "u", "like_regymdt": "2013-02-28T01:02:03.5Z", "like_displayid": None, "like_contentsid": 9},
@@ -255,6 +269,9 @@ VALUES: list[Any] = [
     "2013-03-31T02:30:00", "2013-10-27T02:30:00", "2013-12-31T23:59:59", "2020-01-03T00:00:00", "2020-01-03T00:00:01",
     "1999-12-31T23:59:59", "2000-01-01 00:00:00", "2013-03-20T23:00:00.1234567", "2013-03-20T23:00:60", "2013-03-20",
     "2013-03-20T23:00:00+02:00", 1363820400, [], [1], [1, None], ["2"], [10**30], [-0.0, -3], [[1]], {}, {"a": 1},
+    {"$oid": "u"}, {"$oid": " u"}, {"$oid": "null"}, {"$oid": None}, {"$date": "2013-03-20T23:00:00Z"},
+    {"$date": "2013-03-20T23:00:00"}, {"$date": None}, {"$numberLong": "5"}, [{"$numberInt": "5"}],
+    {"$oid": {"$oid": "u"}},
 ]  # fmt: skip
 RAW: list[bytes] = [
     b"NaN", b"1e400", b"-0", b"-0.0", b"04", b"4.", b".5", b"1" * 18, b"1" * 19, b"1" * 30, b"0.1234567890123456",

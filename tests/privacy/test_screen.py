@@ -72,7 +72,9 @@ def test_of_two_lines_only_theirs_becomes_blanks_of_its_length(user: str) -> Non
     assert screen.held_back == 1
 
 
-@pytest.mark.parametrize("written", ['"42"', "42", "42.0", '" 42 "', '"\\u0034\\u0032"'])
+@pytest.mark.parametrize(
+    "written", ['"42"', "42", "42.0", '" 42 "', '"\\u0034\\u0032"', '{"$oid": "42"}', '{"$numberLong": "42"}']
+)
 def test_a_user_is_known_however_the_source_writes_the_id(written: str) -> None:
     """As the gate reads it: stripped text, integers as their digits."""
     raw = f'{{"user_idno": {written}, "review_place_id": "p"}}\r\n'.encode()

@@ -10,6 +10,7 @@ authority and the only one that counts.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from tastetwin.jsonline import Refused, parse_line
+from tastetwin.jsonline import EXTENDED, Refused, parse_line
 from tastetwin.mart import coerce
 from tastetwin.mart.coerce import MAX_TEXT, REQUIRED, SENTINELS, TABLE, Coerce
 from tastetwin.mart.rules import GateRules
@@ -53,7 +54,8 @@ _TIME: Final = (
     r"(?:19|20)[0-9][0-9]-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)"
     r"|(?:0[13578]|1[02])-31)[T ](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?"
 )
-_SCALAR: Final = rf"(?:{_TEXT}|\"\"|{_NUMBER}|true|false)"
+_OID: Final = rf'\{{"\$oid": ?{_TEXT}\}}'
+_SCALAR: Final = rf"(?:{_TEXT}|\"\"|{_NUMBER}|true|false|{_OID})"
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 _DAY_MICROSECONDS: Final = 86_400_000_000
@@ -74,6 +76,8 @@ _SHAPES: Final[dict[str, Shape]] = {
     "quoted number": Shape(f'"{_NUMBER}"', pa.string()),
     "time": Shape(f'"{_TIME}"', pa.string()),
     "zulu": Shape(f'"{_TIME}Z"', pa.string()),
+    "$oid": Shape(_OID, pa.struct([("$oid", pa.string())])),
+    "$date": Shape(rf'\{{"\$date": ?"{_TIME}Z"\}}', pa.struct([("$date", pa.string())])),
     "flag": Shape(r"(?:true|false)", pa.bool_()),
     "codes": Shape(rf"\[(?:{_INTEGER}(?:, ?{_INTEGER})*)?\]", pa.list_(pa.int64())),
 }
@@ -109,11 +113,12 @@ def take_plain(lines: pa.Array, kind: Kind, rules: GateRules) -> tuple[list[pa.R
 
 def _learn(lines: pa.Array, kind: Kind) -> Iterator[Template]:
     for at in np.linspace(0, len(lines) - 1, _PROBES, dtype=int):
+        line = lines[int(at)].as_py()
         try:
-            record = parse_line(lines[int(at)].as_py())
+            parse_line(line)
         except Refused:
             continue
-        template = _template(record, kind)
+        template = _template(json.loads(line), kind)
         if template is not None:
             yield template
 
@@ -130,8 +135,10 @@ def _template(record: dict[str, Any], kind: Kind) -> Template | None:
 
 def _shape(rule: Coerce | None, value: object) -> str | None:
     """The shape of values like this one; None where only the line-by-line path can read them."""
+    if isinstance(value, dict):
+        return _wrapped(rule, value)
     if rule is None:
-        return None if isinstance(value, dict | list) else ""
+        return None if isinstance(value, list) else ""
     if rule is coerce.codes:
         return "codes" if value is None or isinstance(value, list) else None
     if rule is coerce.flag:
@@ -143,6 +150,13 @@ def _shape(rule: Coerce | None, value: object) -> str | None:
     if rule is coerce.text:
         return "integer" if isinstance(value, int) else "text"
     return "quoted number" if isinstance(value, str) else "number"
+
+
+def _wrapped(rule: Coerce | None, value: dict[str, Any]) -> str | None:
+    """As ``_shape`` of an object: one of the two ``jsonline.EXTENDED`` that every export of MongoDB has."""
+    if value.keys() == {"$oid"}:
+        return "" if rule is None else "$oid" if rule is coerce.text else None
+    return "$date" if value.keys() == {"$date"} and rule is coerce.moment else None
 
 
 @lru_cache(maxsize=256)
@@ -195,12 +209,14 @@ def _joined(lines: pa.Array) -> pa.Buffer:
 
 def _finish(column: pa.Array, shape: str, field: str, kind: Kind, rules: GateRules) -> tuple[pa.Array, Mask]:
     rule = TABLE[kind][field]
+    if shape in EXTENDED:
+        column = pc.struct_field(column, shape)
     if rule in (coerce.codes, coerce.flag):
         return column, np.zeros(len(column), dtype=bool)
     if rule is coerce.moment:
         return _times(column, shape, rules)
     if rule is coerce.text:
-        doubt = _doubtful_text(column) if shape == "text" else np.zeros(len(column), dtype=bool)
+        doubt = _doubtful_text(column) if shape != "integer" else np.zeros(len(column), dtype=bool)
         column = column.cast(pa.string())
         return column, doubt | column.is_null().to_numpy(zero_copy_only=False) if field in REQUIRED[kind] else doubt
     numbers = pc.add(column.cast(pa.float64()), 0.0)  # -0.0 becomes 0.0
@@ -233,7 +249,7 @@ def _doubtful_text(column: pa.Array) -> Mask:
 
 def _times(column: pa.Array, shape: str, rules: GateRules) -> tuple[pa.Array, Mask]:
     null = column.is_null().to_numpy(zero_copy_only=False)
-    zone = "UTC" if shape == "zulu" else None
+    zone = None if shape == "time" else "UTC"
     stamps = column.cast(pa.timestamp("us", zone)).cast(pa.int64())
     local = stamps.fill_null(rules.earliest).to_numpy()
     doubt: Mask = np.zeros(len(column), dtype=bool)

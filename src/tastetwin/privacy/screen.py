@@ -65,7 +65,7 @@ class Screen:
             return b" " * len(body)
         unread = record.keys() - _KEPT[kind]
         if unread and self._name_any(set(words_of({name: record[name] for name in unread}))):
-            read = {name: value for name, value in record.items() if name not in unread}
+            read = {name: value for name, value in json.loads(body).items() if name not in unread}
             return json.dumps(read, ensure_ascii=False, separators=(",", ":")).encode().ljust(len(body))
         return body
 
