@@ -26,6 +26,8 @@ from tastetwin.features.histories import Histories
 from tastetwin.model.linear import histories_matrix
 from tests.model import towns
 
+pytestmark = pytest.mark.slow
+
 PLACES: Final = 60
 VOCABULARY: Final = towns.vocabulary(PLACES)
 TOWN: Final = towns.histories(users=240, places=PLACES, groups=1, length=24, seed=3)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from typing import Final
 
+import pytest
+
 LIVES_ON: Final = """
 import os, time
 if os.environ.get("SAIL_SPARK__SESSION_TIMEOUT_SECS") is None:
@@ -29,6 +31,7 @@ def run(timeout: str | None) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_session_outlives_a_long_training() -> None:
     """An idle session ends after what that variable says, which is a week at least unless somebody set it."""
     assert run("1") == "ended", "the engine reads another variable now"

@@ -23,6 +23,8 @@ from tests.serving.processes import started
 from tests.serving.test_together import ask, free_ports
 from tests.world import Journey
 
+pytestmark = pytest.mark.slow
+
 JSON: Final = {LOG: "json"}
 SHIPPER: Final = Path(__file__).parent.parent / "deploy" / "monitoring" / "filebeat.yaml"
 

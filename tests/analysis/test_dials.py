@@ -15,6 +15,8 @@ from tastetwin.analysis.parts import fit_parts, unit
 from tastetwin.config import AnalyzeConfig
 from tests.analysis.test_parts import town
 
+pytestmark = pytest.mark.slow
+
 TEN: Final = 10
 PLAIN: Final = AnalyzeConfig(csls_neighbours=0)
 NOBODY: Final = np.empty((0, 24), np.float32)

@@ -30,6 +30,8 @@ from tastetwin.tables import bucket_name, bucket_of, put_table, read_files, read
 from tests import handmade
 from tests.world import Journey
 
+pytestmark = pytest.mark.slow
+
 
 def handmade_run(store: Store) -> Run:
     handmade.features(store)
@@ -316,7 +318,6 @@ def test_visitors_come_back_as_they_were_written(store: Store) -> None:
 # -- a whole run ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_evidence_names_only_places_that_many_favor(journey: Journey) -> None:
     """Naming a place that few favor would reveal a visit; counted here from the histories themselves."""
     features = read_manifest(journey.store, "features", journey.first.generation("features"))
@@ -333,7 +334,6 @@ def test_evidence_names_only_places_that_many_favor(journey: Journey) -> None:
     assert all(K_ANONYMITY <= count <= known[place] for place, count in named.items())
 
 
-@pytest.mark.slow
 def test_who_has_too_few_favors_is_told_so(journey: Journey) -> None:
     """The one with the shortest history of the town, and how many there would have to be."""
     features = read_manifest(journey.store, "features", journey.first.generation("features"))

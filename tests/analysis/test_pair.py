@@ -18,6 +18,8 @@ from tastetwin.features.stage import read_histories
 from tastetwin.generations import read_manifest
 from tests.world import Journey
 
+pytestmark = pytest.mark.slow
+
 CAPPED = "has room"
 CLOSE = "close enough"
 

@@ -20,6 +20,8 @@ from tastetwin.schema import TWINS
 from tastetwin.tables import read_table
 from tests.world import NEXT_DAY, QUICK, Journey, travel
 
+pytestmark = pytest.mark.slow
+
 K = 20
 CONFIG = QUICK.model_copy(
     update={

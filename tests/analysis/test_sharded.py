@@ -28,6 +28,8 @@ from tests.world import QUICK, Journey
 from .test_fill import rules_of
 from .test_twins import clustered, unit
 
+pytestmark = pytest.mark.slow
+
 
 def put_vectors(store: Store, ids: list[str], vectors: np.ndarray, buckets: int) -> list[str]:
     """Files of vectors as ``analyze`` makes them."""
@@ -171,7 +173,6 @@ def contents(manifest: Manifest) -> dict[str, list[tuple[str, str]]]:
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 2, 7])
 def test_a_town_analyzed_in_shards_has_the_same_files(engine: Engine, journey: Journey, shards: int) -> None:
     """Vectors, lists with parts and chance, exposure: byte for byte; with cap, double accounts and hidden ones."""
@@ -182,7 +183,6 @@ def test_a_town_analyzed_in_shards_has_the_same_files(engine: Engine, journey: J
     assert journey.store.names(f"{found.folder}/shards") == [], "what it worked with is not left behind"
 
 
-@pytest.mark.slow
 def test_lists_by_another_weight_of_home_and_stored_shorter_are_the_same_in_shards(
     engine: Engine, journey: Journey
 ) -> None:

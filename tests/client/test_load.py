@@ -16,6 +16,8 @@ from tastetwin.client.load import QUESTIONS, Plan, Report, Sample, load, quantil
 from tastetwin.errors import UsageError
 from tests.serving.gateways import BUSY, KEY, Gateway, closed_port, listening
 
+pytestmark = pytest.mark.slow
+
 USERS = [f"u{at}" for at in range(20)]
 
 

@@ -17,6 +17,8 @@ from tastetwin.errors import StoreError
 from tastetwin.store import MARKER, STORE_FORMAT, Store, is_aside
 from tests.privacy.haunted import ODD, check_manifests, contents, haunt, naming
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["disk", "memory", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:

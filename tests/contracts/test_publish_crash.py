@@ -21,6 +21,8 @@ from tastetwin.sources.collect import collect
 from tastetwin.store import Store, is_aside
 from tests.contracts import faults
 
+pytestmark = pytest.mark.slow
+
 DAY = date(2026, 11, 22)
 FAULTS: dict[str, dict[str, Any]] = {
     "kill": {},

@@ -32,6 +32,8 @@ from tastetwin.store import Store
 from tests.contracts.conftest import S3Server
 from tests.world import QUICK
 
+pytestmark = pytest.mark.slow
+
 TOWN: Final = TownConfig(users=200, seed=3)
 DAYS: Final = (TOWN.until, TOWN.until + timedelta(days=1))
 
@@ -223,7 +225,6 @@ def twice(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Twic
     return made
 
 
-@pytest.mark.slow
 def test_every_file_of_two_days_is_the_same_on_s3_as_on_a_disk(twice: Twice, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a store is must not show in anything it holds: same names, same bytes, manifests included."""
     remote, local = twice.stores(monkeypatch)
@@ -237,7 +238,6 @@ def _generations(store: Store) -> list[str]:
     return [name for name in store.files("") if name.split("/")[0] in FOLDERS.values()]
 
 
-@pytest.mark.slow
 def test_the_answers_are_the_same_too(twice: Twice, tmp_path: Path) -> None:
     """``sql``, ``similar``, ``export`` and ``embed`` read in different ways: Arrow, the engine, a model by URL."""
     remote, local = twice.both("sql", "SELECT * FROM result ORDER BY idno", "--json")
@@ -253,7 +253,6 @@ def test_the_answers_are_the_same_too(twice: Twice, tmp_path: Path) -> None:
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-@pytest.mark.slow
 def test_a_run_again_on_s3_finds_its_finished_work_and_readers_can_go_back(
     twice: Twice, monkeypatch: pytest.MonkeyPatch
 ) -> None:

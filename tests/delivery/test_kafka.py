@@ -37,6 +37,8 @@ from tests import handmade
 from tests.delivery.topics import Cluster, Reader
 from tests.test_cli import Shell, shell  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 Lists = Mapping[str, Sequence[str]]
 
 HOSTILE: Final = ["", "\x00", "é", "e\u0301", "골목", "\U0010ffff", '"}', "\\", "a\nb", "a" * 256, "0", "00", " "]
@@ -211,7 +213,6 @@ def test_two_topics_are_told_apart(service: Service, cluster: Cluster) -> None:
     assert record is not None and record.run_id == published_run(service.store).run_id
 
 
-@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 1 << 32), st.sampled_from(["run", "back", "out", "in", "push", "break"])),
                 min_size=1, max_size=12))  # fmt: skip
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -272,7 +273,6 @@ MANY: Final = [f"user {number}" for number in range(120)]
 POINTS: Final = int(os.environ.get("KILL_POINTS", "14"))
 
 
-@pytest.mark.slow
 def test_a_push_killed_anywhere_loses_nothing_and_is_finished_by_the_same_command(
     service: Service, tmp_path: Path
 ) -> None:

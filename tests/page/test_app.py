@@ -17,6 +17,8 @@ from tastetwin.runs import published, published_run
 from tastetwin.store import Store
 from tests.page.web import CANARY, HOSTILE, Answer, Html, Site, crawl, serving, words
 
+pytestmark = pytest.mark.slow
+
 RUNS = ("2026-06-01.1", "2026-06-02.1")
 
 

@@ -29,6 +29,8 @@ from tests.delivery.topics import Cluster, Reader
 from tests.privacy.haunted import ODD, check_manifests, contents, haunt, naming, rows_of_all
 from tests.world import Journey
 
+pytestmark = pytest.mark.slow
+
 NAMES = {"ann": ODD, "bob": "골목-canary", "dot": "u1zebra", "gus": "u1zebra0"}
 """Handmade's users under names that are easy to find and hard to find all of; the last two begin alike."""
 

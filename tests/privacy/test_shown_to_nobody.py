@@ -26,6 +26,8 @@ from tastetwin.schema import RESULT, TWINS
 from tastetwin.tables import read_table
 from tests.world import QUICK, TOWN, Journey
 
+pytestmark = pytest.mark.slow
+
 
 def loud(journey: Journey) -> list[str]:
     """Users who are hard to miss: shown most often, in the report with a list of their own, and as a twin there."""

@@ -23,6 +23,8 @@ from tastetwin.errors import UsageError
 from tastetwin.serving.life import bind
 from tests.serving.doors import TWINS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 KEY = {"x-api-key": "key-of-ann"}
 HEAD = f"POST {TWINS} HTTP/1.1\r\nhost: x\r\nx-api-key: key-of-ann\r\n"

@@ -17,6 +17,8 @@ from tests.serving.gateways import request
 from tests.serving.processes import Server, started
 from tests.world import Journey
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Tiers:

@@ -22,6 +22,8 @@ from tastetwin.serving.together import METRICS, RESTARTS, Home, Tier, all_tiers
 from tests.serving.processes import started
 from tests.world import Journey
 
+pytestmark = pytest.mark.slow
+
 READY = re.compile("ready: model")
 KEY = re.compile(r"tt_[A-Za-z0-9_-]+")
 
@@ -92,7 +94,6 @@ def test_from_a_store_to_a_user_s_twins_by_one_command(copied: Journey, tmp_path
     assert key not in (home / "keys.json").read_text()
 
 
-@pytest.mark.slow
 def test_nobody_is_left_behind_however_it_ends(copied: Journey, tmp_path: Path) -> None:
     """Killed with -9 the command cannot end its tiers; they would go on to hold the ports."""
     port = str(free_ports(3 + METRICS))

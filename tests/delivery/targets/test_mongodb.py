@@ -31,6 +31,7 @@ def shown(peer: Peer) -> set[str]:
     return set(peer.held[peer.views["result"]])
 
 
+@pytest.mark.slow
 def test_a_load_cut_off_at_any_command_leaves_one_run_whole_and_the_next_mends_it(peer: Peer, store: Store) -> None:
     """There is no transaction: the view alone decides, and what was half done is dropped or finished by the next."""
     publish_lists(store, FIRST, "d1")

@@ -27,6 +27,8 @@ from tests.delivery.targets import conftest
 from tests.delivery.targets.conftest import Served, payload, publish_lists, told, twin
 from tests.delivery.targets.test_every_target import FIRST, SECOND, code
 
+pytestmark = pytest.mark.slow
+
 SECRETS: Final = ("pa55", "w0rd")
 
 

@@ -33,6 +33,8 @@ from tests.serving.app.members import CLIENT, SESSION_MS, Process
 from tests.serving.app.mock_kafka import MockKafka
 from tests.test_cli import Shell, shell  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 USERS: Final = 25
 GROUP: Final = "g"
 SHORT: Final = CLIENT.replace(str(SESSION_MS), "500").replace("300", "100")
@@ -387,7 +389,6 @@ def test_what_is_refused_for_good_ends_the_process_and_the_next_one_goes_on(town
 # -- killed, stopped, joined ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_kill_minus_9_at_any_time_loses_nothing_and_every_effect_is_right(town: Town) -> None:
     """25 kills while numbered events and poison come in, the gateway failing now and then."""
     chance = random.Random(11)
@@ -412,7 +413,6 @@ def test_kill_minus_9_at_any_time_loses_nothing_and_every_effect_is_right(town: 
     assert len({letter.origin for letter in town.letters()}) == 25
 
 
-@pytest.mark.slow
 def test_a_member_that_was_stopped_past_its_session_has_no_further_say(town: Town) -> None:
     """Stopped while the gateway answers it, it wakes to find its partitions another's: it sends and commits nothing."""
     number, town.gateway.seconds = 0, 0.2
@@ -438,7 +438,6 @@ def test_a_member_that_was_stopped_past_its_session_has_no_further_say(town: Tow
     assert "not committed" in stopped.told()
 
 
-@pytest.mark.slow
 def test_members_that_come_and_go_share_the_partitions_and_lose_nothing(town: Town) -> None:
     """As far as the mock goes: its groups take seconds to rebalance."""
     first = town.member()
@@ -459,7 +458,6 @@ def test_members_that_come_and_go_share_the_partitions_and_lose_nothing(town: To
     town.assert_right()
 
 
-@pytest.mark.slow
 def test_what_is_dropped_in_a_rebalance_is_not_committed(town: Town) -> None:
     """The gateway is away, so the first member can finish nothing of the partitions that it gives up."""
     town.gateway.down.set()

@@ -14,6 +14,8 @@ from tastetwin.serving.app.http import ENDPOINTS, PEOPLE_OF_PLACE
 from tastetwin.serving.app.openapi import describe
 from tests.serving.app.conftest import Product
 
+pytestmark = pytest.mark.slow
+
 SCHEMA: Any = schemathesis.openapi.from_dict(json.loads(describe((*ENDPOINTS, PEOPLE_OF_PLACE))))
 NOT_CHECKED: Any = [
     checks.ignored_auth,  # its requests without a key would be sent with ours; see the matrix of callers

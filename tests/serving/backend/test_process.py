@@ -22,6 +22,8 @@ from tests.serving.backend.process import SECONDS, Process, backend
 from tests.serving.backend.test_repository import another_bundle
 from tests.world import Journey
 
+pytestmark = pytest.mark.slow
+
 INFER = "/v2/models/taste/infer"
 
 

@@ -374,6 +374,7 @@ def test_an_address_that_is_none_is_refused_without_telling_a_password(url: str)
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_nothing_fails_while_one_of_two_backends_is_killed_again_and_again() -> None:
     """Promise 4: kill -9 under open-loop load, and every request is answered."""
     processes = [Process(), Process()]

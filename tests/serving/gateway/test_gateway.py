@@ -36,6 +36,8 @@ from tastetwin.store import Store
 from tests.serving.gateway.world import names
 from tests.world import QUICK, TOWN, Journey
 
+pytestmark = pytest.mark.slow
+
 Answer = TypeVar("Answer")
 FAST = 0.02
 """Seconds between looks."""

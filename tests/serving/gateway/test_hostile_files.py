@@ -25,6 +25,8 @@ from tastetwin.serving.gateway.pack import Pack
 from tastetwin.store import Store
 from tests.serving.hostile_files import CHANGES, manifest_of
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

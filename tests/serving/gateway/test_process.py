@@ -32,6 +32,8 @@ from tastetwin.serving.keys import SCOPES, add_key
 from tastetwin.store import Store
 from tests.serving.processes import Server, started
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 MODEL = f"{BASE}/taste"
 
@@ -250,7 +252,6 @@ def test_whatever_is_sent_nothing_breaks(site: Site) -> None:
     assert site.ask(BASE)[0] == 200
 
 
-@pytest.mark.slow
 def test_what_was_accepted_is_answered_when_the_process_ends(served: Store, tmp_path: Path) -> None:
     """SIGTERM: not ready first, the request in progress is answered, exit 0."""
     key = add_key(tmp_path / "keys.json", "all", list(SCOPES), 1e5, 100_000)
