@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import random
 import tempfile
 import time
@@ -27,7 +28,7 @@ import numpy as np
 import orjson
 
 from gateway import histories
-from stack import Stack, serving
+from stack import Stack, Wire, serving
 from tastetwin.store import Store
 
 PORT: Final = 28_100
@@ -89,19 +90,10 @@ class Offered:
 
 
 class Client:
-    """Requests as ready bytes over connections that are kept: as little work as there can be in Python."""
+    """Asks for twins."""
 
-    def __init__(self, port: int, head: bytes, bodies: list[bytes]) -> None:
-        self._port, self._at = port, 0
-        self._requests = [head % len(body) + body for body in bodies]
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-
-    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        while self._idle:
-            reader, writer = self._idle.pop()
-            if not reader.at_eof():
-                return reader, writer
-        return await asyncio.open_connection("127.0.0.1", self._port)
+    def __init__(self, stack: Stack, bodies: list[bytes]) -> None:
+        self._wire, self._bodies = Wire(stack), itertools.cycle(bodies)
 
     async def offer(self, rate: float, seconds: float, stack: Stack) -> Offered:
         """Send at that rate, whether or not answers come."""
@@ -124,17 +116,13 @@ class Client:
         return said
 
     async def _ask(self, due: float, said: Offered) -> None:
-        reader, writer = await self._connection()
-        self._at = (self._at + 1) % len(self._requests)
         sent = time.perf_counter()
         try:
-            writer.write(self._requests[self._at])
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            await reader.readexactly(int(head.partition(b"content-length: ")[2].split(b"\r\n")[0]))
-        except (OSError, asyncio.IncompleteReadError) as error:
+            status, head, _ = await self._wire.post("twins", next(self._bodies))
+        except (OSError, EOFError) as error:
             said.statuses[type(error).__name__] += 1
             return
-        now, status = time.perf_counter(), head[9:12].decode()
+        now = time.perf_counter()
         said.statuses[status] += 1
         if status == "200":
             said.accepted.append(now - due)
@@ -143,13 +131,11 @@ class Client:
         elif status == "503":
             said.refused.append(now - sent)
             said.without_retry_after += b"retry-after: " not in head
-        self._idle.append((reader, writer))
 
 
 async def measure(stack: Stack, bodies: list[bytes], seconds: float) -> tuple[Offered, Offered]:
     """The best rate, and twice of it."""
-    head = b"POST /v1/models/taste/twins HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\n" % stack.key.encode()
-    client = Client(PORT, head + b"content-length: %d\r\n\r\n", bodies)
+    client = Client(stack, bodies)
     await client.offer(50, 2, stack)  # whatever is slower the first time
     best, rate = Offered(0, 1), 100.0
     while True:
