@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import gc
 import inspect
 import textwrap
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import pytest
@@ -144,6 +146,30 @@ def test_a_gateway_that_is_not_there() -> None:
     error = failure(closed_port(), lambda client: client.twins("u42"), timeout=5.0)
     assert (error.problem.code, error.status) == ("GATEWAY-UNREACHABLE", 0)
     assert KEY not in str(error)
+
+
+@pytest.mark.parametrize("seconds", [None, 0.0, 5.0], ids=["away", "busy", "slow"])
+def test_a_call_that_failed_leaves_nothing_behind(gateway: Gateway, seconds: float | None) -> None:
+    """An app asks a gateway that is away for hours: errors that only a full collection finds would pile up."""
+    gateway.always, gateway.seconds = BUSY, seconds or 0.0
+    url = closed_port() if seconds is None else gateway.url
+
+    async def body() -> list[BaseException]:
+        async with Client(url, KEY, timeout=0.1, retries=1) as client:
+            for turn in range(3):
+                with suppress(GatewayError):
+                    await client.twins("u42")
+                if turn == 0:
+                    gc.collect()
+                    known = {id(each) for each in gc.get_objects() if isinstance(each, BaseException)}
+                    gc.disable()
+            await asyncio.sleep(0.02)
+            return [each for each in gc.get_objects() if isinstance(each, BaseException) and id(each) not in known]
+
+    try:
+        assert asyncio.run(body()) == []
+    finally:
+        gc.enable()
 
 
 def test_a_gateway_that_is_slow(gateway: Gateway) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from tastetwin.analysis.sentences import Language
 from tastetwin.client import schemas
-from tastetwin.client.retries import RetryBudget, wait
+from tastetwin.client.retries import RetryBudget, bare, wait
 from tastetwin.errors import MissingExtra, Problem, StoreError, UsageError
 
 try:
@@ -223,16 +223,18 @@ class Client:
             try:
                 return await self._try(url, data, gives, _headers(call), deadline)
             except GatewayError as error:
-                await self._wait(error, tries, deadline)
+                seconds = self._pause(error, tries, deadline)
+                if seconds is None:
+                    raise
+            await asyncio.sleep(seconds)
 
-    async def _wait(self, error: GatewayError, tries: int, deadline: float) -> None:
-        """Until the next try; raises the error where there is none."""
+    def _pause(self, error: GatewayError, tries: int, deadline: float) -> float | None:
+        """Seconds until the next try; None where there is none."""
         if (error.problem.code != "GATEWAY-UNREACHABLE" and error.status != 503) or tries > self._retries:
-            raise error
+            return None
         seconds = wait(tries, error.retry_after)
-        if asyncio.get_running_loop().time() + seconds >= deadline or not self._budget.retry():
-            raise error
-        await asyncio.sleep(seconds)
+        in_time = asyncio.get_running_loop().time() + seconds < deadline
+        return seconds if in_time and self._budget.retry() else None
 
     async def _try(
         self, url: str, data: bytes | None, gives: type[Answer], headers: dict[str, str], deadline: float
@@ -250,12 +252,15 @@ class Client:
                 ) as said,
             ):
                 return _read(said, await said.read(), gives)
-        except aiohttp.ServerTimeoutError:  # of the connection; a TimeoutError too
+        except aiohttp.ServerTimeoutError as error:  # of the connection; a TimeoutError too
+            bare(error)
             raise _no_answer("GATEWAY-UNREACHABLE", self._url, "connected in time") from None
-        except TimeoutError:
+        except TimeoutError as error:
+            bare(error)
             raise _no_answer("GATEWAY-TIMEOUT", self._url, "an answer in time") from None
         except aiohttp.ClientError as error:
-            raise _no_answer("GATEWAY-UNREACHABLE", self._url, "a server that answers", type(error).__name__) from None
+            name = type(bare(error)).__name__
+            raise _no_answer("GATEWAY-UNREACHABLE", self._url, "a server that answers", name) from None
 
 
 def _headers(call: Call) -> dict[str, str]:

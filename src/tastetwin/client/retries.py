@@ -21,6 +21,18 @@ def wait(tries: int, retry_after: float | None) -> float:
     return (retry_after or 0.0) + random.uniform(0, min(CAP_SECONDS, BASE_SECONDS * 2 ** (tries - 1)))
 
 
+def bare(error: BaseException) -> BaseException:
+    """The error, without the frames that it and its causes came through.
+
+    aiohttp's name the error that left them. Such a circle is there until a full collection, and those are rare: what
+    every call of a dead server leaves would pile up.
+    """
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__, each = None, each.__cause__
+    return error
+
+
 class RetryBudget:
     """Retries are at most ``share`` of the requests of the last ten seconds, and a few more.
 

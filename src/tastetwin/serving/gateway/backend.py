@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from tastetwin.client.retries import bare
 from tastetwin.errors import MissingExtra, StoreError, TasteTwinError, UsageError
 from tastetwin.masks import masked
 from tastetwin.serving.gateway.breaker import Breaker, Clock
@@ -150,13 +151,13 @@ class Backend:
                     return await self._post(session, request, left)
             except aiohttp.ClientConnectorError as error:
                 self.ready = frozenset()
-                raise Failed("failed", "no connection", again=True) from _bare(error)
+                raise Failed("failed", "no connection", again=True) from bare(error)
             except aiohttp.ClientError as error:
-                raise Failed("failed", f"broken off: {type(error).__name__}", again=True) from _bare(error)
+                raise Failed("failed", f"broken off: {type(error).__name__}", again=True) from bare(error)
             except TimeoutError as error:
                 if until < request.deadline:
-                    raise Failed("slow", "no answer in its share of the time", again=True) from _bare(error)
-                raise _too_late(request.version) from _bare(error)
+                    raise Failed("slow", "no answer in its share of the time", again=True) from bare(error)
+                raise _too_late(request.version) from bare(error)
 
     @contextmanager
     def _counted(self, left: float, until: float) -> Iterator[None]:
@@ -205,11 +206,11 @@ class Backend:
                 self.ready = await self._versions(session, wanted)
             self._unheard = 0
         except TimeoutError as error:
-            _bare(error)
+            bare(error)
             self._unheard += 1
             self.ready = frozenset() if self._unheard >= UNHEARD else self.ready
         except aiohttp.ClientError as error:
-            _bare(error)
+            bare(error)
             self.ready = frozenset()
         self._metrics.ready.labels(self._name).set(len(self.ready))
 
@@ -230,18 +231,6 @@ class Backend:
 
     def _at(self, path: str) -> URL:
         return URL(f"{self._url}/v2/{path}", encoded=True)
-
-
-def _bare(error: BaseException) -> BaseException:
-    """The error, without the frames that it and its causes came through.
-
-    aiohttp's name the error that left them. Such a circle is there until a full collection, and those are rare: what
-    every call and health check of a dead backend leaves would pile up.
-    """
-    each: BaseException | None = error
-    while each is not None:
-        each.__traceback__, each = None, each.__cause__
-    return error
 
 
 def _versioned(version: str) -> str:
