@@ -211,8 +211,8 @@ def _digest(dataset: Dataset, config: Config) -> str:
 
 
 def all_methods(train: TrainConfig) -> dict[str, Baseline]:
-    """The baselines, the 2021 recipe and the encoder."""
-    return {**MORE_BASELINES, **BASELINES, "BERT, masked (2021)": bert_2021, MODEL: encoder(train)}
+    """The baselines, the encoder, and last the 2021 recipe, which takes longer than all others together."""
+    return {**MORE_BASELINES, **BASELINES, MODEL: encoder(train), "BERT, masked (2021)": bert_2021}
 
 
 def encoder(config: TrainConfig) -> Baseline:
