@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 help:
 	@echo "make demo       the whole daily job on a synthetic town"
-	@echo "make test       every test"
+	@echo "make test       all tests but those of the platform"
 	@echo "make quick      the tests that take moments"
 	@echo "make test-platform  charts, images, Airflow, HAProxy, Prometheus: for real, on Debian as root (minutes)"
 	@echo "make check      ruff and mypy"
@@ -42,7 +42,6 @@ check: .venv/.tools
 bench: .venv/.tools
 	@for each in $(BENCHMARKS); do echo "== $$each"; OMP_NUM_THREADS=1 $(BIN)/python $$each || exit 1; done
 
-DATA := $(wildcard ../shared/data/*)
 benchmark-quality: .venv/.tools
 	$(BIN)/python benchmarks/quality.py $(DATA) --towns 1000 10000
 

@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/fuzz_api.py STORE [--cases 100000] [--idle 10000]
 
 First attacks on the connection (heads, trailers, bodies without end, pipelines, answers that nobody takes, idle
-connections), then bodies made by hand, then ``--cases`` requests that schemathesis makes of the descriptions. Promised
-(PROMISES 7): no answer of 5xx, no process above 512 MiB of memory of its own (``RssAnon``: files that are mapped are
+connections), then bodies made by hand, then ``--cases`` requests that schemathesis makes of the descriptions. Promised:
+no answer of 5xx, no process above 512 MiB of memory of its own (``RssAnon``: files that are mapped are
 not counted).
 """
 

@@ -4,7 +4,7 @@
 
 Twins of new histories with evidence, open loop, arrivals at random: the rate rises until no more is answered (peak
 goodput: answers of 200 within a second), then the best rate and twice the peak are offered in turn, three times each,
-since what else the machine does changes. Promised (PROMISES 7): goodput of at least
+since what else the machine does changes. Promised: goodput of at least
 90 % of the peak, refusals are 503 with Retry-After and come within 20 ms (p99), nothing accepted times out.
 
 The client shares the machine with the servers: what it takes from them at the doubled rate (printed as its CPU) is

@@ -6,7 +6,7 @@
 STORE has two runs that were delivered. A gateway with two backends answers questions at ``--rate`` a second (twins of
 users, twins of histories never asked before, vectors) while the published run is swapped, and then while one backend
 after the other is killed with -9 and started again, and while one after the other is stopped (SIGSTOP) for three
-seconds, which looks from outside like a machine whose network is gone. Promised (PROMISES 4): no question fails. With
+seconds, which looks from outside like a machine whose network is gone. Promised: no question fails. With
 ``--minutes`` swaps and kills go on together for so long, and the slope of the memory is told; ``--minutes 480`` is the
 long soak.
 """

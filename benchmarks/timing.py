@@ -4,7 +4,7 @@
 
 So many requests of each kind in random order over one connection, to the gateway and to the app; printed is the area
 under the curve (AUC: .5 = nothing to be seen) of telling two kinds apart by the time of an answer, with its 95 %
-interval (bootstrap). Promised (PROMISES 11): the same status, the same bytes but for the request's id, AUC <= .55.
+interval (bootstrap). Promised: the same status, the same bytes but for the request's id, AUC <= .55.
 """
 
 from __future__ import annotations

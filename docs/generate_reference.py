@@ -132,7 +132,7 @@ def _parameter_table(command: Any) -> list[str]:
         if each.name == "help":
             continue
         option = each.param_type_name == "option"
-        shown = ", ".join(each.opts) if option else (each.metavar or each.name).upper()
+        shown = ", ".join([*each.opts, *each.secondary_opts]) if option else (each.metavar or each.name).upper()
         rows.append(f"| `{shown.replace('|', ' or ')}` | {_default(each)} | {each.help} |")
     return ["| | default | |", "|---|---|---|", *rows]
 

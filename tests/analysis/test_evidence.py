@@ -114,7 +114,7 @@ def test_shared_places_are_listed_rarest_first() -> None:
 
 
 def test_a_place_with_fewer_than_ten_visitors_is_never_named() -> None:
-    """Naming it would reveal a visit (PROMISES 6); at ten it may be."""
+    """Naming it would reveal a visit; at ten it may be."""
     assert explainer({2: 9, 3: 9}).explain(rows(2, 3), rows(2, 3)).places == ()
     assert [p.key for p in explainer({2: 10, 3: 9}).explain(rows(2, 3), rows(2, 3)).places] == ["a"]
 

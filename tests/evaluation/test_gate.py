@@ -151,7 +151,7 @@ WORSE: dict[Callable[[ModelRun], Evaluation], str] = {
 
 @pytest.mark.parametrize(("spoil", "code"), WORSE.items())
 def test_a_worse_run_does_not_replace_a_published_one(spoil: Callable[[ModelRun], Evaluation], code: str) -> None:
-    """PROMISES 8: what is published stays."""
+    """Readers must never get worse lists than they have: what is published stays."""
     verdict = judge(spoil(model_run(seed=1)), published(), CONFIG)
     assert not verdict.publish
     assert code in {f.code for f in verdict.findings if f.severity == "refuse"}

@@ -1,4 +1,4 @@
-"""PROMISES 2: one bad line never costs a good line, each refusal has a reason, and memory is bounded."""
+"""One bad line never costs a good line, each refusal has a reason, and memory is bounded."""
 
 from __future__ import annotations
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from tastetwin import console
 from tastetwin.cli.job import do_stage
-from tastetwin.cli.options import AgainOption, ConfigOption, JsonOption, RunDateOption, day_of, settings_of
+from tastetwin.cli.options import AgainOption, ConfigOption, JsonOption, day_of, settings_of
 
 if TYPE_CHECKING:
     from tastetwin.config import Config
     from tastetwin.evaluation.benchmark import Benchmark, Measurement
+
+_DATE: Final = "that of the newest run; with --source today, in UTC"
 
 
 def evaluate(
@@ -24,7 +26,10 @@ def evaluate(
     keep: Annotated[
         Path, typer.Option("--keep", help="With --source: where results are kept as they come.", metavar="DIR")
     ] = Path("benchmark-results"),
-    date_: RunDateOption = None,
+    date_: Annotated[
+        str | None,
+        typer.Option("--date", metavar="YYYY-MM-DD", help="Logical date.", show_default=_DATE),
+    ] = None,
     config: ConfigOption = None,
     again: AgainOption = False,
     as_json: JsonOption = False,

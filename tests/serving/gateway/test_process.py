@@ -195,7 +195,7 @@ def test_whoever_sends_slowly_keeps_nobody_out(site: Site) -> None:
 
 
 def test_an_opt_out_elsewhere_holds_within_seconds(site: Site) -> None:
-    """PROMISES 5: 5 s. Written to the store by another process, here read without a restart."""
+    """Promised: 5 s. Written to the store by another process, here read without a restart."""
     user = site.users(1)[0]
     _, before = site.ask(f"{MODEL}/twins", {"user": user, "k": 5})
     gone = before["twins"][0]["user"]
