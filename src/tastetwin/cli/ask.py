@@ -214,7 +214,8 @@ def sql(
     shown = found.slice(0, SQL_ROWS).to_pylist(maps_as_pydicts="lossy")
     rows = [[console.shortened(value, SQL_CELL) for value in row.values()] for row in shown]
     more = "" if found.num_rows <= SQL_ROWS else f", the first {SQL_ROWS} shown; --json prints all"
-    console.print_table(f"{found.num_rows:,} rows{more}", found.column_names, rows)
+    rows_in_words = "1 row" if found.num_rows == 1 else f"{found.num_rows:,} rows"
+    console.print_table(rows_in_words + more, found.column_names, rows)
 
 
 def page(
