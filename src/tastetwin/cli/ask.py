@@ -125,8 +125,8 @@ def comparison_rows(user: str, other: str, found: Comparison) -> list[list[str]]
     ]
     return [
         ["both", found.agree.sentence],
-        [f"more of it: {user}", f"categories {ahead[0]}" if ahead[0] else "nothing that may be named"],
-        [f"more of it: {other}", f"categories {ahead[1]}" if ahead[1] else "nothing that may be named"],
+        [f"{user} has more of", f"categories {ahead[0]}" if ahead[0] else "nothing that may be named"],
+        [f"{other} has more of", f"categories {ahead[1]}" if ahead[1] else "nothing that may be named"],
         [f"chance that {other} has the next place of {user}", chance],
         ["closer than", f"{found.percentile:.2f} % of random pairs"],
         ["of the similarity", f"taste {found.taste:.2f}, home area {found.home:.2f}"],
