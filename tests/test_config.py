@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tastetwin.cli.settings import show
 from tastetwin.config import ENV_PREFIX
 from tastetwin.errors import UsageError
 from tastetwin.settings import load, origins
@@ -81,6 +82,24 @@ def test_heads_that_do_not_share_the_width_are_refused_before_hours_of_work(monk
 
 def test_every_setting_has_its_sentence() -> None:
     assert [key for key, _, _, sentence in origins() if not sentence] == []
+
+
+def test_a_bare_null_in_yaml_is_the_word_that_the_rule_is_called(tmp_path: Path) -> None:
+    """The reference and `config show` say ``null``; YAML makes nothing of it."""
+    assert load(written(tmp_path, "mart:\n  rating_outlier: null\n")).mart.rating_outlier == "null"
+
+
+def test_what_config_show_prints_can_be_written_into_a_settings_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever copies a line and edits the next one meets no CONFIG-INVALID: Python's None and False are no YAML."""
+    show()
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    wanted = {"lists.exposure_cap", "lists.inactive_days", "lists.mutual"}
+    shown = {line[0]: line[1] for line in printed if line[0] in wanted}
+    assert shown == {"lists.exposure_cap": "2.0", "lists.inactive_days": "null", "lists.mutual": "false"}
+    copied = "".join(f"  {key.removeprefix('lists.')}: {value}\n" for key, value in shown.items())
+    assert load(written(tmp_path, f"lists:\n{copied}")).lists == load().lists
 
 
 def test_a_token_in_an_address_is_shown_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tastetwin import console
+from tastetwin.runs import StageRecord
 
 
 def test_a_log_names_each_phase_and_rates_it_by_itself(
@@ -46,3 +47,18 @@ def test_a_bar_begins_anew_with_each_phase() -> None:
         assert (task.completed, task.total, task.fields["phase"]) == (0, None, "choosing gates")
     finally:
         reporter.stop()
+
+
+@pytest.mark.parametrize("width", ["200", "80", "60"])
+def test_what_a_stage_counted_is_never_torn_from_its_name(
+    width: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On 80 columns the number stood alone at the beginning of the next line."""
+    monkeypatch.setenv("COLUMNS", width)
+    counts = {"training_users": 1_615, "held_out": 114, "days_since_full_training": 0, "lost.a": 3}
+    console.BarReporter().finished("train", StageRecord("g", 26.8, counts, "now"))
+    lines = capsys.readouterr().err.splitlines()
+    said = " ".join(" ".join(line.split()) for line in lines)
+    assert said == "✓ train 26.8 s days_since_full_training 0, held_out 114, training_users 1,615"
+    assert all(line.startswith(" " * 22) for line in lines[1:])
+    assert all("days_since_full_training 0" in line or "days" not in line for line in lines)

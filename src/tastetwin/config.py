@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 ENV_PREFIX = "TASTETWIN_"
@@ -43,6 +43,12 @@ class MartConfig(Section):
     )
     earliest: str = Field("2000-01-01", description="times before this day become null")
     future_hours: float = Field(24.0, ge=0, description="times later than the logical date's end + this become null")
+
+    @field_validator("rating_outlier", mode="before")
+    @classmethod
+    def _null_is_a_word_here(cls, value: object) -> object:
+        """YAML reads a bare ``null`` as nothing."""
+        return "null" if value is None else value
 
 
 class FeaturesConfig(Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -49,9 +50,11 @@ _LOG_EVERY: Final = 10.0
 _UNBROKEN: Final = 24
 """Columns up to this many characters wide are never folded."""
 _ABSENT: Final = "-"
+_GLUE: Final = "\N{NO-BREAK SPACE}"
+"""Where ``textwrap`` breaks no line."""
 _NUMBER: Final = re.compile(r"-?\d[\d,]*(\.\d+)?(e-?\d+)?")
 HOW_TO_READ: Final = "chance that a twin has one's next place: docs/explanation/scores.md"
-NOT_TOLD: Final = '; "-": too few people to measure it by'
+NOT_TOLD: Final = '"-": too few people to measure it by'
 GOES_ON: Final = "what is published is untouched, the same command goes on from here"
 
 out = Console(highlight=False, soft_wrap=True)
@@ -109,8 +112,8 @@ def print_twins(title: str, twins: Iterable[Twin]) -> None:
             numbers = (set_cell_size(cell, width) if place == 1 else cell.rjust(width)
                        for place, (cell, width) in enumerate(zip(row[:4], widths, strict=False)))  # fmt: skip
             out.print(Text("  ".join(numbers) + "\n" + " " * (widths[0] + 2) + row[4], style=style))
-    untold = NOT_TOLD if any(row[2] == _ABSENT for row in rows) else ""
-    out.print(Text(HOW_TO_READ + untold, style="dim"))
+    untold = [NOT_TOLD] if any(row[2] == _ABSENT for row in rows) else []
+    out.print(Text("\n".join([HOW_TO_READ, *untold]), style="dim"))
 
 
 def _per_cent(chance: float | None) -> str:
@@ -244,11 +247,13 @@ class BarReporter(Reporter):
         return tell
 
     def finished(self, stage: Stage, record: StageRecord) -> None:
-        """Replace the bar by one line."""
+        """Replace the bar by one line, or by as many as the counts fill, none torn from its name."""
         self.stop()
-        err.print(
-            Text.assemble(("✓ ", "green"), (f"{stage:<9}", "bold"), f" {record.seconds:6.1f} s  ", _counts(record))
-        )
+        head = Text.assemble(("✓ ", "green"), (f"{stage:<9}", "bold"), f" {record.seconds:6.1f} s  ")
+        glued = _counts(record).replace(" ", _GLUE).replace("," + _GLUE, ", ")
+        lines = textwrap.wrap(glued, max(1, err.width - len(head)), break_long_words=False)
+        counts = ("\n" + " " * len(head)).join(lines).replace(_GLUE, " ")
+        err.print(Text.assemble(head, (counts, "dim")))
 
     def stop(self) -> None:
         """Leave the terminal clean, however the stage ended."""
@@ -281,7 +286,7 @@ class LineReporter(Reporter):
 
     def finished(self, stage: Stage, record: StageRecord) -> None:
         """Tell how long it took and what it counted."""
-        self._say(stage, f"finished in {record.seconds:.1f} s  {_counts(record).plain}")
+        self._say(stage, f"finished in {record.seconds:.1f} s  {_counts(record)}")
 
     @staticmethod
     def _say(stage: Stage, what: str) -> None:
@@ -316,11 +321,10 @@ class Reporting:
             error.add_note(GOES_ON)
 
 
-def _counts(record: StageRecord) -> Text:
-    shown = [f"{name} {count:,}" for name, count in _headline(record).items()]
-    return Text(", ".join(shown), style="dim")
+def _counts(record: StageRecord) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in _headline(record).items())
 
 
 def _headline(record: StageRecord) -> dict[str, int]:
-    """Counts but for details, which have a dot in their name and belong into ``runs``."""
-    return {name: count for name, count in record.counts.items() if "." not in name}
+    """Counts but for details, which have a dot in their name and belong into ``runs``; ordered as when read again."""
+    return {name: record.counts[name] for name in sorted(record.counts) if "." not in name}

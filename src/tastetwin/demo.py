@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -29,15 +30,15 @@ def run_demo(folder: Path, users: int, seed: int) -> Run:
     store = Store.create(folder / f"store-{users}-{seed}")
     with console.Reporting() as reporter:
         run = run_day(store, str(town), config.until, load(), reporter=reporter)
-    _show_twins(store, run)
+    lists = TwinLists(store, run)
+    user = lists.some_users(1)[0]
+    _show_twins(lists, user)
     _show_evaluation(read_evaluation(store, read_manifest(store, "evaluate", run.generation("evaluate"))))
-    _show_next(store, run)
+    _show_next(store, run, user)
     return run
 
 
-def _show_twins(store: Store, run: Run) -> None:
-    lists = TwinLists(store, run)
-    user = lists.some_users(1)[0]
+def _show_twins(lists: TwinLists, user: str) -> None:
     about = lists.about(user)
     title = f"\nThe ten closest twins of user {user} ({about.places} places, home area {about.home_region})"
     console.print_twins(title, lists.twins(user, 10))
@@ -65,7 +66,12 @@ def _show_evaluation(evaluation: Evaluation) -> None:
     console.print_table(title, ["method", "MRR", "95 % interval", "recall@10"], rows)
 
 
-def _show_next(store: Store, run: Run) -> None:
-    console.out.print(f"\nReport (open it in a browser): {store.path(report_path(run.run_id))}", markup=False)
-    user = TwinLists(store, run).some_users(1)[0]
-    console.out.print(f"Next: {sys.argv[0]} similar {user} --store {store.root}", markup=False)
+def _show_next(store: Store, run: Run, user: str) -> None:
+    report = _from_here(store.path(report_path(run.run_id)))
+    console.out.print(f"\nReport (open it in a browser): {report}", markup=False)
+    console.out.print(f"Next: {sys.argv[0]} similar {user} --store {_from_here(store.root)}", markup=False)
+
+
+def _from_here(path: str) -> str:
+    """As short as it can be typed in the current folder."""
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path

@@ -89,6 +89,7 @@ def slow_diff(before: Lists, after: Lists, hidden: set[str]) -> dict[str, Any]:
         "most_changed": [
             {"user_idno": user, "changed": changed[user], "before": old[user], "after": new[user]}
             for user in sorted(both, key=lambda user: (-changed[user], user))
+            if changed[user]
         ][:SHOWN],
         "gained": _exposures(sorted((each for each in shown if each[2] > each[1]), key=lambda e: (e[1] - e[2], e[0]))),
         "lost": _exposures(sorted((each for each in shown if each[2] < each[1]), key=lambda e: (e[2] - e[1], e[0]))),
@@ -144,7 +145,7 @@ def test_the_diff_by_hand(store: Store) -> None:
     assert found.churn == [1, 1, 1, *[0] * 8] and (found.kept, found.left, found.new) == (4, 2, 3)
     assert found.jaccard is not None and math.isclose(found.jaccard, (1 + 0 + 1 / 2) / 3)
     assert found.changed_share == 2 / 4, "bob's whole list, and dot's is gone; half of cid's is not more than half"
-    assert [(each.user_idno, each.changed) for each in found.most_changed] == [("bob", 2), ("cid", 1), ("ann", 0)]
+    assert [(each.user_idno, each.changed) for each in found.most_changed] == [("bob", 2), ("cid", 1)]
     assert found.most_changed[0].before == ["ann", "cid"] and found.most_changed[0].after == ["dot", "eve"]
     assert [asdict(each) for each in found.gained] == [{"user_idno": "eve", "before": 0, "after": 2},
                                                        {"user_idno": "bob", "before": 1, "after": 2},
@@ -157,6 +158,7 @@ def test_two_runs_with_equal_lists_differ_in_nothing(store: Store) -> None:
     old, new = (handmade.run_with_lists(store, name, BEFORE) for name in "ab")
     found = diff_runs(store, new, old, NOBODY)
     assert (found.jaccard, found.changed_share, found.churn[0], found.gained, found.lost) == (1.0, 0.0, 4, [], [])
+    assert found.most_changed == [], "lists that are as they were are not among those that change most"
 
 
 def test_an_opt_out_is_no_change(store: Store) -> None:
@@ -390,3 +392,9 @@ def test_diff_shows_people_how_many_and_who(shell: Shell, on_disk: Store) -> Non
     assert "run 2026-06-01.2 beside 2026-06-01.1" in lines
     assert "lists changed by more than half, or gone 50.0%" in lines
     assert "1 1 33.3% █████████████" in lines and "bob 2 ann cid dot eve" in lines and "eve 0 2" in lines
+
+
+def test_diff_shows_no_table_that_would_be_empty(shell: Shell, on_disk: Store) -> None:  # noqa: F811
+    """Of two runs with the same lists there is nobody to name, and a heading over nothing would look like a fault."""
+    said = shell("diff", "2026-06-01.1", "--with", "2026-06-01.1", "--store", on_disk.root).out
+    assert "entries new" in said and "lists that change most" not in said and "fewer lists" not in said

@@ -10,7 +10,9 @@ from typing import Final
 import pytest
 
 from tastetwin import page
+from tastetwin.page.card import text_of
 from tastetwin.page.languages import TEXTS, language_of
+from tests.evaluation.test_drift import moved
 
 FOLDER: Final = Path(page.__file__).parent
 
@@ -42,6 +44,11 @@ def test_korean_texts_are_korean() -> None:
     """A text that was forgotten in translation would be the English one."""
     same = {key for key, text in TEXTS["ko"].items() if not re.search("[가-힣]", text)}
     assert same <= {"pair_title", "group_other"}
+
+
+def test_every_figure_of_a_day_beside_another_is_said_in_both_languages() -> None:
+    """On every day but the first, a third of the health card would be in English for readers of Korean."""
+    assert [each.name for each in moved() if text_of(each) is None] == []
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,9 @@ def test_what_is_wrong_is_told_before_anything_is_made(copied: Journey, tmp_path
         arguments = ["serve", "--store", copied.store.root, "--home", str(tmp_path / "home"), "--port", str(port)]
         with started(arguments) as server:
             server.wait_for(re.compile("SERVE-ADDRESS"))
+            ports = [port, port + 1, port + 2, port + 1 + METRICS, port + 2 + METRICS]
+            server.wait_for(re.compile(f"rule: all of these ports are free: {', '.join(map(str, ports))}$"))
+            server.wait_for(re.compile("fix: .* --port$"))
             assert server.process.wait(30) == 2
     assert not (tmp_path / "home").exists()
 

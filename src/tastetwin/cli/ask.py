@@ -125,8 +125,8 @@ def comparison_rows(user: str, other: str, found: Comparison) -> list[list[str]]
     ]
     return [
         ["both", found.agree.sentence],
-        [f"more of it: {user}", f"categories {ahead[0]}" if ahead[0] else "nothing that may be named"],
-        [f"more of it: {other}", f"categories {ahead[1]}" if ahead[1] else "nothing that may be named"],
+        [f"{user} has more of", f"categories {ahead[0]}" if ahead[0] else "nothing that may be named"],
+        [f"{other} has more of", f"categories {ahead[1]}" if ahead[1] else "nothing that may be named"],
         [f"chance that {other} has the next place of {user}", chance],
         ["closer than", f"{found.percentile:.2f} % of random pairs"],
         ["of the similarity", f"taste {found.taste:.2f}, home area {found.home:.2f}"],
@@ -214,7 +214,8 @@ def sql(
     shown = found.slice(0, SQL_ROWS).to_pylist(maps_as_pydicts="lossy")
     rows = [[console.shortened(value, SQL_CELL) for value in row.values()] for row in shown]
     more = "" if found.num_rows <= SQL_ROWS else f", the first {SQL_ROWS} shown; --json prints all"
-    console.print_table(f"{found.num_rows:,} rows{more}", found.column_names, rows)
+    rows_in_words = "1 row" if found.num_rows == 1 else f"{found.num_rows:,} rows"
+    console.print_table(rows_in_words + more, found.column_names, rows)
 
 
 def page(

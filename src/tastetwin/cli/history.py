@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -113,10 +113,11 @@ def diff(
         console.print_json({**asdict(found), "leaks": leaks})
         return
     for title, columns, rows in _tables(found, leaks):
-        console.print_table(title, columns, rows)
+        if rows:
+            console.print_table(title, columns, rows)
 
 
-def _tables(found: ListDiff, leaks: int | None) -> Iterator[tuple[str, Sequence[str], Iterable[Sequence[object]]]]:
+def _tables(found: ListDiff, leaks: int | None) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[object]]]]:
     yield f"run {found.run_id} beside {found.with_run}", ("", ""), _facts(found, leaks)
     shares = [users / max(1, sum(found.churn)) for users in found.churn]
     churn = [

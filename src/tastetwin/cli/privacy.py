@@ -82,7 +82,7 @@ def forget(
     title = f"{len(receipt.users)} to be forgotten (nothing done)" if dry_run else f"{len(receipt.users)} forgotten"
     console.print_table(title, ["place", "files searched", "found", "rewritten", "removed"], [row[:-1] for row in rows])
     # Sentences beside five columns would leave no terminal room for either.
-    console.print_table("", ["place", "what remains"], [(row[0], row[-1]) for row in rows if row[-1]])
+    console.print_table("\nand what remains", ["place", ""], [(row[0], row[-1]) for row in rows if row[-1]])
 
 
 def _named(users: list[str] | None, from_: Path | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -26,5 +27,15 @@ def show(
         console.print_json({key: {"value": value, "origin": where} for key, value, where, _ in found})
         return
     columns = ["key", "value", "origin", "meaning"] if origin else ["key", "value", "meaning"]
-    rows = [[key, str(value), where, says] if origin else [key, str(value), says] for key, value, where, says in found]
+    rows = [
+        [key, _written(value), where, says] if origin else [key, _written(value), says]
+        for key, value, where, says in found
+    ]
     console.print_table("settings", columns, rows)
+
+
+def _written(value: object) -> str:
+    """As a settings file would have it, so that a line can be copied into one."""
+    return (
+        json.dumps(value, ensure_ascii=False) if value is None or isinstance(value, bool | list | dict) else str(value)
+    )

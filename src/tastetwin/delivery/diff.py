@@ -248,8 +248,8 @@ class Compared:
         return np.asarray((self.sizes > 0).all(axis=0))
 
     def most_changed(self) -> list[ChangedList]:
-        """Users with both lists, the most changed first, ids ascending."""
-        at = np.flatnonzero(self.in_both)
+        """Users with both lists and not the same in them, the most changed first, ids ascending."""
+        at = np.flatnonzero(self.in_both & (self.changed > 0))
         table = pa.table({"changed": self.changed[at], "user": self.users.take(pa.array(at)), "at": at})
         order = [("changed", "descending"), ("user", "ascending")]
         rows = table.take(pc.select_k_unstable(table, SHOWN, order)).to_pylist()

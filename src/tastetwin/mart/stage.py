@@ -110,7 +110,8 @@ def _account(counts: dict[Kind, Counter[str]], limit: float, example: str) -> di
             place=example,
             value=f"{refused} of {lines} lines refused ({worst})",
             rule=f"at most {limit:.0%} may be refused (mart.max_quarantine_share)",
-            fix="look at the source, or raise the limit if this share is expected",
+            fix="one JSON object a line, fields named as in docs/how-to/own-data.md; or raise the limit if this share "
+            "is expected",
         )
     _check_scale(counts.get("reviews", Counter()))
     always = {"lines_read": lines, "accepted": accepted, "quarantined": refused}

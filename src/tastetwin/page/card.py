@@ -23,6 +23,19 @@ _KEYS: Final = {
     "largest distance of a length from 1": "norm",
     "mean cosine of two users": "mean_cosine",
     "effective rank of the vectors": "rank",
+    "refused lines by reason": "refused",
+    "lines of reviews, beside other days": "lines_reviews",
+    "lines of likes, beside other days": "lines_likes",
+    "categories of the day's events": "day_categories",
+    "regions of the day's events": "day_regions",
+    "categories lost": "lost_categories",
+    "regions lost": "lost_regions",
+    "favored places per user": "favors",
+    "categories of the same people's places": "same_categories",
+    "regions of the same people's places": "same_regions",
+    "cosine of a user's vectors of both runs": "moved",
+    "change of the mean vector's length": "mean_shift",
+    "effective rank, beside the published run's": "rank_ratio",
 }
 _TOP_SHARE: Final = re.compile(r"slots of the \d+ most shown users")
 

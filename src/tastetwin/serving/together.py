@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, Final
 
 from tastetwin.config import BackendConfig, Config, ServeConfig
-from tastetwin.errors import StoreError
+from tastetwin.errors import StoreError, UsageError
 from tastetwin.serving.app.forget import STATE
 from tastetwin.serving.keys import SCOPES, add_key
 from tastetwin.serving.life import bind
@@ -188,8 +188,15 @@ def check_ports(first: int, n: int) -> None:
     Raises:
         UsageError: SERVE-ADDRESS.
     """
-    for port in (*range(first, first + n), first + 1 + METRICS, first + 2 + METRICS):
-        bind("127.0.0.1", port).close()
+    ports = (*range(first, first + n), first + 1 + METRICS, first + 2 + METRICS)
+    for port in ports:
+        try:
+            bind("127.0.0.1", port).close()
+        except UsageError as error:
+            rule = f"all of these ports are free: {', '.join(map(str, ports))}"
+            fix = "end what listens there (another serve?), or name the first of others by --port"
+            found = error.problem
+            raise UsageError(found.code, place=found.place, value=found.value, rule=rule, fix=fix) from error
 
 
 def keep_running(tiers: Sequence[Tier], ready: str, tell: Callable[[str], None]) -> None:
