@@ -97,6 +97,14 @@ def test_another_s_line_loses_only_what_nobody_reads() -> None:
     assert len(kept) == len(raw)
 
 
+@pytest.mark.parametrize("written", ["1e15", "-1e+300", "0.00001", "4.50", "9" * 5_000, '"골목식당"', '"\\"\\n"'])
+def test_what_is_read_stays_as_it_was_written(written: str) -> None:
+    """Longer, it would move all lines behind it; and no number may be too long for Python to read."""
+    read = f'"user_idno":"bob","review_rating":{written}'
+    raw = f'{{{read},"a":"u1"}}\n'.encode()
+    assert Screen(people("u1")).line(raw, "reviews") == f"{{{read}}}".encode().ljust(len(raw) - 1) + b"\n"
+
+
 def test_an_unreadable_line_too_long_to_be_looked_through_is_masked_and_still_refused() -> None:
     """It still counts among the refused: a broken source must not pass for a clean one."""
     raw = b"{" + b"x" * (1 << 18) + b"\n"
@@ -104,6 +112,18 @@ def test_an_unreadable_line_too_long_to_be_looked_through_is_masked_and_still_re
     assert masked == b"#" * (len(raw) - 1) + b"\n"
     again = Screen(people("u1"))
     assert again.line(masked, "reviews") == masked and again.held_back == 0
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
+def test_a_line_too_long_to_be_read_is_masked_and_the_next_one_is_not(
+    monkeypatch: pytest.MonkeyPatch, end: bytes
+) -> None:
+    """Memory stays bounded, no piece of it passes for a line of its own, and its neighbours lose nothing."""
+    monkeypatch.setattr("tastetwin.privacy.screen._LONGEST_LINE", 64)
+    fits, long = line("a")[:-1].ljust(63) + b"\n", b"u1 ".ljust(64 * 3 + 10, b"x") + end
+    screen = Screen(people("u1"))
+    found = b"".join(screen.lines(io.BytesIO(fits + long + (fits if end else b"")), "r.jsonl", "reviews"))
+    assert found == fits + b"#" * (len(long) - len(end)) + end + (fits if end else b"")
 
 
 @pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.gz", "r.jsonl.zst"])
