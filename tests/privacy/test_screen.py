@@ -135,6 +135,19 @@ def test_a_file_keeps_its_compression_and_every_other_byte(name: str) -> None:
     assert unpacked(sink.getvalue(), name) == raw.replace(line(ODD)[:-1], b" " * (len(line(ODD)) - 1))
 
 
+@pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.gz", "r.jsonl.zst"])
+def test_a_copy_made_again_is_the_same_to_the_byte(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day that is collected again must have the same hash: neither the clock nor a file's name may be in it."""
+    copies = []
+    for now, named in ((1e9, "a"), (2e9, "b")):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        sink = io.BytesIO()
+        sink.name = named
+        Screen(people(ODD)).copy(io.BytesIO(packed(line("a"), name)), sink, name, "reviews")
+        copies.append(sink.getvalue())
+    assert copies[0] == copies[1]
+
+
 def test_a_file_that_is_cut_off_is_damaged() -> None:
     """The same code as at the gate, which would find it next."""
     data = gzip.compress(line("a") * 1000)
