@@ -97,6 +97,17 @@ def test_another_s_line_loses_only_what_nobody_reads() -> None:
     assert len(kept) == len(raw)
 
 
+def test_what_nobody_reads_stays_where_it_mentions_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lake keeps the source's own bytes; and words that were looked up once are remembered, but not without end."""
+    monkeypatch.setattr("tastetwin.privacy.screen._REMEMBERED", 20)
+    screen = Screen(people("u1"))
+    for number in range(100):
+        raw = f'{{ "user_idno": "bob",  "friends": ["x{number}"] }}\n'.encode()
+        assert screen.line(raw, "reviews") == raw
+        assert 0 < len(screen._strangers) < 30
+    assert screen.held_back == 0
+
+
 @pytest.mark.parametrize("written", ["1e15", "-1e+300", "0.00001", "4.50", "9" * 5_000, '"골목식당"', '"\\"\\n"'])
 def test_what_is_read_stays_as_it_was_written(written: str) -> None:
     """Longer, it would move all lines behind it; and no number may be too long for Python to read."""
