@@ -238,7 +238,8 @@ def test_without_held_out_users_there_is_still_a_verdict() -> None:
 
 def test_a_published_run_without_held_out_users_blocks_nobody() -> None:
     """Nobody was held out on the first, tiny day: nobody can be missing on the second."""
-    nobody = replace(published(), users=[], scores=[])
+    health = replace(published().health, users=0)
+    nobody = replace(published(), users=[], scores=[], train_users=0, health=health)
     assert "HELD-OUT-LOST" not in _codes(evaluated(model_run(seed=1)), nobody)
 
 
