@@ -178,6 +178,26 @@ def test_recording_a_stage_again_drops_what_came_after_it(store: Store) -> None:
     assert code_of(caught) == "STAGE-MISSING"
 
 
+def test_what_a_stage_made_is_told_while_it_is_kept(store: Store) -> None:
+    """None before the stage has run and after it was pruned; both are the ordinary life of a store."""
+    run = runs.new_run(store, DAY)
+    assert runs.kept_manifest(store, run, "mart") is None
+    made = make(store, "g")
+    run = runs.record_stage(store, run, "mart", record("g"))
+    assert runs.kept_manifest(store, run, "mart") == made
+    store.remove(made.folder)
+    assert runs.kept_manifest(store, run, "mart") is None
+
+
+def test_the_pointer_remembers_fifty_publications_and_no_more(store: Store) -> None:
+    """Readers fetch it again and again; years of days must not make it long."""
+    for number in range(60):
+        runs.publish(store, f"2026-01-01.{number}")
+    pointer = runs.published(store)
+    assert pointer is not None and pointer.run_id == "2026-01-01.59"
+    assert pointer.previous == [f"2026-01-01.{number}" for number in range(9, 59)]
+
+
 def test_a_run_whose_process_was_killed_is_noted_by_the_next_writer(tmp_path: Path) -> None:
     """``kill -9`` leaves nobody to write down how it ended; whoever holds the lock knows that nobody else runs."""
     store = Store.create(tmp_path / "store")

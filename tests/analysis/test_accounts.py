@@ -118,6 +118,21 @@ def test_a_farm_around_one_place_becomes_one_account() -> None:
     assert labels[:20].tolist() == list(range(20)) and set(labels[20:].tolist()) == {20}
 
 
+@pytest.mark.parametrize(
+    ("visits", "others", "is_farm"),
+    [(3, 2, True), (2, 1, False), (5, 4, True), (5, 5, False), (20, 9, True), (20, 10, False)],
+)
+def test_who_lives_for_one_place_is_there_often_and_more_than_anywhere_else(
+    visits: int, others: int, is_farm: bool
+) -> None:
+    """Three visits at least, more than to all others together, and ten places at most: a regular's life is wider."""
+    fans = histories([[10, *range(11, 11 + others)]] * 20)
+    made = dataclasses.replace(fans, visits=np.where(fans.places == 10, visits, 1).astype(np.float32))
+    rules = ListsConfig(farm_accounts=20, duplicate_overlap=1.0)
+    labels = cluster_labels(made, dataclasses.replace(vocabulary(), is_group=np.arange(ROWS) > 10), rules)
+    assert labels.tolist() == ([0] * 20 if is_farm else list(range(20)))
+
+
 def test_a_group_of_rare_places_is_no_farm() -> None:
     """People of a quarter with rare places only are people."""
     made = farm(25, 0)
@@ -133,13 +148,14 @@ def test_faithful_guests_are_no_farm(accounts: int, guests: int) -> None:
 
 
 def test_a_burst_is_most_of_a_history_on_one_day() -> None:
-    """Twelve places of 20; of 30 they are a holiday; on unknown days they say nothing; a long trip is no burst."""
-    many = [[*range(2, 22)], [*range(2, 32)], [*range(2, 22)], [*range(2, 22)]]
+    """Twelve places of 20; of 30, or of 24, they are a holiday; on unknown days they say nothing; nor does a trip."""
+    many = [[*range(2, 22)], [*range(2, 32)], [*range(2, 22)], [*range(2, 22)], [*range(2, 26)]]
     made = histories(many)
     days = np.arange(len(made.places), dtype=np.int32)
     days[0:12] = days[20:32] = 7
     days[50:62] = UNKNOWN_DAY
-    assert bursts(dataclasses.replace(made, days=days), 12).tolist() == [True, False, False, False]
+    days[90:102] = 7
+    assert bursts(dataclasses.replace(made, days=days), 12).tolist() == [True, False, False, False, False]
     assert not bursts(dataclasses.replace(made, days=days), 13).any()
 
 

@@ -161,20 +161,21 @@ def test_no_more_than_asked_for_is_named() -> None:
 
 
 def test_visitors_are_distinct_users() -> None:
-    """Two noodle places of one user are one visitor of noodles. Users: {a, c}, {c}, {e}, {}."""
+    """Two noodle places of one user are one visitor of noodles, and a place without a region is in none. Users:
+    {a, c}, {c}, {a}, {e}, {}."""
     known = Histories(
-        np.array(["1", "2", "3", "4"], dtype=object),
-        np.array([0, 2, 3, 4, 4]),
-        np.array([2, 4, 4, 6], np.int32),
-        np.ones(4, np.float32),
-        np.ones(4, np.float32),
-        np.zeros(4, np.int32),
+        np.array(["1", "2", "3", "4", "5"], dtype=object),
+        np.array([0, 2, 3, 4, 5, 5]),
+        np.array([2, 4, 4, 2, 6], np.int32),
+        np.ones(5, np.float32),
+        np.ones(5, np.float32),
+        np.zeros(5, np.int32),
     )
     visitors = count_visitors(known, vocabulary())
-    assert visitors.n_users == 4
-    assert visitors.places.tolist() == [0, 0, 1, 0, 2, 0, 1, 0]
-    assert visitors.categories.tolist() == [2, 2, 0]
-    assert visitors.regions.tolist() == [1, 2]
+    assert visitors.n_users == 5
+    assert visitors.places.tolist() == [0, 0, 2, 0, 2, 0, 1, 0]
+    assert visitors.categories.tolist() == [3, 2, 0]
+    assert visitors.regions.tolist() == [2, 2]
 
 
 # -- in words ---------------------------------------------------------------------------------------------------------
@@ -214,3 +215,11 @@ def test_more_of_is_the_difference_of_shares_that_may_be_named() -> None:
     ahead, behind = explain.more_of(rows(2, 3), rows(5)), explain.more_of(rows(5), rows(2, 3))
     assert ahead and behind and not {each.key for each in ahead} & {each.key for each in behind}
     assert all(0 < each.weight <= 1 for each in ahead + behind)
+
+
+def test_what_one_has_most_more_of_comes_first() -> None:
+    """Of {a, c} noodles are two thirds and cafes one; where only one may be named, it is the noodles."""
+    for most, said in ((2, [str(NOODLES), str(CAFE)]), (1, [str(NOODLES)])):
+        ahead = explainer({}, rules=EvidenceRules(most=most)).more_of(rows(2, 4), rows(5))
+        assert [each.key for each in ahead] == said
+        assert ahead[0].weight == pytest.approx(2 / 3)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tastetwin.analysis.fill import worse_rank
-from tastetwin.analysis.pairs import PairRules, Region
+from tastetwin.analysis.fill import Filling, worse_rank
+from tastetwin.analysis.pairs import PairRules, Region, no_rules
 from tastetwin.analysis.twins import find_twins, max_exposure
 from tastetwin.config import AnalyzeConfig, ListsConfig
 
@@ -138,6 +138,35 @@ def test_mutual_lists_put_those_first_who_would_list_one_back() -> None:
     )
     assert (one_sided == 40).sum() > 30
     assert np.nonzero(mutual == 40)[1].mean() > np.nonzero(one_sided == 40)[1].mean() + 2
+
+
+def test_mutual_lists_are_in_the_order_of_the_worse_of_both_ranks() -> None:
+    """Of twice as many candidates as there are places, by definition; among equal ranks the closer one."""
+    vectors = clustered(80, 4, 0.5)[0]
+    free, mutual = (
+        find_twins(vectors, AnalyzeConfig(k=k), lists=ListsConfig(exposure_cap=None, mutual=either))
+        for k, either in ((16, False), (8, True))
+    )
+    worse = worse_rank(free.neighbours)
+    for user, row in enumerate(mutual.neighbours.tolist()):
+        order = np.lexsort((-free.scores[user], worse[user]))[:8]
+        assert row == free.neighbours[user, order].tolist()
+        assert mutual.scores[user] == pytest.approx(free.scores[user, order])
+
+
+def test_who_was_found_later_comes_where_the_score_says() -> None:
+    """A search among cells may find somebody closer deeper down; equal scores go by position."""
+    rows, nobody = np.arange(4), -np.inf
+    names = np.array([[3, 1, 2], [0, 2, -1], [5, 4, 0], [-1, -1, -1]], np.int32)
+    scores = np.array([[0.5, 0.9, 0.5], [0.8, 0.7, nobody], [0.3, 0.3, 0.1], [nobody] * 3], np.float32)
+    Filling(rows, names, scores, no_rules(6)).in_order(rows)
+    assert names.tolist() == [[1, 2, 3], [0, 2, -1], [4, 5, 0], [-1, -1, -1]]
+    assert scores == pytest.approx(np.array([[0.9, 0.5, 0.5], [0.8, 0.7, nobody], [0.3, 0.3, 0.1], [nobody] * 3]))
+
+
+def test_whose_list_is_full_is_not_looked_for_again() -> None:
+    """Every further search costs as much as the first one did."""
+    assert find_twins(random_units(200), AnalyzeConfig(k=5), lists=FREE).facts.searches == 1
 
 
 @pytest.mark.parametrize("region", ["same", "other"])

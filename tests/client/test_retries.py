@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,3 +63,11 @@ def test_a_budget_of_nothing_has_its_spare_retries_and_gets_them_back() -> None:
 def test_no_retry_comes_before_the_server_wants_it(tries: int, told: float | None) -> None:
     """Nor much later, however often it was tried."""
     assert (told or 0.0) <= wait(tries, told) <= (told or 0.0) + CAP_SECONDS
+
+
+def test_waits_double_up_to_the_cap_and_begin_anywhere_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers who failed together must not come back together, nor a thousand times a second."""
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    assert [wait(tries, None) for tries in (1, 2, 3, 5, 6, 50)] == [0.05, 0.1, 0.2, 0.8, 1.0, 1.0]
+    monkeypatch.setattr("random.uniform", lambda low, high: low)
+    assert wait(3, None) == 0 and wait(3, 2.0) == 2

@@ -146,3 +146,15 @@ def test_the_threshold_is_the_share_that_may_go_unasked(most: float, waits: bool
     said = caught.value.problem
     assert said.code == "EVENTS-LOST" and f"1,000 of 4,000 reviews of {FIRST}" in said.value
     assert f"run {FIRST} again" in said.fix and f"tastetwin promote {FIRST}.2" in said.fix
+
+
+def test_a_long_list_of_losses_is_cut_and_says_so() -> None:
+    """A source that was moved may have lost every date there was."""
+    lost = [Lost("reviews", f"2026-05-{day:02}", 1, 1) for day in range(10, 17)]
+    with pytest.raises(GateRefused) as caught:
+        require_nothing_lost(Run(f"{FIRST}.2", FIRST, "delivered", "now"), lost, DeliverConfig(max_lost=0))
+    said = caught.value.problem
+    assert said.value.endswith("of 2026-05-14, ...") and "2026-05-14 again" in said.fix
+    with pytest.raises(GateRefused) as caught:
+        require_nothing_lost(Run(f"{FIRST}.2", FIRST, "delivered", "now"), lost[:5], DeliverConfig(max_lost=0))
+    assert caught.value.problem.value.endswith("of 2026-05-14")

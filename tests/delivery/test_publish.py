@@ -166,6 +166,14 @@ def test_a_run_of_a_few_stages_counts_and_keeps_those(store: Store) -> None:
     assert is_finished(store, "mart", "half")
 
 
+def test_a_kept_run_that_lost_a_stage_does_not_stop_the_pruning(store: Store) -> None:
+    """Somebody made room by hand; the disk must not fill up for it."""
+    for day in (1, 2, 3):
+        delivered(store, day)
+    store.remove("analysis/g3")
+    assert "analysis/g1" in prune(store, keep_runs=2)
+
+
 def test_what_a_killed_attempt_left_goes_too(store: Store) -> None:
     """A folder without manifest is nobody's, and large."""
     delivered(store, 1)

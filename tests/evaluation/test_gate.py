@@ -11,7 +11,7 @@ import pytest
 
 from tastetwin.errors import GateRefused, StoreError
 from tastetwin.evaluation.evaluate import split_name
-from tastetwin.evaluation.gate import judge, older_than, ratio_to_published
+from tastetwin.evaluation.gate import Finding, Verdict, judge, older_than, ratio_to_published
 from tastetwin.evaluation.measures import Limit, Measure, measures, read_measures
 from tastetwin.evaluation.metrics import reciprocal
 from tastetwin.evaluation.records import PUBLISHED, Evaluation, from_json, to_json
@@ -238,7 +238,8 @@ def test_without_held_out_users_there_is_still_a_verdict() -> None:
 
 def test_a_published_run_without_held_out_users_blocks_nobody() -> None:
     """Nobody was held out on the first, tiny day: nobody can be missing on the second."""
-    nobody = replace(published(), users=[], scores=[])
+    health = replace(published().health, users=0)
+    nobody = replace(published(), users=[], scores=[], train_users=0, health=health)
     assert "HELD-OUT-LOST" not in _codes(evaluated(model_run(seed=1)), nobody)
 
 
@@ -283,6 +284,14 @@ def test_the_findings_are_the_measures_that_do_not_pass() -> None:
     failed = {each.limit.code for each in verdict.measures if each.limit and not each.passed}
     assert failed and failed <= {f.code for f in verdict.findings}
     assert read_measures([asdict(each) for each in verdict.measures]) == verdict.measures
+
+
+def test_a_refusal_names_what_stopped_the_run_and_nothing_else() -> None:
+    """Whoever is woken by it must not mend a warning first."""
+    findings = [Finding("GRAVE", "refuse", 0, 1, "worse"), Finding("MILD", "warn", 0, 1, "worth a look")]
+    with pytest.raises(GateRefused) as refused:
+        Verdict(False, False, findings).require("run 7")
+    assert refused.value.problem.value == "GRAVE: worse"
 
 
 def test_an_uncertain_figure_is_judged_by_its_upper_bound() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from tastetwin.evaluation.tasks import MATCHED_OTHERS, chronological_pairs, disjoint_pairs, matched_candidates
 from tests.evaluation.planted import CONFIG, world
@@ -31,6 +32,25 @@ def test_both_halves_together_are_the_user() -> None:
         assert halves[0] | halves[1] == whole[user]
         assert min(map(len, halves)) >= CONFIG.min_half
         assert planted.pseudo.activity[i] == len(whole[user])
+
+
+@pytest.mark.parametrize("min_half", range(3, 14))
+def test_only_held_out_users_with_enough_in_both_halves_are_asked(min_half: int) -> None:
+    """Whom the model has learnt from would be found by heart, and three places show no taste."""
+    planted, all_of_them = world(), world().histories
+    everybody = disjoint_pairs(all_of_them, np.ones(500, bool), planted.vocabulary, CONFIG, CONFIG.seed)
+    of_b, held_out = set(everybody.b.places.tolist()), np.arange(500) % 3 == 1
+    config = CONFIG.model_copy(update={"min_places": 20, "min_half": min_half})
+    wanted, long_enough = [], []
+    for user in np.flatnonzero(held_out):
+        places = all_of_them.places[all_of_them.offsets[user] : all_of_them.offsets[user + 1]].tolist()
+        in_b = len(of_b.intersection(places))
+        wanted += [all_of_them.user_ids[user]] * (len(places) >= 20 and min(in_b, len(places) - in_b) >= min_half)
+        long_enough += [all_of_them.user_ids[user]] * (len(places) >= max(20, 2 * min_half))
+    pairs = disjoint_pairs(all_of_them, held_out, planted.vocabulary, config, CONFIG.seed)
+    assert pairs.a.user_ids.tolist() == pairs.b.user_ids.tolist() == wanted
+    in_time = chronological_pairs(all_of_them, held_out, planted.vocabulary, config)
+    assert in_time.a.user_ids.tolist() == in_time.b.user_ids.tolist() == long_enough
 
 
 def test_the_chronological_halves_are_older_and_newer() -> None:

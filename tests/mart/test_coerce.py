@@ -71,6 +71,7 @@ def test_the_latest_time_hangs_on_the_logical_date_not_on_the_clock() -> None:
     assert moment("2020-01-03T00:00:00", rules(), []) == micros("2020-01-03")
     with pytest.raises(Unusable, match="future"):
         moment("2020-01-03T00:00:00.000001", rules(), [])
+    assert moment("2000-01-01", rules(), []) == micros("2000-01-01")
     with pytest.raises(Unusable, match="too_early"):
         moment("1999-12-31T23:59:59", rules(), [])
 
@@ -87,6 +88,59 @@ def test_the_latest_time_hangs_on_the_logical_date_not_on_the_clock() -> None:
 def test_times_without_an_offset_are_in_the_source_zone(written: str, utc: str) -> None:
     """Nine hours wrong would move a dinner to another day."""
     assert moment(written, rules("Asia/Seoul"), []) == micros(utc)
+
+
+@pytest.mark.parametrize(
+    ("value", "utc"),
+    [
+        (10**11 - 1, None),
+        (10**11, "1973-03-03T09:46:40"),
+        (1_546_300_800, "2019-01-01"),
+        (1_546_300_800_000, "2019-01-01"),
+        (10**14 - 1, None),
+        (10**14, "1973-03-03T09:46:40"),
+        (1_546_300_800_000_000, "2019-01-01"),
+    ],
+)
+def test_the_unit_of_an_epoch_is_told_by_its_magnitude(value: int, utc: str | None) -> None:
+    """Seconds, milliseconds, microseconds: one unit wrong is a visit in 1970 or in the year 5138."""
+    earlier = rules(earliest="1970-01-01")
+    for written in (value, float(value)):
+        if utc is None:
+            with pytest.raises(Unusable, match="future"):
+                moment(written, earlier, [])
+        else:
+            assert moment(written, earlier, []) == micros(utc)
+    with pytest.raises(Unusable, match="out_of_range"):
+        moment(10**17, earlier, [])
+
+
+@pytest.mark.parametrize(
+    ("written", "utc"),
+    [
+        ("20190101", "2019-01-01"),
+        ("20190101093000", "2019-01-01T09:30:00"),
+        ("1546300800", "2019-01-01"),
+        ("1546300800.123", "2019-01-01T00:00:00.123"),
+        ("1.546e12", "2018-12-28T12:26:40"),
+    ],
+)
+def test_only_digits_alone_are_a_compact_date(written: str, utc: str) -> None:
+    """An epoch with a fraction has 14 characters, too."""
+    assert moment(written, rules(), []) == micros(utc)
+
+
+def test_each_change_of_a_value_that_stayed_is_counted_once() -> None:
+    """The report says how many values are not the source's."""
+    counts: Counter[str] = Counter()
+    coerce_record({"place_id": "p", "place_category_code_list": [1, "x", "y", None]}, "places", rules(), counts)
+    line = {"user_idno": "u", "review_place_id": "p", "review_rating": 9}
+    coerce_record(line, "reviews", rules(rating_outlier="clip"), counts)
+    assert counts == {
+        "dropped.place_category_code_list.unparsable": 2,
+        "dropped.place_category_code_list.missing": 1,
+        "clipped.review_rating.out_of_range": 1,
+    }
 
 
 def test_of_two_equal_local_times_the_first_is_taken() -> None:

@@ -142,6 +142,31 @@ def test_the_same_review_id_of_two_users_is_two_reviews(mart: Mart) -> None:
     assert len(mart.rows("reviews")) == 2
 
 
+@pytest.mark.parametrize("kind", ["follows", "blocks"])
+def test_of_two_people_the_latest_word_holds_and_each_pair_has_its_own(mart: Mart, kind: Kind) -> None:
+    """A second block in place of the first would show somebody to whom they fled from."""
+
+    def said(*words: tuple[str, str, bool]) -> dict[str, list[Row]]:
+        lines = [{"user_idno": a, "other_idno": b, "relation_ended": end} for a, b, end in words]
+        return {**reviews(review("1")), f"{kind}.jsonl": lines}
+
+    mart.day(1, said(("ann", "bob", False), ("ann", "cid", False), ("bob", "ann", False)))
+    mart.day(2, said(("ann", "cid", True), ("ann", "dot", False)))
+    assert [(row["user_idno"], row["other_idno"], row["relation_ended"]) for row in plain(mart, kind)] == [
+        ("ann", "bob", False),
+        ("ann", "cid", True),
+        ("ann", "dot", False),
+        ("bob", "ann", False),
+    ]
+
+
+def test_two_likes_of_one_place_at_two_times_are_two(mart: Mart) -> None:
+    """A like has no id: all that is known of it is its name."""
+    mart.day(1, {"likes.jsonl": [like("u", "p", 1), like("u", "p", 2), like("u", "p", 2), like("u", "q", 2)]})
+    mart.day(2, {"likes.jsonl": [like("u", "p", 3), like("u", "p", 1)]})
+    assert len(plain(mart, "likes")) == 4
+
+
 def test_a_partition_of_which_everything_was_replaced_is_gone(mart: Mart) -> None:
     mart.day(1, reviews(review("1", rating=2.0)))
     assert set(mart.day(2, reviews(review("1", rating=3.0))).tables) == {"reviews/2026-06-02", "quarantine"}

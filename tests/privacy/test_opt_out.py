@@ -5,22 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tastetwin.errors import StoreError
+from tastetwin.errors import StoreError, UsageError
 from tastetwin.privacy.opt_out import (
     FOLDER,
     OptOuts,
     OptOutWatch,
+    deny,
     is_opted_out,
     name_of,
     opt_in,
     opt_out,
+    read_forgotten,
     read_opt_outs,
 )
 from tastetwin.store import Store
@@ -29,6 +32,7 @@ IDS = st.text(st.characters(codec=None, categories=["Cs", "Ll", "Lo", "Zs", "Cc"
 
 
 @given(st.lists(st.tuples(st.booleans(), IDS), max_size=20))
+@example([(True, "\ud800"), (True, "a/b"), (True, "")])
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_last_word_of_everybody_holds(memory_store: Store, said: list[tuple[bool, str]]) -> None:
     """Whatever the order, however often, whatever the id: lone surrogates, slashes, nothing at all."""
@@ -40,6 +44,16 @@ def test_the_last_word_of_everybody_holds(memory_store: Store, said: list[tuple[
     assert found.names == {name_of(user) for user, out in last.items() if out}
     assert found.of(list(last)).tolist() == list(last.values())
     assert [is_opted_out(memory_store, user) for user in last] == list(last.values())
+
+
+def test_who_was_forgotten_has_opted_out_and_no_opt_in_undoes_that(memory_store: Store) -> None:
+    """A list of opt-ins from another system may be older than the request, and is taken whole or not at all."""
+    opt_out(memory_store, ["before", "behind"])
+    deny(memory_store, ["a"])
+    with pytest.raises(UsageError, match="FORGOTTEN"):
+        opt_in(memory_store, ["before", "a", "behind"])
+    assert read_forgotten(memory_store).names == {name_of("a")}
+    assert read_opt_outs(memory_store).of(["a", "before", "behind"]).all()
 
 
 def test_nobody_at_first(memory_store: Store) -> None:
@@ -140,6 +154,38 @@ def test_a_watch_sees_what_a_reading_sees(tmp_path: Path) -> None:
     assert watch.read() == watch.read() == read_opt_outs(store)
     opt_out(store, ["somebody else"])
     assert watch.read() == read_opt_outs(store)
+
+
+def beside(user: str) -> str:
+    """Another user, of the same folder."""
+    return next(other for other in map(str, range(10**5)) if name_of(other)[:2] == name_of(user)[:2])
+
+
+def test_a_watch_of_a_store_that_tells_no_times_misses_nobody(memory_store: Store) -> None:
+    """Object stores keep no time of change of a folder."""
+    watch = OptOutWatch(memory_store)
+    for user in ("a", beside("a")):
+        opt_out(memory_store, [user])
+        assert watch.read() == read_opt_outs(memory_store)
+
+
+def test_a_watch_lists_only_folders_that_changed_or_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look every second must not cost more with every opt-out; but one clock tick may hold two of them."""
+    store, listed, names = Store.create(tmp_path / "store"), list[str](), Store.names
+    opt_out(store, ["a"])
+    folder = store.path(f"{FOLDER}/{name_of('a')[:2]}")
+
+    def told(at: Store, relative: str) -> list[str]:
+        listed.append(relative)
+        return names(at, relative)
+
+    monkeypatch.setattr(Store, "names", told)
+    watch, now = OptOutWatch(store), time.time_ns()
+    for changed, looked_into in ((10**18, True), (10**18, False), (now, True), (now, True)):
+        os.utime(folder, ns=(0, changed))
+        listed.clear()
+        watch.read()
+        assert (len(listed) == 2) is looked_into
 
 
 def test_a_watch_refuses_what_a_reading_refuses(tmp_path: Path) -> None:

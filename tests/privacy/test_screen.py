@@ -97,6 +97,25 @@ def test_another_s_line_loses_only_what_nobody_reads() -> None:
     assert len(kept) == len(raw)
 
 
+def test_what_nobody_reads_stays_where_it_mentions_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lake keeps the source's own bytes; and words that were looked up once are remembered, but not without end."""
+    monkeypatch.setattr("tastetwin.privacy.screen._REMEMBERED", 20)
+    screen = Screen(people("u1"))
+    for number in range(100):
+        raw = f'{{ "user_idno": "bob",  "friends": ["x{number}"] }}\n'.encode()
+        assert screen.line(raw, "reviews") == raw
+        assert 0 < len(screen._strangers) < 30
+    assert screen.held_back == 0
+
+
+@pytest.mark.parametrize("written", ["1e15", "-1e+300", "0.00001", "4.50", "9" * 5_000, '"골목식당"', '"\\"\\n"'])
+def test_what_is_read_stays_as_it_was_written(written: str) -> None:
+    """Longer, it would move all lines behind it; and no number may be too long for Python to read."""
+    read = f'"user_idno":"bob","review_rating":{written}'
+    raw = f'{{{read},"a":"u1"}}\n'.encode()
+    assert Screen(people("u1")).line(raw, "reviews") == f"{{{read}}}".encode().ljust(len(raw) - 1) + b"\n"
+
+
 def test_an_unreadable_line_too_long_to_be_looked_through_is_masked_and_still_refused() -> None:
     """It still counts among the refused: a broken source must not pass for a clean one."""
     raw = b"{" + b"x" * (1 << 18) + b"\n"
@@ -106,6 +125,18 @@ def test_an_unreadable_line_too_long_to_be_looked_through_is_masked_and_still_re
     assert again.line(masked, "reviews") == masked and again.held_back == 0
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
+def test_a_line_too_long_to_be_read_is_masked_and_the_next_one_is_not(
+    monkeypatch: pytest.MonkeyPatch, end: bytes
+) -> None:
+    """Memory stays bounded, no piece of it passes for a line of its own, and its neighbours lose nothing."""
+    monkeypatch.setattr("tastetwin.privacy.screen._LONGEST_LINE", 64)
+    fits, long = line("a")[:-1].ljust(63) + b"\n", b"u1 ".ljust(64 * 3 + 10, b"x") + end
+    screen = Screen(people("u1"))
+    found = b"".join(screen.lines(io.BytesIO(fits + long + (fits if end else b"")), "r.jsonl", "reviews"))
+    assert found == fits + b"#" * (len(long) - len(end)) + end + (fits if end else b"")
+
+
 @pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.gz", "r.jsonl.zst"])
 def test_a_file_keeps_its_compression_and_every_other_byte(name: str) -> None:
     """Also without a newline at the end, with blank lines, and several streams one after the other."""
@@ -113,6 +144,19 @@ def test_a_file_keeps_its_compression_and_every_other_byte(name: str) -> None:
     sink = io.BytesIO()
     Screen(people(ODD)).copy(io.BytesIO(packed(raw[:60], name) + packed(raw[60:], name)), sink, name, "reviews")
     assert unpacked(sink.getvalue(), name) == raw.replace(line(ODD)[:-1], b" " * (len(line(ODD)) - 1))
+
+
+@pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.gz", "r.jsonl.zst"])
+def test_a_copy_made_again_is_the_same_to_the_byte(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day that is collected again must have the same hash: neither the clock nor a file's name may be in it."""
+    copies = []
+    for now, named in ((1e9, "a"), (2e9, "b")):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        sink = io.BytesIO()
+        sink.name = named
+        Screen(people(ODD)).copy(io.BytesIO(packed(line("a"), name)), sink, name, "reviews")
+        copies.append(sink.getvalue())
+    assert copies[0] == copies[1]
 
 
 def test_a_file_that_is_cut_off_is_damaged() -> None:

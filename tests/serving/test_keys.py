@@ -106,6 +106,19 @@ def test_a_damaged_file_stops_the_start_and_lets_nobody_in_later(path: Path, dat
     assert keys.caller(key) is not None
 
 
+def test_a_file_that_comes_back_unchanged_lets_in_again(path: Path) -> None:
+    """A mount that was away for a moment brings back the same file, to the nanosecond."""
+    key, clock = add_key(path, "shop", ["twins"]), Clock()
+    keys = Keys(path, clock)
+    path.rename(path.with_suffix(".away"))
+    clock.now = 2
+    with pytest.raises(StoreError, match="KEYS-FILE"):
+        keys.caller(key)
+    path.with_suffix(".away").rename(path)
+    clock.now = 4
+    assert keys.caller(key) is not None
+
+
 def test_no_file_is_no_open_door(path: Path) -> None:
     """A mount that failed must not look like a server without keys."""
     with pytest.raises(StoreError, match="KEYS-FILE"):

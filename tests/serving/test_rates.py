@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
+
 from tastetwin.serving.keys import Caller
 from tastetwin.serving.rates import Rates
 
@@ -35,6 +37,14 @@ def test_a_refusal_costs_nothing() -> None:
     rates = Rates()
     waits = [rates.wait(somebody("a"), at / 10) for at in range(13)]
     assert waits == [0, 0, *[1] * 8, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("per_second", "seconds"), [(0.1, 10), (0.3, 4), (2.0, 1), (1e6, 1)])
+def test_who_waits_as_long_as_told_is_let_in(per_second: float, seconds: int) -> None:
+    """Retry-After: sooner is refused again, later is time lost."""
+    slow, rates = Caller("slow", frozenset(), per_second, 1), Rates()
+    assert [rates.wait(slow, 0.0), rates.wait(slow, 0.0)] == [0, seconds]
+    assert rates.wait(slow, float(seconds)) == 0
 
 
 def test_buckets_do_not_pile_up() -> None:

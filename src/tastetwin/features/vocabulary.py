@@ -155,9 +155,8 @@ def _group_keys(places: pa.Table, with_category: bool, with_region: bool) -> pa.
 
 
 def _padded(lists: pa.ListArray) -> pa.ListArray:
-    """Empty and null lists become [null], so that every list has a first element."""
-    lengths = pc.fill_null(pc.list_value_length(lists), 0)
-    return pc.if_else(pc.equal(lengths, 0), pa.array([[None]], lists.type)[0], lists)
+    """Empty lists become [null], so that every list has a first element."""
+    return pc.if_else(pc.equal(pc.list_value_length(lists), 0), pa.array([[None]], lists.type)[0], lists)
 
 
 def _group_table(keys: pa.Array, places: pa.Table) -> pa.Table:

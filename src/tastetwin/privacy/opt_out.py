@@ -107,7 +107,7 @@ class OptOutWatch:
         try:
             changed = Path(self._store.path(f"{FOLDER}/{shard}")).stat().st_mtime_ns
         except OSError:
-            changed = -1  # what cannot be looked at is told by whoever lists it
+            return _in_shard(self._store, FOLDER, shard)  # says why it cannot be looked at
         known = self._known.get(shard)
         if known is not None and known[0] == changed:
             return known[1]
