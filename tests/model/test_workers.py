@@ -28,7 +28,7 @@ CONFIG = TrainConfig(
 )
 
 CHILD = """
-import json, os, signal, sys
+import gc, json, os, signal, sys
 from pathlib import Path
 from safetensors.torch import save_file
 from tastetwin.model import encoder, step
@@ -37,6 +37,7 @@ from tastetwin.store import Store
 from tests.model import towns
 from tests.model.test_workers import CONFIG
 
+gc.disable()
 folder, dropout, die_at = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
 nan_at, calls, whole_loss = json.loads(sys.argv[4]), 0, step.whole_loss
@@ -53,6 +54,8 @@ def on_step(step, total, loss):
 config = CONFIG.model_copy(update={"dropout": dropout})
 town, vocabulary = towns.histories(90, 40, 4, 12, seed=2), towns.vocabulary(40)
 result = train(town, vocabulary, config, None, Store(folder), on_step)
+threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+(folder / f"threads-{rank}.json").write_text(json.dumps(threads))
 state = {name: value.contiguous() for name, value in result.encoder.state_dict().items()}
 save_file(state, folder / f"final-{rank}.safetensors")
 (folder / f"record-{rank}.json").write_text(json.dumps(vars(result.record)))
@@ -117,6 +120,13 @@ def test_the_model_is_that_of_one_process(one_and_two: tuple[Path, Path]) -> Non
 def test_every_process_ends_with_the_same_model(one_and_two: tuple[Path, Path]) -> None:
     first, second = (final(one_and_two[1], rank) for rank in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_no_thread_of_the_connection_outlives_the_training(one_and_two: tuple[Path, Path]) -> None:
+    """One that does can abort its process at its end, and the job fails that had succeeded."""
+    for rank in range(2):
+        left = json.loads((one_and_two[1] / f"threads-{rank}.json").read_text())
+        assert not [name for name in left if "gloo" in name or "store" in name]
 
 
 def test_with_dropout_two_processes_learn_as_well(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ are gathered, so that each sees the loss of the whole batch. With one process al
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # its default arguments keep the group alive if it is imported after connecting
 from torch import Tensor, nn
 
 from tastetwin.model import ranks
@@ -97,7 +99,11 @@ class _Gather(torch.autograd.Function):
 
 @contextmanager
 def workers() -> Iterator[Workers]:
-    """This process among those that ``torchrun`` started, connected; alone without it."""
+    """This process among those that ``torchrun`` started, connected; alone without it.
+
+    Nothing of the connection is left afterwards: a thread of gloo's that lets go of a tensor while the interpreter
+    shuts down aborts the process (pytorch issue 190489), and a training that went well would count as failed.
+    """
     world = ranks.world()
     if world == 1:
         yield Workers(0, 1)
@@ -108,3 +114,4 @@ def workers() -> Iterator[Workers]:
         yield Workers(dist.get_rank(), world)
     finally:
         dist.destroy_process_group()
+        gc.collect()  # DistributedDataParallel holds the group and is part of a cycle
