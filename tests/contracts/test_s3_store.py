@@ -22,13 +22,19 @@ import pyarrow.fs as pafs
 import pytest
 
 from tastetwin import filesystems
+from tastetwin.config import Config
+from tastetwin.delivery.lost import Lost, lost_rows
+from tastetwin.engine import Engine
 from tastetwin.errors import StoreError, TasteTwinError
 from tastetwin.filesystems import S3
 from tastetwin.generations import FOLDERS, STAGES
+from tastetwin.mart.stage import build_mart
 from tastetwin.runs import list_runs, published
 from tastetwin.sources.files import Folder
 from tastetwin.sources.synthetic import TownConfig, write_day, write_town
 from tastetwin.store import Store
+from tests import handmade
+from tests.conftest import Mart
 from tests.contracts.conftest import S3Server
 from tests.world import QUICK
 
@@ -269,3 +275,16 @@ def test_a_run_again_on_s3_finds_its_finished_work_and_readers_can_go_back(
     tastetwin(twice.environment, "rollback", "--store", twice.remote)
     now = published(store)
     assert now is not None and now.run_id == f"{day}.1"
+
+
+def test_what_a_later_landing_left_out_is_found_on_s3(s3: str, engine: Engine, tmp_path: Path) -> None:
+    """The marts of both runs are compared where they lie, by the engine's own reading and by ours."""
+    mart = Mart(engine, tmp_path, Config())
+    mart.store = Store.create(s3)
+    rows = [{"user_idno": user, "review_id": "1", "review_place_id": "p"} for user in ("ann", "bob", "cid")]
+    made = []
+    for files in ({"reviews-a.jsonl": rows[:1], "reviews-b.jsonl": rows[1:]}, {"reviews-b.jsonl": rows[1:]}):
+        lake = mart.land(DAYS[0], files)
+        built = build_mart(engine, mart.store, lake, None, mart.config)
+        made.append(handmade.run_of(mart.store, {"mart": built.generation}, day=DAYS[0].isoformat()))
+    assert lost_rows(lambda: engine, mart.store, *made) == [Lost("reviews", DAYS[0].isoformat(), 1, 3)]

@@ -15,7 +15,7 @@ from tastetwin.config import Config, EvaluateConfig, TrainConfig
 from tastetwin.engine import Engine
 from tastetwin.errors import InputError
 from tastetwin.evaluation.baselines import Baseline, Material, Pair, full_linear, random_in_region, tfidf_overlap
-from tastetwin.evaluation.benchmark import Benchmark, Measurement
+from tastetwin.evaluation.benchmark import BERT_2021, Benchmark, Measurement
 from tastetwin.evaluation.dataset import Dataset, load_dataset
 from tastetwin.evaluation.records import MODEL
 from tastetwin.evaluation.tables import as_tables
@@ -128,6 +128,26 @@ def test_stopped_it_tells_what_it_has_and_goes_on_from_there(
     assert len(first) + len(second) == 6, "two methods on two seeds and for the lists, each once"
     whole = Measurement(dataset, CONFIG, 2, METHODS, tell=lambda text: None).run()
     assert orjson.dumps(later.found()) == orjson.dumps(whole) and whole.complete
+
+
+def test_a_slow_method_keeps_nothing_else_waiting(dataset: Dataset) -> None:
+    """Stopped while it is at it, there is all of the others, on all splits, and nothing of it on some of them."""
+    done: list[str] = []
+
+    def slow(material: Material) -> Pair:
+        if "slow" in done:
+            raise SystemExit(130)
+        done.append("slow")
+        return random_in_region(material)
+
+    stopped = Measurement(dataset, CONFIG, 2, {BERT_2021: slow, **METHODS}, tell=lambda text: None)
+    with pytest.raises(SystemExit):
+        stopped.run()
+    assert done == ["slow"], "one split of it"
+    found = stopped.found()
+    assert (found.seeds, {score.method for score in found.pairs}, found.complete) == ([1, 2], {*METHODS}, False)
+    assert {score.method for score in found.utility if score.kind == "people"} == {*METHODS}
+    assert [score.kind for score in found.utility].count("places") > 1
 
 
 def test_stopped_before_the_first_result_there_is_nothing(dataset: Dataset) -> None:

@@ -17,6 +17,7 @@ from tastetwin.features.histories import UNKNOWN_DAY, Histories, Vocabulary
 
 Mask = npt.NDArray[np.bool_]
 Hashes = npt.NDArray[np.uint64]
+Floats = npt.NDArray[np.float64]
 Edges = tuple[Ints, Ints]
 
 MIN_PLACES: Final = 5
@@ -34,11 +35,15 @@ _ROWS: Final = 4
 
 
 def duplicate_edges(histories: Histories, vocabulary: Vocabulary, overlap: float) -> Edges:
-    """Pairs of users (the earlier one first) whose sets of places have at least that Jaccard ``overlap``.
+    """Pairs of users (the earlier one first) whose sets of places overlap by at least that Jaccard, and not by chance.
 
     Candidates by MinHash and banding (Broder 1997; Leskovec, Rajaraman & Ullman 2014, ch. 3), each then compared in
     full with the first two of its band; equal sets are always found. Fallback groups stand for many places, so only
     users with ``MIN_PLACES`` places of their own right are compared.
+
+    Where a source has a dozen places, many people have the same five. So what a pair shares must be rarer than one pair
+    in all: the product of each shared place's share of the visitors below 1 / pairs. Copies do not make their places
+    common, since accounts with equal sets count as one visitor.
     """
     user_of = np.repeat(np.arange(histories.n_users), histories.lengths())
     named = np.bincount(user_of[~vocabulary.is_group[histories.places]], minlength=histories.n_users)
@@ -47,7 +52,9 @@ def duplicate_edges(histories: Histories, vocabulary: Vocabulary, overlap: float
         return compared, compared
     chosen = histories.select(compared)
     pairs = np.unique(np.concatenate([_candidates(band) for band in _bands(chosen)]), axis=0)
-    near = pairs[jaccard(chosen, pairs[:, 0], pairs[:, 1]) >= overlap]
+    alike, rarity = _in_common(chosen, pairs[:, 0], pairs[:, 1])
+    possible = max(len(compared) * (len(compared) - 1) / 2, 1)
+    near = pairs[(alike >= overlap) & (rarity > np.log(possible))]
     return compared[near[:, 0]], compared[near[:, 1]]
 
 
@@ -75,16 +82,24 @@ def _candidates(band: Hashes) -> Ints:
     return np.concatenate([with_first, with_before])
 
 
-def jaccard(histories: Histories, first: Ints, second: Ints) -> npt.NDArray[np.float64]:
-    """[m] shared places over all places of pairs of users; 0 where neither has any."""
+def _in_common(histories: Histories, first: Ints, second: Ints) -> tuple[Floats, Floats]:
+    """[m] of pairs of users: shared places over all places, and the sum of the shared places' rarity.
+
+    A place's rarity is -ln of the share of all different sets of places that it is in; one set more, without it, keeps
+    a source of nothing but copies from having no rare place.
+    """
     import scipy.sparse as sp
 
-    n_rows = int(histories.places.max(initial=0)) + 1
-    ones = np.ones(len(histories.places), np.int8)
-    visits = sp.csr_matrix((ones, histories.places, histories.offsets), shape=(histories.n_users, n_rows))
-    shared = np.asarray(visits[first].multiply(visits[second]).sum(axis=1, dtype=np.int64)).ravel()
-    lengths = histories.lengths()
-    return np.asarray(shared / np.maximum(lengths[first] + lengths[second] - shared, 1))
+    n_users, n_rows = histories.n_users, int(histories.places.max()) + 1
+    ones = np.ones(len(histories.places), np.int32)
+    visits = sp.csr_matrix((ones, histories.places, histories.offsets), shape=(n_users, n_rows))
+    sets = np.add.reduceat(_mixed(histories.places.astype(np.uint64)), histories.offsets[:-1])
+    _, different = np.unique(sets, return_index=True)
+    visitors = np.asarray(visits[different].sum(axis=0)).ravel()
+    rarity = np.log((len(different) + 1) / np.maximum(visitors, 1))
+    shared = visits[first].multiply(visits[second]).tocsr()
+    n_shared, lengths = np.diff(shared.indptr), histories.lengths()
+    return n_shared / (lengths[first] + lengths[second] - n_shared), shared @ rarity
 
 
 def _mixed(x: Hashes) -> Hashes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -51,6 +51,9 @@ from tastetwin.provenance import source_digest
 
 HOLDOUT: Final = 0.3
 MIN_LONG: Final = 20
+BERT_2021: Final = "BERT, masked (2021)"
+SLOW: Final = frozenset({BERT_2021})
+"""Takes longer than all others together, so it comes when the others have measured everything."""
 Values = npt.NDArray[np.float64]
 
 
@@ -103,10 +106,16 @@ class Measurement:
         self._seeds = list(range(1, seeds + 1))
         self._histories = dataset.histories()
         _check_length(dataset.name, self._histories, config.evaluate)
-        plan = [(part, name) for part in (*map(_part, self._seeds), "lists") for name in self._methods]
+        slow = [name for name in self._methods if name in SLOW]
+        quick = [name for name in self._methods if name not in SLOW]
+        self._first, *self._later = [names for names in (quick, slow) if names]
+        parts = (*map(_part, self._seeds), "lists")
+        plan = [(part, name) for part in parts for name in self._first]
+        plan += [("places", name) for name in RECOMMENDERS]
+        plan += [(part, name) for names in self._later for part in parts for name in names]
         name = re.sub(r"[^\w.-]+", "-", dataset.name)
         folder = None if keep is None else keep / f"{name}-{_digest(dataset, config)[:12]}"
-        self.steps = Steps([*plan, *(("places", name) for name in RECOMMENDERS)], tell, folder, again=again)
+        self.steps = Steps(plan, tell, folder, again=again)
         self._tell = tell
         self._ranks: dict[int, dict[str, TaskRanks]] = {}
         self._owners: dict[int, dict[PairTask, npt.NDArray[np.object_]]] = {}
@@ -123,20 +132,25 @@ class Measurement:
             f"{len(self._methods)} methods on {len(self._seeds)} splits (seeds), then lists: "
             f"{len(self.steps.plan)} steps{where}. How long it takes shows after the first seed."
         )
-        for seed in self._seeds:
-            self._find_halves(seed)
-        self._judge_lists()
+        self._measure(self._first)
+        self._judge_recommenders()
+        for names in self._later:
+            self._measure(names)
         return self.found()
 
     def found(self) -> Benchmark:
-        """What is measured so far: of a seed that is not finished only where there is no other."""
-        finished = [seed for seed, found in self._ranks.items() if len(found) == len(self._methods)]
+        """What is measured so far: of a seed that is not finished only where there is no other.
+
+        A slow method is there once it has all seeds, since all are compared on the same splits.
+        """
+        finished = [seed for seed, found in self._ranks.items() if found.keys() >= {*self._first}]
         seeds = finished or list(self._ranks)[:1]
+        names = [name for name in self._methods if seeds and all(name in self._ranks[seed] for seed in seeds)]
         places = int((~self._dataset.vocabulary.is_group).sum()) - FIRST_PLACE_ROW
         known = (self._dataset.name, self._histories.n_users, places, len(self._dataset.favors))
         ranks = {
             (task, name, csls > 0): np.concatenate([self._ranks[seed][name][task][csls] for seed in seeds])
-            for name in (self._ranks[seeds[0]] if seeds else ())
+            for name in names
             for task in PAIR_TASKS
             for csls in (0, 1)
         }
@@ -146,8 +160,13 @@ class Measurement:
         complete = len(self.steps.done) == len(self.steps.plan)
         return Benchmark(*known, seeds, pairs, utility, list(self._lists), complete)
 
-    def _find_halves(self, seed: int) -> None:
-        """Tasks 1, 2, 3 of one split."""
+    def _measure(self, names: Sequence[str]) -> None:
+        for seed in self._seeds:
+            self._find_halves(seed, names)
+        self._judge_lists(names)
+
+    def _find_halves(self, seed: int, names: Sequence[str]) -> None:
+        """Tasks 1, 2, 3 of one split for these methods."""
         histories, vocabulary = self._histories, self._dataset.vocabulary
         evaluate = self._config.evaluate
         rules = evaluate.model_copy(update={"holdout_share": HOLDOUT, "max_holdout": 10**9, "seed": seed})
@@ -159,24 +178,31 @@ class Measurement:
         candidates = home_candidates(disjoint, vocabulary, seed)
         tested = {"disjoint": disjoint, "matched": disjoint, "chronological": older_newer}
         self._owners[seed] = {task: tested[task].a.user_ids for task in PAIR_TASKS}
-        for name, method in self._methods.items():
-            work = functools.partial(find_halves, method, material, disjoint.n_users, candidates)
+        for name in names:
+            work = functools.partial(find_halves, self._methods[name], material, disjoint.n_users, candidates)
             found = self.steps.do((_part(seed), name), work)
             self._ranks.setdefault(seed, {})[name] = as_ranks(found)
 
-    def _judge_lists(self) -> None:
+    def _judge_lists(self, names: Sequence[str]) -> None:
         """Tasks 4 to 7: lists of all users by what they did before the cut, their utility afterwards, their looks."""
-        self._future = future = cut_in_time(self._dataset)
-        rules = self._config.evaluate
-        material = Material(future.past, self._dataset.vocabulary, future.past, future.past, rules, rules.seed)
-        for name, method in self._methods.items():
-            work = functools.partial(judge_list, name, method, material, self._dataset, future)
+        future, material = self._cut()
+        for name in names:
+            work = functools.partial(judge_list, name, self._methods[name], material, self._dataset, future)
             found = self.steps.do(("lists", name), work)
             self._utility[name, "people"] = as_utility(found)
             self._lists.append(ListScore(**found["list"]))
+
+    def _judge_recommenders(self) -> None:
+        """Task 4 without people: places ranked for everybody, to see what lists of people are worth beside them."""
+        future, material = self._cut()
         for name, recommend in RECOMMENDERS.items():
             work = functools.partial(judge_recommender, recommend, future, material)
             self._utility[name, "places"] = as_utility(self.steps.do(("places", name), work))
+
+    def _cut(self) -> tuple[Future, Material]:
+        self._future = future = self._future or cut_in_time(self._dataset)
+        rules = self._config.evaluate
+        return future, Material(future.past, self._dataset.vocabulary, future.past, future.past, rules, rules.seed)
 
 
 def _part(seed: int) -> str:
@@ -211,8 +237,8 @@ def _digest(dataset: Dataset, config: Config) -> str:
 
 
 def all_methods(train: TrainConfig) -> dict[str, Baseline]:
-    """The baselines, the encoder, and last the 2021 recipe, which takes longer than all others together."""
-    return {**MORE_BASELINES, **BASELINES, MODEL: encoder(train), "BERT, masked (2021)": bert_2021}
+    """The baselines, the encoder, and the 2021 recipe."""
+    return {**MORE_BASELINES, **BASELINES, MODEL: encoder(train), BERT_2021: bert_2021}
 
 
 def encoder(config: TrainConfig) -> Baseline:
