@@ -295,6 +295,27 @@ def test_while_no_model_answers_lists_are_stale_and_say_so(world: World) -> None
     assert "age_seconds" not in found
 
 
+@pytest.mark.parametrize("refused", [False, True], ids=["out", "refused"])
+def test_whom_the_run_has_no_list_of_is_told_so_while_later_favors_are_unread(world: World, refused: bool) -> None:
+    """A vector of theirs came since the run, so there is no list to fall back on; others of the request have theirs."""
+    pack, known = world.version.people.pack, some_user(world)
+    few = pack.people.name(next(at for at in range(len(pack)) if not pack.has_vector(at)))
+    some, more = places(world, 6), places(world, 300) if refused else places(world, 7)
+    for user in ("newcomer", few):
+        (item,) = add(world, [FavorEvent(user=user, like={"like_contentsid": place}) for place in some], k=5)
+        assert item["answer"]["source"] == "fresh"
+    world.models.out, world.models.longest = not refused, 20
+    for user in ("newcomer", few):
+        events = [FavorEvent(user=user, like={"like_contentsid": place}) for place in more]
+        (item,) = add(world, events, k=5)
+        assert item["taken"] and item["error"]["code"] == ("BACKEND-REFUSED" if refused else "BACKEND-UNAVAILABLE")
+        with pytest.raises(StoreError, match="BACKEND-UNAVAILABLE"):
+            twins(world, user, k=5)
+    request = TwinsBatchRequest(users=["newcomer", known, few], k=5)
+    first, second, third = world.run(world.service.twins_batch(world.version, request, True, world.call()))
+    assert first["error"] == third["error"] and len(second["answer"]["twins"]) == 5
+
+
 def test_whoever_s_history_is_refused_has_the_run_s_list_and_everybody_else_a_fresh_one(world: World) -> None:
     """The favors were kept, so the request did not fail; what is shown says that it does not know them."""
     odd, other = some_user(world), some_user(world, 1)

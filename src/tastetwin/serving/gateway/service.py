@@ -175,6 +175,8 @@ class Service:
             if stale:  # known to us, but to no model yet: that is no reason to say that there is nobody
                 raise unread() from None
             raise
+        if stale and (position >= len(people.pack) or not people.pack.has_vector(position)):
+            raise unread()  # what is known of them came since the run, which has no list to show instead
         excluded = people.excluded(position) | self._positions(people, wanted.exclude)
         return _One(position, excluded, people.is_fresh(position) and not stale, stale)
 
