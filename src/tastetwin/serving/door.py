@@ -44,6 +44,8 @@ _TIMEOUT: Final = TIMEOUT_HEADER.encode()
 _MILLISECONDS: Final = re.compile(rb"[0-9]{1,9}")
 _SMALL: Final = 6
 """Digits of the length of a body that is read and thrown away rather than its connection closed."""
+_LONGEST: Final = 20
+"""Digits of a length, leading zeros included: the parser takes any number of those, and ``int`` does not."""
 _BODILESS: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
 
@@ -282,7 +284,7 @@ def _has_body(method: str, headers: Mapping[bytes, bytes], most: int) -> bool:
     length = headers.get(b"content-length")
     if b"transfer-encoding" in headers or length is None:
         return b"transfer-encoding" in headers or method not in _BODILESS
-    if not (length.isdigit() and int(length) <= most):
+    if not (length.isdigit() and len(length) <= _LONGEST and int(length) <= most):
         raise Refused(refusals.TOO_LARGE)
     return True
 

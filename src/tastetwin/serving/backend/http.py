@@ -26,6 +26,8 @@ PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 BYTES_OF_A_FAVOR: Final = 80
 """In JSON, with every number at its longest."""
 HEAD_BYTES: Final = 1 << 16
+LONGEST_LENGTH: Final = 20
+"""Digits of a body's length, leading zeros included: the parser takes any number of those, and ``int`` does not."""
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -169,7 +171,7 @@ async def _body(headers: Headers, receive: Receive, limit: int) -> bytes:
     if headers.get("content-encoding", "identity") != "identity":
         raise bad_input("header content-encoding", headers["content-encoding"], "a body that is not compressed")
     said = headers.get("content-length", "0")
-    if said.isdigit() and int(said) > limit:
+    if said.isdigit() and (len(said) > LONGEST_LENGTH or int(said) > limit):
         raise too_large("body", f"{said[:20]} bytes", limit, "backend.max_rows")
     parts, size = [], 0
     while True:
