@@ -24,7 +24,9 @@ from confluent_kafka import KafkaError, Message
 
 from tastetwin.config import AppConfig, Config
 from tastetwin.errors import StoreError, UsageError
-from tastetwin.serving.app.events.letters import open_letter
+from tastetwin.serving.app.events.lanes import Lane
+from tastetwin.serving.app.events.letters import bury, open_letter
+from tastetwin.serving.app.events.message import Message as Event
 from tastetwin.serving.app.events.outbox import Outbox
 from tastetwin.serving.app.events.replay import Replayed, count, read_dead, replay
 from tastetwin.serving.app.events.serve import Member, serve_events
@@ -371,6 +373,14 @@ def test_a_letter_that_the_topic_does_not_take_comes_without_its_value(town: Tow
     assert [(letter.omitted, letter.value, letter.key) for letter in town.letters()] == [(True, b"", b"k")]
     dead = read_dead(town.cluster.brokers, {}, town.dead)
     assert replay(Outbox(town.cluster.brokers, {}), dead, town.dead, (), 3) == Replayed(0, 0, omitted=1, others=0)
+
+
+def test_a_letter_whose_key_no_topic_takes_comes_without_it(town: Town) -> None:
+    """The consumer would end at it, and so would the next one."""
+    message = Event(Lane(town.events, 0), 7, b"k" * 50_000, b"[]", [], 0, reason="not_an_object")
+    Outbox(town.cluster.brokers, {"message.max.bytes": "10000"}).send([bury(message, town.dead)])
+    (letter,) = town.letters()
+    assert (letter.key, letter.value, letter.omitted, letter.origin.offset) == (None, b"", True, 7)
 
 
 def test_what_is_refused_for_good_ends_the_process_and_the_next_one_goes_on(town: Town) -> None:

@@ -30,7 +30,7 @@ from tastetwin.serving.app.events.letters import (
     read_receipt,
     receipt,
     send_back,
-    without_value,
+    shrunk,
 )
 from tastetwin.serving.app.events.message import Headers, Message, read_event
 from tastetwin.serving.app.events.metrics import Metrics
@@ -124,9 +124,31 @@ def test_a_letter_sent_back_is_the_original_and_comes_back_counted(
 
 def test_a_letter_that_is_too_long_says_how_long_it_was() -> None:
     """Without its value, since a partition must not stand still for it."""
-    out = without_value(bury(Message(Lane("events", 0), 1, b"k", b"x" * 9, [], 0, reason="too_large"), "dead"))
+    out = shrunk(bury(Message(Lane("events", 0), 1, b"k", b"x" * 9, [], 0, reason="too_large"), "dead"))
     letter = open_letter(out.key, out.value, out.headers)
     assert isinstance(letter, Letter) and letter.omitted and ("tastetwin-omitted", b"9") in out.headers
+
+
+@pytest.mark.parametrize(
+    ("key", "headers"), [(b"k" * 99_999, []), (b"k", [("theirs", b"h" * 99_999)]), (b"k", [("h" * 99_999, None)])]
+)
+def test_no_part_of_a_message_makes_a_letter_that_no_topic_takes(key: bytes, headers: Headers) -> None:
+    """It would end the process, and the next one, and its partition would stand still for good."""
+    message = Message(Lane("events", 0), 1, key, b"x", headers, 0, reason="not_json")
+    out = shrunk(bury(message, "dead"))
+    assert len(out.key or b"") + sum(len(name) + len(value or b"") for name, value in out.headers) < 10_000
+    letter = open_letter(out.key, out.value, out.headers)
+    assert letter is not None and (letter.origin, letter.reason) == (Origin("events", 0, 1), "not_json")
+    assert letter.omitted
+
+
+def test_a_letter_repeats_only_what_another_letter_can_have_said() -> None:
+    """When it was first seen comes from the message, and headers are anybody's to write."""
+    said: Headers = [("tastetwin-first-seen", b"x" * 99_999)]
+    out = bury(Message(Lane("events", 0), 1, b"k", b"x", said, 0, reason="why"), "dead")
+    assert len(dict(out.headers)["tastetwin-first-seen"] or b"") == 20
+    again = bury(Message(Lane("events", 0), 1, b"k", b"x", list(out.headers), 0, reason="why"), "dead")
+    assert dict(again.headers)["tastetwin-first-seen"] == dict(out.headers)["tastetwin-first-seen"]
 
 
 @pytest.mark.parametrize("value", [None, b"", b"x", b"-1", b"9" * 400, "²".encode(), b"\xff", b"a:b:c"])

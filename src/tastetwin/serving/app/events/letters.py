@@ -19,6 +19,9 @@ FIRST_SEEN: Final = PREFIX + "first-seen"
 OMITTED: Final = PREFIX + "omitted"
 """In place of a value that the topic does not take: its length. The original is at its offset for as long as it is."""
 RECEIPT: Final = PREFIX + "receipt"
+SHORT: Final = 4_096
+"""Bytes of a key, and of the original's headers together, that any topic takes."""
+_MOMENT: Final = re.compile(rb"[0-9TZ:-]{20}")
 _NAME: Final = re.compile(r"(.+):(\d{1,18}):(\d{1,18})", re.ASCII)
 
 
@@ -65,14 +68,18 @@ def bury(message: Message, topic: str) -> Outgoing:
         (PREFIX + "reason", message.reason.encode()),
         (ATTEMPTS, b"%d" % (_number(said.get(ATTEMPTS)) + 1)),
         (PREFIX + "version", __version__.encode()),
-        (FIRST_SEEN, said.get(FIRST_SEEN) or _now()),
+        (FIRST_SEEN, _moment(said.get(FIRST_SEEN))),
     ]
     return Outgoing(topic, message.key, message.value, [*_foreign(message.headers), *own], may_shrink=True)
 
 
-def without_value(letter: Outgoing) -> Outgoing:
-    """Where the topic does not take as much."""
-    return Outgoing(letter.topic, letter.key, b"", [*letter.headers, (OMITTED, b"%d" % len(letter.value or b""))])
+def shrunk(letter: Outgoing) -> Outgoing:
+    """Where the topic does not take as much: without the value, and without a key or headers that are as long."""
+    own = [each for each in letter.headers if each[0].startswith(PREFIX)]
+    others = _foreign(letter.headers)
+    key = letter.key if len(letter.key or b"") <= SHORT else None
+    kept = others if sum(len(name) + len(value or b"") for name, value in others) <= SHORT else []
+    return Outgoing(letter.topic, key, b"", [*kept, *own, (OMITTED, b"%d" % len(letter.value or b""))])
 
 
 def open_letter(key: bytes | None, value: bytes | None, headers: Headers) -> Letter | None:
@@ -122,6 +129,11 @@ def _text(value: bytes | None) -> str:
 def _number(value: bytes | None) -> int:
     """Headers are anybody's to write."""
     return int(value) if value is not None and value.isdigit() and len(value) < 19 else 0
+
+
+def _moment(said: bytes | None) -> bytes:
+    """As ``_now`` wrote it; now, where it is not known or somebody else's."""
+    return said if said is not None and _MOMENT.fullmatch(said) else _now()
 
 
 def _now() -> bytes:

@@ -14,7 +14,7 @@ from confluent_kafka import Message as Delivered
 
 from tastetwin.delivery.kafka import FIXED
 from tastetwin.errors import StoreError
-from tastetwin.serving.app.events.letters import Outgoing, without_value
+from tastetwin.serving.app.events.letters import Outgoing, shrunk
 
 DEFAULTS: Final[dict[str, Any]] = {
     "client.id": "tastetwin-events",
@@ -56,7 +56,7 @@ class Outbox:
                 pass
             if reports.failure or self._stopped:
                 raise self._undelivered(reports.failure or "the process ends")
-            todo = [without_value(message) for message in reports.too_large]
+            todo = [shrunk(message) for message in reports.too_large]
 
     def stop(self) -> None:
         """Wait no longer; from any thread."""
