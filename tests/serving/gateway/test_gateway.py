@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -215,6 +216,33 @@ def test_a_shadow_is_measured_and_unseen(store: Store) -> None:
 
     told = run(whole())
     assert f'tastetwin_gateway_shadow_overlap_count{{version="{older}"}} 1.0' in told
+
+
+def test_a_shadow_that_is_broken_is_counted_and_quotes_nobody(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before anybody gets its lists is when that must be seen; it has no weight, and GET /v1/models says so."""
+    older, newer = runs(store)
+
+    async def whole() -> str:
+        registry = CollectorRegistry()
+        async with opened(store, Models(store), shadow={older: 1.0}) as gateway:
+            weights = {each["version"]: each["weight"] for each in gateway.described()["models"]}
+            assert weights == {older: 0.0, newer: 1.0}
+
+            async def broken(*asked: Any) -> Any:
+                raise IndexError("somebody's id")
+
+            monkeypatch.setattr(gateway.service, "twins", broken)
+            shadows, request = Shadows(registry), TwinsRequest(user=some_user(gateway), k=10)
+            context = RequestContext("r", None, "", {}, 1e12, None)
+            shadows.see(Asked(gateway, gateway.choose(b"", None), request, context), {"twins": []})
+            await until(lambda: not shadows._tasks)
+        return generate_latest(registry).decode()
+
+    assert f'tastetwin_gateway_shadow_failures_total{{version="{older}"}} 1.0' in run(whole())
+    gc.collect()  # asyncio tells of an error that nobody looked at when its task goes
+    assert "IndexError" in caplog.text and "somebody's id" not in caplog.text
 
 
 def test_opt_outs_come_and_go_without_a_restart(store: Store) -> None:

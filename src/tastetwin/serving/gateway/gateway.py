@@ -91,7 +91,7 @@ class Gateway:
 
     def described(self) -> Json:
         """``schemas.ModelsAnswer``."""
-        weights = self.config.gateway.weights
+        assert self._routes is not None, "entered"
         versions = self.service.versions.values()
         return {
             "models": [
@@ -99,7 +99,7 @@ class Gateway:
                 | {
                     "people": len(each.people),
                     "dim": each.people.pack.dim,
-                    "weight": weights.get(each.name, 0.0) if weights else 1.0,
+                    "weight": self._routes.weight(each.name),
                 }
                 for each in versions
             ]

@@ -6,6 +6,7 @@ Bare ASGI behind the ``Door``: requests are checked by the models of ``schemas``
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -39,6 +40,7 @@ STATUSES: Final[Mapping[str, int]] = {
     "OPT-OUTS-UNKNOWN": 503,
     "DEADLINE-EXCEEDED": 504,
 }
+_LOG: Final = logging.getLogger(__name__)
 SHOWN: Final = 100
 """Characters of what somebody sent that an error repeats."""
 
@@ -300,8 +302,10 @@ class Shadows:
     async def _answer(self, asked: Asked[schemas.TwinsRequest], said: Json) -> None:
         try:
             theirs = await _twins(asked)
-        except TasteTwinError:
+        except Exception as error:  # a version that is broken is what shadows are there to find
             self._failed.labels(asked.version.name).inc()
+            if not isinstance(error, TasteTwinError):
+                _LOG.error("%s in the shadow %s", type(error).__name__, asked.version.name)
             return
         mine, others = ({twin["user"] for twin in each["twins"]} for each in (said, theirs))
         self._overlap.labels(asked.version.name).observe(len(mine & others) / max(len(mine), 1))

@@ -61,6 +61,10 @@ class Routes:
         """The versions that see this request too, by share; may name the one that answers."""
         return [name for name, share in self._shadow.items() if _uniform(b"shadow", name, request_key) < share]
 
+    def weight(self, version: str) -> float:
+        """Of a version; 0 of one that answers by name alone, or unseen."""
+        return self._weights.get(version, 0.0)
+
     def _lateness(self, version: str, sticky_key: bytes) -> float:
         """When this version's clock rings first, its rate being the weight: the first of all to ring answers."""
         return -math.log(_uniform(b"choose", version, sticky_key)) / self._weights[version]
