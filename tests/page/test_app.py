@@ -217,6 +217,7 @@ def test_its_own_names_do(site: Site, host: str) -> None:
         ({"token": ""}, {}),
         ({"token": "é"}, {}),
         ({"filler": "x" * MAX_BODY}, {}),
+        ({f"filler{at}": "x" for at in range(10)}, {}),
     ],
 )
 def test_a_form_from_elsewhere_publishes_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -141,6 +142,23 @@ def test_a_home_that_was_half_made_is_made_anew(tmp_path: Path) -> None:
     """Killed between the two files, nobody had seen a key."""
     Home.at(tmp_path / "home").gateway_key.unlink()
     assert Home.at(tmp_path / "home").new_key is not None
+
+
+def test_a_full_disk_leaves_no_home_with_half_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app would find an empty key, and the owner's would never have been shown."""
+    home = tmp_path / "home"
+
+    def full(descriptor: int) -> None:
+        if "gateway.key" in Path(f"/proc/self/fd/{descriptor}").readlink().name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match=r"KEYS-FILE.*No space"):
+        patch.setattr("os.fsync", full)
+        Home.at(home)
+    assert Home.at(home).new_key is not None
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="KEYS-FILE"):
+        Home.at(tmp_path / "file" / "home")
 
 
 def test_events_are_served_where_there_are_brokers(tmp_path: Path) -> None:

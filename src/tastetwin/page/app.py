@@ -37,6 +37,7 @@ from tastetwin.store import Store
 
 PER_PAGE: Final = 20
 MAX_BODY: Final = 4096
+MAX_FIELDS: Final = 10
 HEADERS: Final = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -359,7 +360,10 @@ async def _own_form(page: Page, request: Request) -> dict[str, str]:
         body += chunk
         if len(body) > MAX_BODY:
             raise refused(f"more than {MAX_BODY} bytes", "a form of this page")
-    form = {name: values[0] for name, values in parse_qs(body.decode("latin-1"), max_num_fields=10).items()}
+    try:
+        form = {name: values[0] for name, values in parse_qs(body.decode("latin-1"), max_num_fields=MAX_FIELDS).items()}
+    except ValueError:
+        raise refused(f"more than {MAX_FIELDS} fields", "a form of this page") from None
     if not hmac.compare_digest(form.get("token", "").encode(), page.token.encode()):
         raise refused("wrong token", "a page of this process; it was started anew since, or somebody made the form up")
     return form

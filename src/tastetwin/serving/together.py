@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any, Final
 
 from tastetwin.config import BackendConfig, Config, ServeConfig
+from tastetwin.durable import written_aside
 from tastetwin.errors import StoreError, UsageError
 from tastetwin.serving.app.forget import STATE
 from tastetwin.serving.keys import SCOPES, add_key
@@ -115,15 +116,21 @@ class Home:
         Raises:
             StoreError: KEYS-FILE where it cannot be written.
         """
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         home = cls(folder, None)
-        if home.keys.exists() and home.gateway_key.exists():
-            return home
-        home.keys.unlink(missing_ok=True)
-        owner, app = add_key(home.keys, "owner", SCOPES), add_key(home.keys, "app", APP_SCOPES)
-        home.gateway_key.touch(mode=0o600)
-        home.gateway_key.write_text(app)  # last: without it the home is made anew, and nobody has seen a key
-        return cls(folder, owner)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return home if home.keys.exists() and home.gateway_key.exists() else cls(folder, home._make())
+        except OSError as error:
+            value, rule, fix = error.strerror or "", "a folder that can be written", "mend that, or name another --home"
+            raise StoreError("KEYS-FILE", place=str(folder), value=value, rule=rule, fix=fix) from error
+
+    def _make(self) -> str:
+        """Both files of keys; returns the owner's."""
+        self.keys.unlink(missing_ok=True)
+        owner, app = add_key(self.keys, "owner", SCOPES), add_key(self.keys, "app", APP_SCOPES)
+        with written_aside(self.gateway_key, 0o600) as handle:
+            handle.write(app.encode())  # last: without it the home is made anew, and nobody has seen a key
+        return owner
 
     @property
     def keys(self) -> Path:
