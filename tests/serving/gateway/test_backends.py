@@ -230,10 +230,14 @@ def test_another_backend_is_asked_while_there_is_time() -> None:
 
     async def body(made: Pool) -> None:
         made.fakes[0].mode = "hang"
-        for _ in range(8):
-            np.testing.assert_array_equal(await made.infer(0.6), RIGHT)
-        slow = made.count("calls_total", backend=made.fakes[0].url, outcome="slow")
-        assert slow and slow == made.count("retries_total", result="made") == made.fakes[0].broken_off
+
+        def slow() -> float:
+            return made.count("calls_total", backend=made.fakes[0].url, outcome="slow")
+
+        while not slow():  # whom a call goes to first is chance
+            np.testing.assert_array_equal(await made.infer(3.0), RIGHT)
+        assert slow() == made.count("retries_total", result="made") == 1
+        await until(lambda: made.fakes[0].broken_off == 1)
 
     run(2, body)
 
@@ -243,10 +247,10 @@ def test_nothing_is_given_up_early_for_a_retry_that_may_not_be_made() -> None:
 
     async def body(made: Pool) -> None:
         for fake in made.fakes:
-            fake.seconds = 0.3
+            fake.seconds = 2.0
         while made.backends._budget.retry():
             pass
-        np.testing.assert_array_equal(await made.infer(0.5), RIGHT)
+        np.testing.assert_array_equal(await made.infer(3.5), RIGHT)
         assert made.calls() == 1
 
     run(2, body, retry_share=0.0)
@@ -258,7 +262,7 @@ def test_a_hanging_backend_costs_the_deadline_and_the_call_is_given_up_there_too
     async def body(made: Pool) -> None:
         made.fakes[0].mode = "hang"
         with pytest.raises(DeadlineExceeded, match="DEADLINE-EXCEEDED"):
-            await made.infer(0.2)
+            await made.infer(1.0)
         await until(lambda: made.fakes[0].broken_off == 1)
         with pytest.raises(DeadlineExceeded):
             await made.infer(-1.0)
@@ -329,7 +333,7 @@ def test_overload_does_not_open_a_breaker() -> None:
 
 def test_a_breaker_opens_on_failures_and_closes_after_one_good_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sick backend gets one call at a time until it is well."""
-    monkeypatch.setattr(breaker, "COOL_DOWN", 0.3)
+    monkeypatch.setattr(breaker, "COOL_DOWN", 600.0)
 
     async def body(made: Pool) -> None:
         sick = made.fakes[0]
@@ -339,7 +343,7 @@ def test_a_breaker_opens_on_failures_and_closes_after_one_good_call(monkeypatch:
         assert made.count("breaker", backend=sick.url) == breaker.State.OPEN
         assert len(sick.calls) == breaker.FAILURES
         sick.mode = "ok"
-        await asyncio.sleep(0.35)
+        monkeypatch.setattr(breaker, "COOL_DOWN", 0.0)
         for _ in range(20):
             await made.infer()
         assert made.count("breaker", backend=sick.url) == breaker.State.CLOSED
