@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -381,3 +384,28 @@ def test_examples_of_the_description_are_accepted(shop: Product) -> None:
             key = shop.server_key if path == "/v1/tokens" else None
             for example in document["components"]["schemas"][name]["examples"]:
                 assert shop.ask(method.upper(), path, key, example)[0] == 200
+
+
+def test_a_state_that_does_not_answer_keeps_nothing_else_waiting(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Favors and opt-outs need none; the look-up of the gateway's address needs a thread."""
+    answers = threading.Event()
+
+    def hangs(*asked: Any) -> list[str]:
+        assert answers.wait(60)
+        return []
+
+    by_name = replace(gateway, url=gateway.url.replace("127.0.0.1", "localhost"))
+    with product(by_name, tmp_path, deadline_ms=60_000) as shop, ThreadPoolExecutor(61) as callers:
+        monkeypatch.setattr(shop.state, "of", hangs)
+        asked = [callers.submit(shop.ask, "GET", "/v1/me/follows") for _ in range(60)]
+        try:
+            end = time.monotonic() + 20
+            while shop.door.in_flight < 60:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            assert callers.submit(shop.ask, "POST", "/v1/me/opt-out").result(20) == (200, {"done": True})
+        finally:
+            answers.set()
+        assert {each.result()[0] for each in asked} == {200}

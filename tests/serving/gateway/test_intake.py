@@ -202,6 +202,31 @@ def test_an_event_that_is_not_kept_changes_nothing() -> None:
     assert gateway.vectors == {} and gateway.model.calls == 0
 
 
+def test_a_log_that_does_not_answer_keeps_nothing_else_waiting() -> None:
+    """Whoever opts out meanwhile needs a thread as well, and so does the address of a backend."""
+
+    class Hanging(MemoryLog):
+        answers = threading.Event()
+
+        def add_many(self, came: Any, arrived: float) -> Any:
+            assert self.answers.wait(60)
+            return super().add_many(came, arrived)
+
+    async def body() -> None:
+        gateway = Gateway(Hanging())
+        await gateway.start()
+        adding = [asyncio.create_task(gateway.add(f"user {at}", likes("a"))) for at in range(100)]
+        try:
+            await asyncio.sleep(0)
+            assert await asyncio.wait_for(asyncio.to_thread(lambda: "done"), 20) == "done"
+        finally:
+            Hanging.answers.set()
+        await asyncio.gather(*adding)
+        assert len(gateway.vectors) == 100
+
+    run(body())
+
+
 def test_two_gateways_on_one_log_follow_each_other() -> None:
     """A user's next request may reach another gateway."""
     log = MemoryLog()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
 
 from tastetwin.client import Call, Client
 from tastetwin.client.schemas import Favor, FavorEvent
@@ -16,7 +18,10 @@ from tastetwin.serving.app.state import Kind, State
 from tastetwin.serving.app.tokens import Tokens, UserCaller
 from tastetwin.serving.door import RequestContext
 
+THREADS: Final = 16
+"""Calls of the state at once."""
 Given = TypeVar("Given")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,12 @@ class App:
     state: State
     tokens: Tokens
     config: AppConfig
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "state"))
+    """For the state alone: while it does not answer, look-ups of the gateway's address wait for no thread."""
+
+    async def beside(self, call: Callable[..., Answer], *given: Any) -> Answer:
+        """What the state answers, which may wait for a disk or a server."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads, call, *given)
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ async def make_token(asked: Asked[schemas.TokenRequest]) -> schemas.Token:
 
 async def forget(asked: Asked[None]) -> schemas.Done:
     """Everything that the app keeps of a user."""
-    await asyncio.to_thread(asked.app.state.forget, asked.context.params["user"])
+    await asked.app.beside(asked.app.state.forget, asked.context.params["user"])
     return schemas.Done()
 
 
@@ -137,7 +148,7 @@ async def _hidden(asked: Asked[schemas.TwinsQuery] | Asked[None]) -> list[str]:
         state = asked.app.state
         return [*state.of("dismissed", asked.me), *state.of("follows", asked.me)]
 
-    return await asyncio.to_thread(both)
+    return await asked.app.beside(both)
 
 
 @dataclass(frozen=True)
@@ -148,7 +159,7 @@ class Listed:
 
     async def all(self, asked: Asked[None]) -> schemas.Users:
         """Who is on my list."""
-        return schemas.Users(users=await asyncio.to_thread(asked.app.state.of, self.kind, asked.me))
+        return schemas.Users(users=await asked.app.beside(asked.app.state.of, self.kind, asked.me))
 
     async def add(self, asked: Asked[schemas.Other]) -> schemas.Done:
         """Whoever it is: an answer that told unknown users from known ones would tell who is here.
@@ -158,10 +169,10 @@ class Listed:
         """
         if asked.given.user == asked.me:
             raise UsageError("SAME-USER", place="user", rule="two different users", fix="name another one")
-        await asyncio.to_thread(asked.app.state.add, self.kind, asked.me, asked.given.user)
+        await asked.app.beside(asked.app.state.add, self.kind, asked.me, asked.given.user)
         return schemas.Done()
 
     async def remove(self, asked: Asked[None]) -> schemas.Done:
         """Whether or not they were on it."""
-        await asyncio.to_thread(asked.app.state.remove, self.kind, asked.me, asked.context.params["user"])
+        await asked.app.beside(asked.app.state.remove, self.kind, asked.me, asked.context.params["user"])
         return schemas.Done()

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -34,6 +35,9 @@ OUTAGES: Final = ("BACKEND-UNAVAILABLE", "DEADLINE-EXCEEDED")
 """What is wrong when no model can be reached."""
 REFUSED: Final = "BACKEND-REFUSED"
 """What is wrong when a model says that a history is."""
+THREADS: Final = 8
+"""Calls of the log at once."""
+Answer = TypeVar("Answer")
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -55,6 +59,8 @@ class Intake:
         self._forgotten: frozenset[str] = frozenset()
         self._pruned = 0.0
         """Nothing older is in the log."""
+        self._threads = ThreadPoolExecutor(THREADS, "fresh")
+        """Of its own: while a log does not answer, opt-outs and look-ups of backends' addresses wait for no thread."""
 
     @property
     def unread(self) -> int:
@@ -80,7 +86,7 @@ class Intake:
     async def serve(self, people: Sequence[People]) -> None:
         """From now on, what came and comes is part of these, and no longer of others once all has been read in."""
         self._people = [*self._people, *(each for each in people if each not in self._people)]
-        records, cursor = await asyncio.to_thread(self._log.since, 0)
+        records, cursor = await self._beside(self._log.since, 0)
         await self._read_in(records)
         self._people = people
         kept = {each.user for each in records}
@@ -95,11 +101,11 @@ class Intake:
             StoreError: as ``FreshLog``; they count as not kept then, and must be sent again.
         """
         if came:
-            await self._try(await asyncio.to_thread(self._log.add_many, came, time.time()), call)
+            await self._try(await self._beside(self._log.add_many, came, time.time()), call)
 
     async def follow(self) -> None:
         """Read in what other gateways kept, and what no model could be reached for."""
-        records, cursor = await asyncio.to_thread(self._log.since, self._cursor)
+        records, cursor = await self._beside(self._log.since, self._cursor)
         new = {each.user: each for each in records if each.number > self._latest.get(each.user, 0)}
         await self._read_in([*(self._unread | new).values()])
         self._cursor = cursor
@@ -110,7 +116,7 @@ class Intake:
         Raises:
             StoreError: as ``FreshLog``.
         """
-        await asyncio.to_thread(self._log.remove, forgotten)
+        await self._beside(self._log.remove, forgotten)
         for user in await asyncio.to_thread(_named, list(self._latest), forgotten - self._forgotten):
             self._latest.pop(user, None)
             self._unread.pop(user, None)
@@ -118,13 +124,16 @@ class Intake:
         self._forgotten = forgotten
         before = min((said_by_run(each.pack.manifest.logical_date) for each in self._people), default=0.0)
         if before > self._pruned:
-            await asyncio.to_thread(self._log.prune, before)
+            await self._beside(self._log.prune, before)
             self._pruned = before
 
     async def catch_up(self, people: People, user: str, call: Call) -> bool:
         """Whether the user's vector in a version is that of all favors known; tries to make it so."""
         record = self._unread.get(user)
         return (record is None or await self._try([record], call)) and not self.is_refused(people, user)
+
+    async def _beside(self, call: Callable[..., Answer], *given: Any) -> Answer:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *given)
 
     async def _read_in(self, records: Sequence[FreshRecord]) -> None:
         size, seconds = self._config.backend.max_rows, self._config.gateway.deadline_ms / 1_000
