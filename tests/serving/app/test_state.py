@@ -229,6 +229,22 @@ def test_a_file_that_is_no_state_is_refused_and_left_alone(tmp_path: Path) -> No
     assert (tmp_path / state_sqlite.FILE).read_bytes().startswith(b"something else")
 
 
+def test_a_full_disk_is_told_as_such_and_changes_nothing(tmp_path: Path) -> None:
+    """SQLite goes back by itself then; that nothing was left to go back from would tell nobody what to mend."""
+    state = open_state(str(tmp_path / "state"))
+    assert isinstance(state, state_sqlite.SqliteState)
+    ((pages,),) = state._database.execute("PRAGMA page_count")
+    state._database.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StoreError, match="STATE-UNAVAILABLE.*disk is full"):
+        for at in range(1_000):
+            state.add("follows", "me", f"u{at}" * 100)
+    assert len(state.of("follows", "me")) == at
+    state._database.execute("PRAGMA max_page_count = 1000")
+    state.add("follows", "me", f"u{at}" * 100)
+    assert len(state.of("follows", "me")) == at + 1
+    state.close()
+
+
 WRITER: Final = """
 import sys
 from tastetwin.serving.app.state import open_state

@@ -94,7 +94,8 @@ class SqliteState:
                 yield
                 self._database.execute("COMMIT")
             except BaseException:
-                self._database.execute("ROLLBACK")
+                if self._database.in_transaction:  # SQLite has gone back by itself where the disk is full
+                    self._database.execute("ROLLBACK")
                 raise
 
     @contextmanager
