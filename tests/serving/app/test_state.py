@@ -235,7 +235,7 @@ def test_a_full_disk_is_told_as_such_and_changes_nothing(tmp_path: Path) -> None
     assert isinstance(state, state_sqlite.SqliteState)
     ((pages,),) = state._database.execute("PRAGMA page_count")
     state._database.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StoreError, match="STATE-UNAVAILABLE.*disk is full"):
+    with pytest.raises(StoreError, match=r"STATE-UNAVAILABLE.*disk is full"):
         for at in range(1_000):
             state.add("follows", "me", f"u{at}" * 100)
     assert len(state.of("follows", "me")) == at

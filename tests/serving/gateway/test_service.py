@@ -26,6 +26,7 @@ from tastetwin.features.user_favor import USER_FAVOR
 from tastetwin.generations import read_manifest
 from tastetwin.privacy.opt_out import opt_out
 from tastetwin.runs import published_run
+from tastetwin.serving.gateway.encode import Call
 from tests.serving.gateway.world import World, names
 
 Json = dict[str, Any]
@@ -172,6 +173,29 @@ def test_the_same_history_is_encoded_once(world: World) -> None:
 def places(world: World, n: int) -> list[str]:
     vocabulary = world.version.people.pack.vocabulary
     return [str(each) for each in vocabulary.place_ids[~vocabulary.is_group] if each][:n]
+
+
+def test_the_time_of_one_asker_is_not_the_time_of_another(world: World) -> None:
+    """Who joins a computation of somebody in a hurry waits for it, and then has one of their own."""
+    original, items = world.models.infer, [History(likes=[{"like_contentsid": places(world, 1)[0]}])]
+
+    async def hurried(version: str, inputs: Any, deadline: float, request_id: str) -> Any:
+        if request_id == "in a hurry":
+            await asyncio.sleep(0.01)
+            raise StoreError("DEADLINE-EXCEEDED", place="version", rule="an answer within the request's time")
+        return await original(version, inputs, deadline, request_id)
+
+    world.models.infer = hurried  # type: ignore[method-assign]
+
+    async def both() -> Any:
+        calls = [Call(1e12, name) for name in ("in a hurry", "patient", "patient")]
+        asked = [world.service.embed(world.version, items, call) for call in calls]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, *others = world.run(both())
+    assert isinstance(first, StoreError) and first.problem.code == "DEADLINE-EXCEEDED"
+    assert [len(found[0]["vector"]) for found in others] == [world.version.people.pack.dim] * 2
+    assert world.models.rows == [1], "one for both of them"
 
 
 def test_a_newcomer_is_known_at_once_and_found_by_others(world: World) -> None:
