@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from http.client import HTTPException
 from itertools import islice
 from typing import Any, Final
 
@@ -93,7 +94,7 @@ def check_model(url: str, golden: Golden) -> float:
     try:
         with urllib.request.urlopen(urllib.request.Request(path, body, headers), timeout=SECONDS) as said:  # nosec B310  # http: of a target
             vectors = read_infer_response(said.headers, said.read())[OUTPUT]
-    except (OSError, KeyError, UsageError) as error:
+    except (OSError, HTTPException, KeyError, UsageError) as error:
         raise _refused(url, f"no answer: {error}", "vectors for the run's histories") from error
     cosines = _cosines(vectors, golden.vectors)
     wrong = int((~(cosines >= MIN_SAME_COSINE)).sum())  # written so that NaN is wrong

@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 
@@ -290,7 +291,7 @@ class LocalTarget:
         try:
             with urllib.request.urlopen(f"{self._url(colour, tier)}/{_READY[tier]}", timeout=2) as said:  # nosec B310  # http: of this machine
                 return bool(said.status == 200) and self._runs(colour, [tier])
-        except OSError:
+        except (OSError, HTTPException):  # the latter where what answers is no HTTP
             return False
 
     def _wait(self, done: Callable[[], bool]) -> bool:

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Final, Protocol, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -270,7 +271,7 @@ def read_metrics(url: str) -> str:
     try:
         with urllib.request.urlopen(f"{url}/metrics", timeout=10) as said:  # nosec B310  # http: of a target
             return str(said.read().decode())
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         fix = "see its log"
         raise StoreError("DEPLOY-NOT-READY", place=url, value=str(error), rule="it answers", fix=fix) from error
 

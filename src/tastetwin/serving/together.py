@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -63,7 +63,7 @@ class Tier:
         try:
             with urllib.request.urlopen(self.ready_at, timeout=1) as answer:  # nosec B310  # http: of this machine
                 return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
+        except (OSError, HTTPException):  # the latter where what answers is no HTTP
             return False
 
     def revive(self, tell: Callable[[str], None]) -> None:
