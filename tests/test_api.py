@@ -154,6 +154,13 @@ def test_times_lists_and_gaps_of_a_frame_are_said_in_json_s_words(
     assert [row["c"] for row in job.rows["places"]] == codes
 
 
+@pytest.mark.parametrize("make", [pa.table, pl.DataFrame, pd.DataFrame])
+def test_bytes_in_a_frame_are_the_text_they_hold(tmp_path: Path, job: Job, make: Callable[[Any], Any]) -> None:
+    """Parquet of Impala, say, has text without the mark of it: nobody's id is ``b'42'``."""
+    TasteTwin(tmp_path / "store").run({"reviews": make({"user_idno": ["김".encode(), None]})}, DAY)
+    assert job.rows == {"reviews": [{"user_idno": "김"}, {"user_idno": None}]}
+
+
 def test_a_frame_without_rows_is_a_file_without_lines(tmp_path: Path, job: Job) -> None:
     """A day on which nobody liked anything."""
     TasteTwin(tmp_path / "store").run({"likes": pa.table({"user_idno": pa.array([], pa.string())})}, DAY)
@@ -182,6 +189,8 @@ FRAMES: Final[dict[str, Callable[[], Any]]] = {
     "uneven": lambda: {"user_idno": ["1"], "review_place_id": ["a", "b"]},
     "huge": lambda: pd.DataFrame({"user_idno": [2**70]}),
     "strange": lambda: pd.DataFrame({"user_idno": [object()]}),
+    "bytes that are no text": lambda: pd.DataFrame({"user_idno": [b"\xff"]}),
+    "beyond all calendars": lambda: pa.table({"at": pa.array([253402300799], pa.timestamp("s", "Asia/Seoul"))}),
 }
 
 

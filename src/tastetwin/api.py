@@ -251,13 +251,15 @@ def _as_source(events: Events) -> Iterator[str]:
         raise UsageError("FRAME-KIND", place="events", value=", ".join(unknown), rule=rule, fix="rename the key")
     with tempfile.TemporaryDirectory(prefix="tastetwin-") as folder:
         for kind, frame in events.items():
-            _write_lines(_arrow(kind, frame), Path(folder) / f"{kind}.jsonl")
+            with _told_of(kind, frame):
+                _write_lines(_with_text(pa.table(frame)), Path(folder) / f"{kind}.jsonl")
         yield folder
 
 
-def _arrow(kind: str, frame: Any) -> pa.Table:
+@contextmanager
+def _told_of(kind: str, frame: Any) -> Iterator[None]:
     try:
-        return pa.table(frame)
+        yield
     except (TypeError, ValueError, OverflowError, pa.ArrowInvalid) as error:
         raise UsageError(
             "FRAME-TYPE",
@@ -266,6 +268,14 @@ def _arrow(kind: str, frame: Any) -> pa.Table:
             rule="a polars, pandas or Arrow table, one type a column",
             fix="convert it, or write JSON lines and give their folder",
         ) from error
+
+
+def _with_text(table: pa.Table) -> pa.Table:
+    """Bytes as the text they are: that is how some programs write text into Parquet."""
+    for at, field in enumerate(table.schema):
+        if field.type in (pa.binary(), pa.large_binary(), pa.binary_view()):
+            table = table.set_column(at, field.name, table.column(at).cast(pa.large_string()))
+    return table
 
 
 def _write_lines(table: pa.Table, path: Path) -> None:
