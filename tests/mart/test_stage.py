@@ -146,10 +146,13 @@ def test_a_mart_from_before_the_mark_is_carried_on(mart: Mart, monkeypatch: pyte
     for entry in [entry for name, files in first.tables.items() if name.startswith("reviews") for entry in files]:
         table = read_files(mart.store, [entry.path], pa.schema([*without, (schema.LANDED, pa.string())]))
         put_table(mart.store, entry.path, table)
-    second = mart.day(2, {"reviews.jsonl": [{"user_idno": "new", "review_place_id": "p", "review_rating": "bad"}]})
+    again = [{"user_idno": "u0", "review_place_id": "p", "review_rating": 4}]
+    second = mart.day(
+        2, {"reviews.jsonl": [{"user_idno": "new", "review_place_id": "p", "review_rating": "bad"}, *again]}
+    )
     found = mart.engine.read(mart.store, second.paths("reviews"), LAYOUTS["reviews"].schema).toArrow().to_pylist()
     marks = {row["user_idno"]: row["review_rating_refused"] for row in found}
-    assert marks == {"u0": None, "u1": None, "new": True}
+    assert marks == {"u0": None, "u1": None, "new": True} and len(found) == 3
 
 
 def test_a_damaged_file_is_told_with_its_code(mart: Mart) -> None:
