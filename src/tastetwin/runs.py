@@ -150,12 +150,12 @@ def write_run(store: Store, run: Run) -> Run:
     return run
 
 
-def new_run(store: Store, day: date) -> Run:
-    """Begin a run: ids count up within a logical date (``2026-11-22.1``)."""
+def new_run(store: Store, day: date, stages: dict[str, StageRecord] | None = None) -> Run:
+    """Begin a run, with the ``stages`` that another one has done: ids count up within a date (``2026-11-22.1``)."""
     taken = [run_id for name in store.names("runs") if (run_id := name.removesuffix(".json")).startswith(f"{day}.")]
     number = 1 + max((_sequence(run_id) for run_id in taken if _RUN_ID.fullmatch(run_id)), default=0)
     started = datetime.now(UTC).isoformat(timespec="microseconds")
-    return write_run(store, Run(f"{day}.{number}", day.isoformat(), "running", started))
+    return write_run(store, Run(f"{day}.{number}", day.isoformat(), "running", started, stages or {}))
 
 
 def latest_run(store: Store, day: date | None = None) -> Run:
