@@ -17,6 +17,7 @@ import pytest
 from tastetwin import TasteTwin
 from tastetwin.config import Config, TrainConfig
 from tastetwin.errors import StoreError, UsageError
+from tastetwin.privacy.opt_out import is_opted_out, name_of
 from tastetwin.runs import Run, publish
 from tastetwin.schema import TWINS, VECTORS
 from tastetwin.store import Store
@@ -233,6 +234,17 @@ def test_similar_is_a_table_of_twins_and_why(asked: TasteTwin) -> None:
          "taste": 0.5625, "home": 0.1875, "chance": 0.375, "evidence": "Both favor Blue Kitchen."}
     ]  # fmt: skip
     assert asked.similar("ann").num_rows == 2, "all there are, up to ten"
+
+
+def test_people_are_named_as_the_gate_takes_their_ids_in(tmp_path: Path) -> None:
+    """A column of ids with a gap holds floats: who asks for 42.0 must not be told that nobody sees 42, and be shown."""
+    tt = TasteTwin(Store.create(tmp_path).root)
+    asked: Any = pd.Series([42, None])[0], np.int64(7), " u1 ", "4.0"
+    tt.opt_out(*asked)
+    assert [is_opted_out(tt.store, user) for user in ("42", "7", "u1", "4.0")] == [True] * 4
+    assert tt.forget(asked[0], dry_run=True).users == [name_of("42")]
+    tt.opt_in(*asked)
+    assert not any(is_opted_out(tt.store, user) for user in ("42", "7", "u1", "4.0"))
 
 
 @pytest.mark.parametrize("k", [0, -1])

@@ -176,7 +176,7 @@ class TasteTwin:
         from tastetwin.evaluation.reports import clean_reports
         from tastetwin.privacy.opt_out import opt_out
 
-        opt_out(self.store, map(str, users))
+        opt_out(self.store, map(_id, users))
         clean_reports(self.store)
 
     def opt_in(self, *users: str) -> None:
@@ -187,7 +187,7 @@ class TasteTwin:
         """
         from tastetwin.privacy.opt_out import opt_in
 
-        opt_in(self.store, map(str, users))
+        opt_in(self.store, map(_id, users))
 
     def forget(
         self,
@@ -206,7 +206,7 @@ class TasteTwin:
         from tastetwin.serving.app.forget import app_places
 
         besides = [*elsewhere(self.store, databases, client), *app_places(self.config.app, home)]
-        return forget(self.store, users, dry_run=dry_run, besides=besides)
+        return forget(self.store, [_id(user) for user in users], dry_run=dry_run, besides=besides)
 
     def runs(self) -> list[Run]:
         """Every run, oldest first."""
@@ -227,6 +227,11 @@ def _config(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None) 
     if isinstance(config, Mapping):
         return from_values(config, "config")
     return load(None if config is None else Path(config))
+
+
+def _id(user: object) -> str:
+    """A user's id as the gate takes it in: a frame with gaps has 42.0 for 42."""
+    return str(int(user) if isinstance(user, float) and user.is_integer() else user).strip()
 
 
 def _day(value: date | str | None) -> date:
