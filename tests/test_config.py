@@ -115,6 +115,14 @@ def test_what_no_stage_can_work_with_is_refused_at_the_door(tmp_path: Path, text
     assert caught.value.problem.code == "CONFIG-INVALID" and words in caught.value.problem.value
 
 
+@pytest.mark.parametrize("key", ["lists.exposure_cap", "features.min_rating", "features.categories"])
+def test_what_is_empty_can_be_said_by_the_environment_too(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """In a container there may be nothing else, and a cap by default could not be taken off."""
+    section, name = key.split(".")
+    monkeypatch.setenv(f"{ENV_PREFIX}{section}__{name}".upper(), "null")
+    assert getattr(getattr(load(), section), name) is None
+
+
 def test_what_config_show_prints_can_be_written_into_a_settings_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
