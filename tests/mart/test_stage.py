@@ -187,7 +187,7 @@ def test_one_kind_alone_is_enough(mart: Mart, name: str, line: dict[str, str], k
     assert {each: len(mart.rows(each)) for each in KINDS} == {each: int(each == kind) for each in KINDS}
 
 
-@pytest.mark.parametrize("odd", ["a b", "a[1]b", "a*b", "a{x,y}b", "a%20b", "골목", "a=b", "_a", ".a", "a#b?c"])
+@pytest.mark.parametrize("odd", ["a b", "a[1]b", "a*b", "a{x,y}b", "a%20b", "골목", "a=b", "_a", ".a", "a#b?c", "a::b"])
 def test_a_store_may_lie_in_any_folder(engine: Engine, tmp_path: Path, odd: str) -> None:
     """Engines take paths for globs and URLs; a folder's name is neither."""
     (tmp_path / odd).mkdir()
