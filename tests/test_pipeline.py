@@ -503,12 +503,13 @@ def test_a_new_run_that_fails_at_once_has_only_the_beginnings(town: Town) -> Non
 def test_a_new_run_is_born_with_its_beginnings(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after its first write, a run without stages would be the newest, and ask for the source again."""
     town.day()
-    write, dead = Store.write_json, []
+    write, written = Store.write_json, list[str]()
 
     def killed_after_one(store: Store, relative: str, value: dict[str, Any]) -> None:
-        if dead:
+        if written:
             raise SystemExit(137)
-        dead.append(write(store, relative, value))
+        write(store, relative, value)
+        written.append(relative)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(Store, "write_json", killed_after_one)
