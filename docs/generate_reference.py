@@ -88,8 +88,8 @@ def config_page() -> str:
         "# Settings",
         "",
         "Nobody needs a file for the first run. A file (`--config settings.yaml`, or `.toml`) wins over the defaults,",
-        f"the environment (`{ENV_PREFIX}TRAIN__EPOCHS=3`) over the file. An unknown key is an error. What is in force,",
-        "and where it comes from: `tastetwin config show --origin`.",
+        f"the environment (`{ENV_PREFIX}TRAIN__EPOCHS=3`) over the file; empty is `null` there and in YAML. An",
+        "unknown key is an error. What is in force, and where it comes from: `tastetwin config show --origin`.",
     ]
     defaults: Any = Config.model_construct()
     for section in Config.model_fields:

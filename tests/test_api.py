@@ -17,6 +17,7 @@ import pytest
 from tastetwin import TasteTwin
 from tastetwin.config import Config, TrainConfig
 from tastetwin.errors import StoreError, UsageError
+from tastetwin.privacy.opt_out import is_opted_out, name_of
 from tastetwin.runs import Run, publish
 from tastetwin.schema import TWINS, VECTORS
 from tastetwin.store import Store
@@ -154,6 +155,13 @@ def test_times_lists_and_gaps_of_a_frame_are_said_in_json_s_words(
     assert [row["c"] for row in job.rows["places"]] == codes
 
 
+@pytest.mark.parametrize("make", [pa.table, pl.DataFrame, pd.DataFrame])
+def test_bytes_in_a_frame_are_the_text_they_hold(tmp_path: Path, job: Job, make: Callable[[Any], Any]) -> None:
+    """Parquet of Impala, say, has text without the mark of it: nobody's id is ``b'42'``."""
+    TasteTwin(tmp_path / "store").run({"reviews": make({"user_idno": ["김".encode(), None]})}, DAY)
+    assert job.rows == {"reviews": [{"user_idno": "김"}, {"user_idno": None}]}
+
+
 def test_a_frame_without_rows_is_a_file_without_lines(tmp_path: Path, job: Job) -> None:
     """A day on which nobody liked anything."""
     TasteTwin(tmp_path / "store").run({"likes": pa.table({"user_idno": pa.array([], pa.string())})}, DAY)
@@ -182,6 +190,8 @@ FRAMES: Final[dict[str, Callable[[], Any]]] = {
     "uneven": lambda: {"user_idno": ["1"], "review_place_id": ["a", "b"]},
     "huge": lambda: pd.DataFrame({"user_idno": [2**70]}),
     "strange": lambda: pd.DataFrame({"user_idno": [object()]}),
+    "bytes that are no text": lambda: pd.DataFrame({"user_idno": [b"\xff"]}),
+    "beyond all calendars": lambda: pa.table({"at": pa.array([253402300799], pa.timestamp("s", "Asia/Seoul"))}),
 }
 
 
@@ -224,6 +234,17 @@ def test_similar_is_a_table_of_twins_and_why(asked: TasteTwin) -> None:
          "taste": 0.5625, "home": 0.1875, "chance": 0.375, "evidence": "Both favor Blue Kitchen."}
     ]  # fmt: skip
     assert asked.similar("ann").num_rows == 2, "all there are, up to ten"
+
+
+def test_people_are_named_as_the_gate_takes_their_ids_in(tmp_path: Path) -> None:
+    """A column of ids with a gap holds floats: who asks for 42.0 must not be told that nobody sees 42, and be shown."""
+    tt = TasteTwin(Store.create(tmp_path).root)
+    asked: Any = pd.Series([42, None])[0], np.int64(7), " u1 ", "4.0"
+    tt.opt_out(*asked)
+    assert [is_opted_out(tt.store, user) for user in ("42", "7", "u1", "4.0")] == [True] * 4
+    assert tt.forget(asked[0], dry_run=True).users == [name_of("42")]
+    tt.opt_in(*asked)
+    assert not any(is_opted_out(tt.store, user) for user in ("42", "7", "u1", "4.0"))
 
 
 @pytest.mark.parametrize("k", [0, -1])

@@ -20,6 +20,7 @@ from tastetwin.analysis.lookup import Twin
 from tastetwin.cli import app
 from tastetwin.cli.deploy import Step
 from tastetwin.cli.history import say_run
+from tastetwin.delivery.embed import Embedded
 from tastetwin.errors import EXIT_INTERRUPTED, GateRefused, InputError, MissingExtra, StoreError, UsageError
 from tastetwin.evaluation.benchmark import Benchmark
 from tastetwin.evaluation.gate import Finding, Verdict
@@ -27,7 +28,9 @@ from tastetwin.evaluation.halves import PairScore
 from tastetwin.evaluation.metrics import Interval
 from tastetwin.evaluation.steps import Steps
 from tastetwin.generations import STAGES
+from tastetwin.privacy.opt_out import is_opted_out
 from tastetwin.runs import write_run
+from tastetwin.schema import VECTORS
 from tastetwin.store import Store
 from tests import handmade
 
@@ -487,3 +490,26 @@ def test_a_town_goes_on_for_a_day(shell: Shell, tmp_path: Path) -> None:
     first = json.loads(shell("town", str(tmp_path / "town"), *words).out)
     second = json.loads(shell("town", str(tmp_path / "day1"), *words, "--day", "1").out)
     assert 0 < second["events"] < first["events"] / 10 and second["users"] >= first["users"]
+
+
+def test_a_list_of_ids_from_a_text_editor_names_those_who_are_known_by_them(shell: Shell, tmp_path: Path) -> None:
+    """Notepad's mark and a spreadsheet's blanks are no part of an id: they would be told that nobody sees them, and be
+    shown."""
+    store, ids = Store.create(tmp_path / "store"), tmp_path / "ids.txt"
+    ids.write_bytes("\ufeffu1\r\nu2 \r\n\r\n\tu3".encode())
+    found = shell("opt-out", " u4", "--from", str(ids), "--store", str(tmp_path / "store"), "--json")
+    assert (found.code, json.loads(found.out)) == (0, {"opted_out": 4})
+    assert all(is_opted_out(store, user) for user in ("u1", "u2", "u3", "u4"))
+
+
+def test_users_of_whom_nothing_can_be_said_are_counted_and_named_to_programs_only(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A city's worth of ids in one line of a terminal hides the three lines that matter."""
+    Store.create(tmp_path / "store")
+    found = Embedded(VECTORS.empty_table(), ["u1", "u2"], {"lines_read": 2})
+    monkeypatch.setattr("tastetwin.delivery.embed.embed", lambda *_: found)
+    monkeypatch.setattr("tastetwin.engine.connect", lambda *_: None)
+    command = ("embed", "events", "--store", str(tmp_path / "store"), "--to", str(tmp_path / "v.parquet"))
+    assert "unusable: 2\n" in shell(*command).out
+    assert json.loads(shell(*command, "--json").out)["unusable"] == ["u1", "u2"]

@@ -89,6 +89,40 @@ def test_a_bare_null_in_yaml_is_the_word_that_the_rule_is_called(tmp_path: Path)
     assert load(written(tmp_path, "mart:\n  rating_outlier: null\n")).mart.rating_outlier == "null"
 
 
+@pytest.mark.parametrize(
+    ("text", "name"), [("mart: {earliest: 2010-01-01}", "c.yaml"), ("mart.earliest=2010-01-01", "c.toml")]
+)
+def test_a_bare_date_is_read_as_the_reference_writes_it(tmp_path: Path, text: str, name: str) -> None:
+    """YAML and TOML make a date of it before we see it."""
+    assert load(written(tmp_path, text, name)).mart.earliest == "2010-01-01"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1: {epochs: 2}", "1: unknown section"),
+        ("mart: {future_hours: .inf}", "mart.future_hours = inf"),
+        ("mart: {future_hours: 1.0e+300}", "mart.future_hours = 1e+300"),
+        ("train: {seed: 9223372036854775807}", "train.seed = 9223372036854775807"),
+        ("train: {max_steps: 99999999999999999999}", "train.max_steps = 99999999999999999999"),
+        ("features: {categories: [1, 99999999999999999999]}", "64-bit"),
+    ],
+)
+def test_what_no_stage_can_work_with_is_refused_at_the_door(tmp_path: Path, text: str, words: str) -> None:
+    """And not with a traceback out of a stage, hours later: of a step's seed, of a manifest's JSON, of a time."""
+    with pytest.raises(UsageError) as caught:
+        load(written(tmp_path, text))
+    assert caught.value.problem.code == "CONFIG-INVALID" and words in caught.value.problem.value
+
+
+@pytest.mark.parametrize("key", ["lists.exposure_cap", "features.min_rating", "features.categories"])
+def test_what_is_empty_can_be_said_by_the_environment_too(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """In a container there may be nothing else, and a cap by default could not be taken off."""
+    section, name = key.split(".")
+    monkeypatch.setenv(f"{ENV_PREFIX}{section}__{name}".upper(), "null")
+    assert getattr(getattr(load(), section), name) is None
+
+
 def test_what_config_show_prints_can_be_written_into_a_settings_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -500,6 +500,23 @@ def test_a_new_run_that_fails_at_once_has_only_the_beginnings(town: Town) -> Non
     assert done(latest_run(town.store)) == ("collect", "mart")
 
 
+def test_a_new_run_is_born_with_its_beginnings(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after its first write, a run without stages would be the newest, and ask for the source again."""
+    town.day()
+    write, written = Store.write_json, list[str]()
+
+    def killed_after_one(store: Store, relative: str, value: dict[str, Any]) -> None:
+        if written:
+            raise SystemExit(137)
+        write(store, relative, value)
+        written.append(relative)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Store, "write_json", killed_after_one)
+        town.stage("features", again=True)
+    assert done(latest_run(town.store)) == ("collect", "mart")
+
+
 def test_collect_always_begins_a_run(town: Town) -> None:
     """New events are a new pass, whatever became of the last one."""
     assert [town.stage("collect").run_id for _ in range(2)] == ["2026-06-02.1", "2026-06-02.2"]

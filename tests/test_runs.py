@@ -152,6 +152,18 @@ def test_run_ids_count_up_within_a_logical_date(store: Store) -> None:
     assert runs.latest_run(store, DAY).run_id == "2026-11-22.11"
 
 
+def test_a_clock_that_was_set_back_does_not_make_an_earlier_run_the_newest(store: Store) -> None:
+    """The next stage would go on with what failed, and a later day with what was made before it."""
+    for number, at in enumerate(("05:00", "04:00", "04:30"), 1):
+        run = runs.new_run(store, DAY)
+        assert run.run_id == f"2026-11-22.{number}"
+        runs.write_run(store, replace(run, started_at=f"2026-11-23T{at}:00.000000+00:00"))
+    other = runs.new_run(store, DAY - timedelta(days=1))
+    runs.write_run(store, replace(other, started_at="2026-11-23T04:45:00.000000+00:00"))
+    assert [run.run_id for run in runs.list_runs(store)] == ["2026-11-21.1", *(f"2026-11-22.{n}" for n in (1, 2, 3))]
+    assert runs.latest_run(store).run_id == runs.latest_run(store, DAY).run_id == "2026-11-22.3"
+
+
 def test_what_a_killed_writer_left_among_the_runs_is_no_run(store: Store) -> None:
     """A half-written record lies beside the real ones under a name of its own."""
     runs.new_run(store, DAY)

@@ -176,7 +176,7 @@ class TasteTwin:
         from tastetwin.evaluation.reports import clean_reports
         from tastetwin.privacy.opt_out import opt_out
 
-        opt_out(self.store, map(str, users))
+        opt_out(self.store, map(_id, users))
         clean_reports(self.store)
 
     def opt_in(self, *users: str) -> None:
@@ -187,7 +187,7 @@ class TasteTwin:
         """
         from tastetwin.privacy.opt_out import opt_in
 
-        opt_in(self.store, map(str, users))
+        opt_in(self.store, map(_id, users))
 
     def forget(
         self,
@@ -206,7 +206,7 @@ class TasteTwin:
         from tastetwin.serving.app.forget import app_places
 
         besides = [*elsewhere(self.store, databases, client), *app_places(self.config.app, home)]
-        return forget(self.store, users, dry_run=dry_run, besides=besides)
+        return forget(self.store, [_id(user) for user in users], dry_run=dry_run, besides=besides)
 
     def runs(self) -> list[Run]:
         """Every run, oldest first."""
@@ -227,6 +227,11 @@ def _config(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None) 
     if isinstance(config, Mapping):
         return from_values(config, "config")
     return load(None if config is None else Path(config))
+
+
+def _id(user: object) -> str:
+    """A user's id as the gate takes it in: a frame with gaps has 42.0 for 42."""
+    return str(int(user) if isinstance(user, float) and user.is_integer() else user).strip()
 
 
 def _day(value: date | str | None) -> date:
@@ -251,13 +256,15 @@ def _as_source(events: Events) -> Iterator[str]:
         raise UsageError("FRAME-KIND", place="events", value=", ".join(unknown), rule=rule, fix="rename the key")
     with tempfile.TemporaryDirectory(prefix="tastetwin-") as folder:
         for kind, frame in events.items():
-            _write_lines(_arrow(kind, frame), Path(folder) / f"{kind}.jsonl")
+            with _told_of(kind, frame):
+                _write_lines(_with_text(pa.table(frame)), Path(folder) / f"{kind}.jsonl")
         yield folder
 
 
-def _arrow(kind: str, frame: Any) -> pa.Table:
+@contextmanager
+def _told_of(kind: str, frame: Any) -> Iterator[None]:
     try:
-        return pa.table(frame)
+        yield
     except (TypeError, ValueError, OverflowError, pa.ArrowInvalid) as error:
         raise UsageError(
             "FRAME-TYPE",
@@ -266,6 +273,14 @@ def _arrow(kind: str, frame: Any) -> pa.Table:
             rule="a polars, pandas or Arrow table, one type a column",
             fix="convert it, or write JSON lines and give their folder",
         ) from error
+
+
+def _with_text(table: pa.Table) -> pa.Table:
+    """Bytes as the text they are: that is how some programs write text into Parquet."""
+    for at, field in enumerate(table.schema):
+        if field.type in (pa.binary(), pa.large_binary(), pa.binary_view()):
+            table = table.set_column(at, field.name, table.column(at).cast(pa.large_string()))
+    return table
 
 
 def _write_lines(table: pa.Table, path: Path) -> None:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from datetime import date, datetime
+from typing import Final, Literal, Self
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 ENV_PREFIX = "TASTETWIN_"
+_SEED: Final = (1 << 32) - 1
+"""The largest seed: a step's own, which is a million times it, still has 64 bits."""
 
 
 class Section(BaseModel):
     """A group of settings; refuses unknown keys and cannot be changed once made."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*")
+    @classmethod
+    def _fits_a_manifest(cls, value: object) -> object:
+        """Manifests keep settings as JSON: whole numbers of 64 bits, text that is Unicode."""
+        try:
+            orjson.dumps(value)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+        return value
 
 
 class EngineConfig(Section):
@@ -42,7 +56,15 @@ class MartConfig(Section):
         "null", description="a rating outside: keep it, clip it to the limit, or null: unknown, so no favor"
     )
     earliest: str = Field("2000-01-01", description="times before this day become null")
-    future_hours: float = Field(24.0, ge=0, description="times later than the logical date's end + this become null")
+    future_hours: float = Field(
+        24.0, ge=0, le=1e6, description="times later than the logical date's end + this become null"
+    )
+
+    @field_validator("earliest", mode="before")
+    @classmethod
+    def _a_date_is_its_text(cls, value: object) -> object:
+        """YAML and TOML read a bare date as one."""
+        return value.isoformat() if isinstance(value, date) and not isinstance(value, datetime) else value
 
     @field_validator("rating_outlier", mode="before")
     @classmethod
@@ -84,7 +106,7 @@ class TrainConfig(Section):
     temperature: float = Field(0.07, gt=0, description="of the contrastive objective")
     checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")
     learn_from_opted_out: bool = Field(False, description="whether users who opted out are learnt from")
-    seed: int = Field(1, ge=0, description="of everything random in training")
+    seed: int = Field(1, ge=0, le=_SEED, description="of everything random in training")
     threads: int = Field(0, ge=0, description="CPU threads; 0 = all")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one, else cpu")
     precision: Literal["auto", "float32", "bf16"] = Field(
@@ -115,7 +137,7 @@ class AnalyzeConfig(Section):
     )
     batch_tokens: int = Field(2_048, ge=512, description="padded favors per encoder call")
     sensitive_categories: list[int] = Field([], description="categories never named as evidence, nor places with one")
-    seed: int = Field(1, ge=0, description="of samples drawn in analysis")
+    seed: int = Field(1, ge=0, le=_SEED, description="of samples drawn in analysis")
 
 
 class ListsConfig(Section):
@@ -148,7 +170,7 @@ class EvaluateConfig(Section):
     max_holdout: int = Field(1_000, ge=10, description="held-out users, at most")
     min_places: int = Field(10, ge=6, description="distinct places a held-out user needs")
     min_half: int = Field(3, ge=1, description="places each half of a held-out user needs")
-    seed: int = Field(1, ge=0, description="of the split")
+    seed: int = Field(1, ge=0, le=_SEED, description="of the split")
     bootstrap: int = Field(1_000, ge=100, description="resamples for the 95 % intervals")
     min_ratio_to_baseline: float = Field(0.95, description="MRR relative to the best baseline, at least")
     min_ratio_to_published: float = Field(0.95, description="MRR relative to the published run, at least")
@@ -316,6 +338,7 @@ class Config(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",
+        env_parse_none_str="null",
         extra="forbid",
         frozen=True,
         nested_model_default_partial_update=True,

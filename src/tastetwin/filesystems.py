@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.implementations.arrow import ArrowFSWrapper
+from fsspec.implementations.local import LocalFileSystem
 
 CONNECT_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 20.0
@@ -27,6 +28,9 @@ def file_system(url: str) -> tuple[Any, str]:
         ValueError: the scheme is unknown, or the environment says nothing sensible about where S3 is.
         ImportError: the scheme's package is not installed; the message names it.
     """
+    if "://" not in url:  # in a URL, "::" chains file systems; a folder may be called so
+        local = LocalFileSystem()
+        return local, str(local._strip_protocol(url))
     if not url.startswith(_S3):
         fs, path = fsspec.core.url_to_fs(url)
         return fs, str(path)

@@ -320,7 +320,7 @@ def _begin(store: Store, stage: Stage, day: date | None) -> Run:
     # What was delivered is what readers see, and a refusal is to be remembered: a new run with the same beginnings.
     before = set(STAGES[: STAGES.index(stage)])
     kept = {str(name): record for name, record in run.stages.items() if name in before}
-    return write_run(store, replace(new_run(store, date.fromisoformat(run.logical_date)), stages=kept))
+    return new_run(store, date.fromisoformat(run.logical_date), kept)
 
 
 @contextmanager

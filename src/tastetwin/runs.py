@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime
+from itertools import accumulate, groupby
 from typing import Final, Literal
 
 from tastetwin.errors import UsageError
@@ -109,10 +110,14 @@ _RUN_ID = re.compile(r"\d{4}-\d{2}-\d{2}\.(\d+)")
 
 
 def list_runs(store: Store) -> list[Run]:
-    """Every run, oldest first."""
+    """Every run, oldest first; those of a logical date as they were numbered, whatever the clock said."""
     ids = [name.removesuffix(".json") for name in store.names("runs") if name.endswith(".json")]
-    runs = [read_run(store, run_id) for run_id in ids if _RUN_ID.fullmatch(run_id)]
-    return sorted(runs, key=lambda run: (run.started_at, run.logical_date, _sequence(run.run_id)))
+    known = [read_run(store, run_id) for run_id in ids if _RUN_ID.fullmatch(run_id)]
+    runs = sorted(known, key=lambda run: (run.logical_date, _sequence(run.run_id)))
+    days = (list(same) for _, same in groupby(runs, key=lambda run: run.logical_date))
+    # A clock that was set back must not put a run before those that it came after.
+    started = [at for day in days for at in accumulate((run.started_at for run in day), max)]
+    return [run for _, run in sorted(zip(started, runs, strict=True), key=lambda pair: pair[0])]
 
 
 def _sequence(run_id: str) -> int:
@@ -145,12 +150,12 @@ def write_run(store: Store, run: Run) -> Run:
     return run
 
 
-def new_run(store: Store, day: date) -> Run:
-    """Begin a run: ids count up within a logical date (``2026-11-22.1``)."""
+def new_run(store: Store, day: date, stages: dict[str, StageRecord] | None = None) -> Run:
+    """Begin a run, with the ``stages`` that another one has done: ids count up within a date (``2026-11-22.1``)."""
     taken = [run_id for name in store.names("runs") if (run_id := name.removesuffix(".json")).startswith(f"{day}.")]
     number = 1 + max((_sequence(run_id) for run_id in taken if _RUN_ID.fullmatch(run_id)), default=0)
     started = datetime.now(UTC).isoformat(timespec="microseconds")
-    return write_run(store, Run(f"{day}.{number}", day.isoformat(), "running", started))
+    return write_run(store, Run(f"{day}.{number}", day.isoformat(), "running", started, stages or {}))
 
 
 def latest_run(store: Store, day: date | None = None) -> Run:

@@ -40,6 +40,7 @@ def from_values(values: Mapping[str, Any], place: str) -> Config:
         UsageError: CONFIG-INVALID with every wrong key and value at once.
     """
     problems = [f"environment variable {name}: unknown{_suggest(name, _env_names())}" for name in _unknown_env()]
+    problems += [f"{key!r}: unknown section" for key in values if not isinstance(key, str)]
     if not problems:
         try:
             return Config(**values)

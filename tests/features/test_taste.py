@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -112,3 +113,12 @@ def test_a_slice_of_a_table_is_read_as_a_slice() -> None:
     assert full.places.tolist() == [2, 3, 4] and part.places.tolist() == [3, 4]
     arrow = pa.Table.from_batches([to_arrow(full, np.ones(3, np.int32))])
     assert from_arrow(arrow[1:]).places.tolist() == [3, 4]
+
+
+def test_ratings_beyond_float32_are_no_warning() -> None:
+    """``mart.rating_outlier: keep`` keeps 1e300, too; what is said of it would be noise in every job's log."""
+    events = [{"review_place_id": place, "review_rating": rating} for place, rating in (("p1", 1e300), ("p2", 3.0))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, _ = taste_histories(table([{"review_list": events}]), PLACES)
+    assert np.isnan(found.ratings[0]) and found.ratings[1] == -np.inf

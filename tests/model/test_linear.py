@@ -53,6 +53,17 @@ def test_group_members_without_a_shared_place_are_still_close() -> None:
         assert a @ b > 0.95
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_one_account_of_very_many_places_leaves_the_co_visits_of_all_others(seed: int) -> None:
+    """Its pairs are more than may be counted: drawn early, it would take the budget from everybody drawn after it."""
+    people, places = 60, 10_100
+    groups = planted_blocks(groups=3, users=people // 3, places=20, share=0.4, seed=1)
+    groups.resize(people, places)
+    everywhere = sp.csr_matrix(np.ones((1, places), np.float32))
+    alone, beside = (linear.fit_ppmi(matrix, 5, seed) for matrix in (groups, sp.vstack([groups, everywhere]).tocsr()))
+    np.testing.assert_allclose(beside.fold_in(groups), alone.fold_in(groups), atol=1e-5)
+
+
 def slow_ials_fold_in(
     items: np.ndarray, places: np.ndarray, strengths: np.ndarray, alpha: float, penalty: float
 ) -> np.ndarray:

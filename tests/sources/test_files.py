@@ -73,7 +73,18 @@ def test_an_empty_folder_and_one_without_events_say_what_is_expected(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "name", ["reviews.csv", "reviews.parquet", "reviews.json", "reviews.jsonl.bz2", "likes.ndjson", "reviews.csv.gz"]
+    "name",
+    [
+        "reviews.csv",
+        "reviews.parquet",
+        "reviews.json",
+        "reviews.jsonl.bz2",
+        "likes.ndjson",
+        "reviews.csv.gz",
+        "Reviews.jsonl",
+        "reviews.JSONL",
+        "likes.jsonl.GZ",
+    ],
 )
 def test_a_kind_present_only_in_the_wrong_type_of_file_is_refused(tmp_path: Path, name: str) -> None:
     """Passing over somebody's only reviews without a word would give them twins from likes alone."""
@@ -81,7 +92,7 @@ def test_a_kind_present_only_in_the_wrong_type_of_file_is_refused(tmp_path: Path
     (tmp_path / name).write_bytes(b"x")
     problem = refusal(tmp_path).problem
     assert (problem.code, problem.value) == ("SOURCE-WRONG-TYPE", name)
-    (tmp_path / f"{name.split('.')[0]}.jsonl").write_bytes(LINE)
+    (tmp_path / f"{name.split('.')[0].lower()}.jsonl").write_bytes(LINE)
     assert Folder(str(tmp_path)).ignored == [name]
 
 

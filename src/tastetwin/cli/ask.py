@@ -167,7 +167,8 @@ def embed(
     engine = connect(settings.engine.remote, settings.engine.partitions)
     found = encode(engine, opened, source, day_of(date_), settings)
     write_parquet(found.vectors, to)
-    said = {"encoded": found.vectors.num_rows, "unusable": found.unusable, "lines": found.lines, "to": str(to)}
+    unusable = found.unusable if as_json else len(found.unusable)
+    said = {"encoded": found.vectors.num_rows, "unusable": unusable, "lines": found.lines, "to": str(to)}
     say(said, as_json)
 
 

@@ -73,7 +73,8 @@ def from_events(
         rating: NaN where unknown.
     """
     n = len(user_ids)
-    rating = rating - _means(user, rating, n)[user]
+    with np.errstate(invalid="ignore"):  # what is beyond float32 is infinite, and infinite less infinite unknown
+        rating = rating - _means(user, rating, n)[user]
     usable = np.flatnonzero(row != NO_ROW)
     in_order = usable[np.lexsort((time[usable], user[usable]))]
     return Histories(user_ids, *_collapse(user[in_order], row[in_order], time[in_order], rating[in_order], n))

@@ -117,11 +117,13 @@ def _content(layout: Layout) -> Column:
     """The whole row, but for the day it was landed, as one string."""
     from pyspark.sql import functions as F
 
-    lists = {field.name for field in layout.schema if pa.types.is_list(field.type)}
-    columns = [
-        F.array_join(F.col(name).cast("array<string>"), ",") if name in lists else F.col(name) for name in layout.sort
-    ]
-    return _joined(columns)
+    def said(name: str) -> Column:
+        kind = layout.schema.field(name).type
+        if pa.types.is_boolean(kind):  # null counts as false: of versions that did not write it
+            return F.coalesce(F.col(name), F.lit(False))
+        return F.array_join(F.col(name).cast("array<string>"), ",") if pa.types.is_list(kind) else F.col(name)
+
+    return _joined([said(name) for name in layout.sort])
 
 
 def _joined(columns: list[Column]) -> Column:

@@ -33,8 +33,8 @@ _EXPECTED: Final = (
 )
 _OURS: Final = re.compile(rf"({'|'.join(KINDS)}).*\.jsonl(\.gz|\.zst)?", re.DOTALL)
 _LOOKALIKE: Final = re.compile(
-    rf"({'|'.join(KINDS)}).*\.(json|ndjson|csv|tsv|parquet|avro|orc|bson|xlsx?|zip|bz2|xz|lz4|snappy|tar|tgz"
-    r"|(json|ndjson|csv|tsv)\.(gz|zst))",
+    rf"({'|'.join(KINDS)}).*\.(jsonl?|ndjson|csv|tsv|parquet|avro|orc|bson|xlsx?|zip|bz2|xz|lz4|snappy|tar|tgz"
+    r"|(jsonl?|ndjson|csv|tsv)\.(gz|zst))",
     re.DOTALL | re.IGNORECASE,
 )
 _MAGIC: Final = {".gz": b"\x1f\x8b\x08", ".zst": b"\x28\xb5\x2f\xfd"}
