@@ -95,11 +95,21 @@ def test_who_opted_out_is_as_unknown_as_a_stranger(copied: Journey, ask: str) ->
     assert said[0] == said[1]
 
 
-def test_ranks_leave_no_gap(copied: Journey) -> None:
-    """A missing rank would tell that somebody was there."""
-    user = copied.tt.vectors().column("user_idno")[0].as_py()
-    second = copied.tt.similar(user, k=3).column("twin_idno")[1].as_py()
+def test_ranks_leave_no_gap(copied: Journey, tmp_path: Path) -> None:
+    """A missing rank would tell that somebody was there; wherever lists are read, they say the same."""
+    lists = TwinLists(copied.store, copied.first)
+    user = lists.some_users(1)[0]
+    _, second, third = copied.tt.similar(user, k=3).column("twin_idno").to_pylist()
     copied.tt.opt_out(second)
+    listed = copied.tt.similar(user, k=100).column("twin_idno").to_pylist()
+    export_published(copied.store, "twins", tmp_path / "twins.parquet")
+    for table in (copied.tt.twins(), pq.read_table(tmp_path / "twins.parquet"), copied.tt.sql("FROM twins")):
+        rows = [row for row in table.to_pylist() if row["user_idno"] == user]
+        assert {row["rank"]: row["twin_idno"] for row in rows} == dict(enumerate(listed, 1))
+    assert (entry := lists.entry(user, third)) is not None and entry.rank == 2
+    report = Path(copied.store.path(report_path(copied.first.run_id))).read_text()
+    shown = re.search(rf">{re.escape(user)} <.*?</details>", report, re.DOTALL)
+    assert shown is not None and re.findall(r'soft">(\d+)</td>', shown[0]) == [str(rank) for rank in range(1, 10)]
     assert copied.tt.similar(user, k=5).column("rank").to_pylist() == [1, 2, 3, 4, 5]
     assert second not in copied.tt.similar(user, k=100).column("twin_idno").to_pylist()
 
