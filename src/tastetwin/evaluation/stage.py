@@ -42,6 +42,7 @@ from tastetwin.features.taste import HISTORY, from_arrow
 from tastetwin.features.vocabulary import read_vocabulary
 from tastetwin.generations import Made, Manifest, Plan, entry_of, make, read_manifest
 from tastetwin.model.past import full_training
+from tastetwin.privacy.opt_out import read_opt_outs
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import Run, published_or_none
 from tastetwin.schema import TWINS, USER
@@ -253,6 +254,7 @@ def _both_data(store: Store, rival: Run, features: Manifest, histories: Historie
     then = read_manifest(store, "features", rival.generation("features"))
     analysis = read_manifest(store, "analyze", rival.generation("analyze"))
     some = _some_histories(store, then, analysis.settings["min_favors"], seed)
+    some = some.select(np.flatnonzero(~read_opt_outs(store).of(some.user_ids)))  # today's are without them, too
     return _data(store, then, some), _data(store, features, histories)
 
 
