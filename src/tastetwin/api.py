@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -177,7 +177,7 @@ class TasteTwin:
         from tastetwin.evaluation.reports import clean_reports
         from tastetwin.privacy.opt_out import opt_out
 
-        opt_out(self.store, map(str, users))
+        opt_out(self.store, _ids(users))
         clean_reports(self.store)
 
     def opt_in(self, *users: str) -> None:
@@ -188,7 +188,7 @@ class TasteTwin:
         """
         from tastetwin.privacy.opt_out import opt_in
 
-        opt_in(self.store, map(str, users))
+        opt_in(self.store, _ids(users))
 
     def forget(
         self,
@@ -215,6 +215,11 @@ class TasteTwin:
 
     def _analysis(self) -> Manifest:
         return read_manifest(self.store, "analyze", published_run(self.store).generation("analyze"))
+
+
+def _ids(users: Iterable[object]) -> list[str]:
+    """As the gate reads them."""
+    return [str(user).strip() for user in users]
 
 
 def _with_evidence(user: str, twins: list[Twin]) -> pa.Table:

@@ -88,12 +88,12 @@ def forget(
 def _named(users: list[str] | None, from_: Path | None) -> list[str]:
     """Every user named; raises UsageError USERS-FILE when the file cannot be read, NO-USERS when there is none."""
     try:
-        lines = [] if from_ is None else from_.read_text(encoding="utf-8").splitlines()
+        lines = [] if from_ is None else from_.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             "USERS-FILE", place=str(from_), value=str(error), rule="a text file, one user id a line", fix="mend it"
         ) from error
-    named = [*(users or []), *(line for line in lines if line)]
+    named = [*(users or []), *(line for line in lines if line.strip())]
     if not named:
         rule, fix = "at least one user id", "name one, or give --from"
         raise UsageError("NO-USERS", place="command line", value="nobody", rule=rule, fix=fix)
