@@ -17,10 +17,10 @@ from tastetwin.cli import app
 from tastetwin.delivery.export import export_published
 from tastetwin.delivery.views import READY
 from tastetwin.errors import UsageError
-from tastetwin.evaluation.reports import report_path
+from tastetwin.evaluation.reports import report_path, write_report
 from tastetwin.generations import read_manifest
 from tastetwin.pipeline import run_day
-from tastetwin.privacy.opt_out import read_opt_outs
+from tastetwin.privacy.opt_out import opt_out, read_opt_outs
 from tastetwin.runs import Run
 from tastetwin.schema import RESULT, TWINS
 from tastetwin.tables import read_table
@@ -112,6 +112,18 @@ def test_ranks_leave_no_gap(copied: Journey, tmp_path: Path) -> None:
     assert shown is not None and re.findall(r'soft">(\d+)</td>', shown[0]) == [str(rank) for rank in range(1, 10)]
     assert copied.tt.similar(user, k=5).column("rank").to_pylist() == [1, 2, 3, 4, 5]
     assert second not in copied.tt.similar(user, k=100).column("twin_idno").to_pylist()
+
+
+def test_a_run_s_report_cleans_the_others_of_who_left_through_a_gateway(copied: Journey) -> None:
+    """A gateway writes the opt-out and no report: until somebody else asks at the command line, files would name them."""
+    user = TwinLists(copied.store, copied.first).some_users(1)[0]
+    page = copied.store.read_bytes(report_path(copied.first.run_id))
+    copied.store.write_bytes(report_path("2026-01-01.1"), page)
+    assert f">{user} <".encode() in page
+    opt_out(copied.store, [user])
+    write_report(copied.store, copied.first, QUICK)
+    for run_id in ("2026-01-01.1", copied.first.run_id):
+        assert f">{user} <".encode() not in copied.store.read_bytes(report_path(run_id))
 
 
 def again(journey: Journey, config: Any = QUICK) -> Run:
