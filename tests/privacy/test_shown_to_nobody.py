@@ -115,7 +115,7 @@ def test_ranks_leave_no_gap(copied: Journey, tmp_path: Path) -> None:
 
 
 def test_a_run_s_report_cleans_the_others_of_who_left_through_a_gateway(copied: Journey) -> None:
-    """A gateway writes the opt-out and no report: until somebody else asks at the command line, files would name them."""
+    """A gateway writes the opt-out and no report: until somebody asks at the command line, files would name them."""
     user = TwinLists(copied.store, copied.first).some_users(1)[0]
     page = copied.store.read_bytes(report_path(copied.first.run_id))
     copied.store.write_bytes(report_path("2026-01-01.1"), page)
