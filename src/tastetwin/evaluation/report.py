@@ -129,11 +129,11 @@ def without_users(page: str, opt_outs: OptOuts) -> str:
     def kept(found: re.Match[str]) -> str:
         return "" if found["name"] in opt_outs.names else found[0]
 
-    def list_kept(found: re.Match[str]) -> str:
+    def ranked(found: re.Match[str]) -> str:
         ranks = itertools.count(1)
-        return _RANK.sub(lambda rank: f"{rank['before']}{next(ranks)}", _OF_A_TWIN.sub(kept, kept(found)))
+        return _RANK.sub(lambda rank: f"{rank['before']}{next(ranks)}", found[0])
 
-    return _OF_A_USER.sub(list_kept, page)
+    return _OF_A_USER.sub(ranked, _OF_A_TWIN.sub(kept, _OF_A_USER.sub(kept, page)))
 
 
 def without_examples(page: str) -> str:
