@@ -11,7 +11,6 @@ from tastetwin.evaluation.belonging import Data, Entries, data_since, kept_favor
 from tastetwin.evaluation.stage import _both_data
 from tastetwin.features.histories import UNKNOWN_DAY
 from tastetwin.features.stage import read_histories
-from tastetwin.privacy.opt_out import opt_out
 from tastetwin.store import Store
 from tests import handmade
 from tests.evaluation.planted import make_histories, noisy, unit, world
@@ -69,8 +68,8 @@ def test_favors_of_who_opted_out_are_not_lost(memory_store: Store) -> None:
     handmade.analysis(memory_store)
     rival = handmade.run_of(memory_store, {"features": "f", "analyze": "a"})
     everybody = read_histories(memory_store, features, handmade.MIN_FAVORS)
-    opt_out(memory_store, ["dot", "gus", "hal"])
-    before, today = _both_data(memory_store, rival, features, everybody.select(np.array([0, 1])), 1)
+    two, left_out = everybody.select(np.array([0, 1])), np.array(["dot", "gus", "hal"], object)
+    before, today = _both_data(memory_store, rival, features, two, left_out, 1)
     assert set(before.histories.user_ids) == {"ann", "bob"} and kept_favors(before, today) == 1
 
 
