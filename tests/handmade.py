@@ -236,8 +236,7 @@ def analysis(store: Store, name: str = "a", **more: Any) -> Manifest:
         tables,
         keeps=keeps,
         facts={"buckets": BUCKETS},
-        settings={"min_favors": MIN_FAVORS, **SAYS_ALL},
-        **more,
+        **{"settings": {"min_favors": MIN_FAVORS, **SAYS_ALL}, **more},
     )
 
 

@@ -129,12 +129,13 @@ class TasteTwin:
 
     def twins(self) -> pa.Table:
         """All published lists, users ascending: user_idno, rank, twin_idno, score, percentile, taste, home, chance."""
+        from tastetwin.analysis.rows import ranked_anew
         from tastetwin.privacy.opt_out import read_opt_outs
 
         table = read_opt_outs(self.store).without(
             read_table(self.store, self._analysis(), "twins", TWINS), USER, "twin_idno"
         )
-        return table.sort_by([(USER, "ascending"), ("rank", "ascending")])
+        return ranked_anew(table.sort_by([(USER, "ascending"), ("rank", "ascending")]))
 
     def vectors(self) -> pa.Table:
         """All published taste vectors: columns user_idno, vector (unit length); users ascending."""

@@ -72,6 +72,13 @@ def test_without_a_home_part_near_and_far_are_the_whole_similarity() -> None:
         assert np.abs(found.scores - (vectors @ vectors[7])[found.users]).max() < 1e-6
 
 
+def test_of_a_single_user_there_is_nobody_to_show() -> None:
+    """All others may have been forgotten: no twin, but no crash of who holds the space either."""
+    for dial in (near, far):
+        space = dial(np.eye(24, dtype=np.float32)[:1], NOBODY)
+        assert closest(space, 0, others(0, 1), 3, AnalyzeConfig()).users.tolist() == []
+
+
 def test_a_list_is_the_best_of_everybody_by_the_score_it_shows() -> None:
     """Written out pair by pair: cosine of the tastes less that of the homes where they are alike."""
     rng = np.random.default_rng(3)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tastetwin.analysis.encode import open_encoder
 from tastetwin.analysis.lookup import TwinLists
 from tastetwin.analysis.pair import FIRST, MOST_VISITS, Pair
 from tastetwin.analysis.stage import list_vectors
+from tastetwin.analysis.stored import vectors_table
 from tastetwin.errors import UsageError
 from tastetwin.features.histories import Histories, joined
 from tastetwin.features.stage import read_histories
 from tastetwin.generations import read_manifest
+from tastetwin.store import Store
+from tastetwin.tables import put_table
+from tests import handmade
 from tests.world import Journey
 
 pytestmark = pytest.mark.slow
@@ -49,6 +55,23 @@ def test_why_not_agrees_with_the_lists(lists: TwinLists) -> None:
         assert last.holds == (rank is not None), (user, other)
         missed = {step.condition for step in conditions if not step.holds}
         assert (not missed) <= last.holds and (not last.holds or missed <= {CLOSE}), (user, other, missed)
+
+
+def test_why_not_counts_ties_as_the_lists_do(memory_store: Store) -> None:
+    """Who has the same few places has the same vector: of people at one score the first by id are listed, and the
+    others are further down, not close enough for no reason."""
+    handmade.features(memory_store)
+    made = handmade.analysis(memory_store, settings={"min_favors": 2, "analyze": {"k": 2}})
+    users = sorted(user for user, places in handmade.USERS.items() if len(places) >= 2)
+    alike = vectors_table(pa.array(users), np.full((len(users), 4), 0.5, np.float32))
+    vectors = [put_table(memory_store, "analysis/a/alike.parquet", alike)]
+    lists = TwinLists(memory_store, handmade.run_of(memory_store, {"features": "f", "analyze": "a"}))
+    lists.analysis = dataclasses.replace(
+        made, tables={**made.tables, "vectors": vectors}, facts={**made.facts, "search": {}}
+    )
+    close = {other: Pair(lists, "ann", other).why_not()[4] for other in ("bob", "dot", "gus", "hal")}
+    assert {step.condition for step in close.values()} == {CLOSE}
+    assert [step.holds for step in close.values()] == [True, True, False, False]
 
 
 def test_a_comparison_says_what_the_list_says(lists: TwinLists) -> None:

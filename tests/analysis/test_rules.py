@@ -52,7 +52,7 @@ def people(journey: Journey) -> list[str]:
 
 @pytest.fixture(scope="module")
 def second(journey: Journey, people: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The next day: what these four said of those four, and an account that copies the last of them."""
+    """The next day: what these four said of those four, and two accounts that copy the last of them, one long ago."""
     follower, fickle, blocker, copied, followed, unfollowed, blocked, _ = people
     source = tmp_path_factory.mktemp("next")
     lines = {
@@ -65,7 +65,8 @@ def second(journey: Journey, people: list[str], tmp_path_factory: pytest.TempPat
         ],
         "blocks": [{"user_idno": blocker, "other_idno": blocked}],
         "likes": [
-            {"user_idno": f"copy of {copied}", "like_contentsid": place, "like_regymdt": f"{NEXT_DAY}T10:00:00"}
+            {"user_idno": user, "like_contentsid": place, "like_regymdt": f"{day}T10:00:00"}
+            for user, day in ((f"copy of {copied}", NEXT_DAY), (f"old copy of {copied}", NEXT_DAY - timedelta(days=90)))
             for place in places_of(journey, copied)
         ],
     }
@@ -118,6 +119,16 @@ def test_an_account_with_the_places_of_another_is_shown_to_nobody(
     assert len(found[copy]) == K and first not in found[copy]
     assert not any(copy in twins for twins in found.values())
     assert copy not in [twin.twin_idno for twin in TwinLists(journey.store, second).near(first, 1000)]
+
+
+def test_an_account_that_is_hidden_for_itself_does_not_meet_the_shown_one_of_the_same_person(
+    journey: Journey, second: Run, people: list[str]
+) -> None:
+    """Neither in the list of the run nor in a fresh search, which knows by ``instead_idno`` alone."""
+    first, old = min(people[3], f"copy of {people[3]}"), f"old copy of {people[3]}"
+    [row] = [row for row in hidden(journey, "inactive") if row["user_idno"] == old]
+    assert row["instead_idno"] == first and first not in lists(journey, second)[old]
+    assert first not in [twin.twin_idno for twin in TwinLists(journey.store, second).near(old, 1000)]
 
 
 def hidden(journey: Journey, reason: str) -> list[dict[str, Any]]:

@@ -50,12 +50,12 @@ def test_inactive_counts_from_the_last_favor_that_has_a_day() -> None:
 
 def test_few_places_and_the_account_that_is_shown() -> None:
     """Of three accounts of one person the first that may be shown is; who may not be shown for a reason of their own
-    is not told to be somebody's second."""
+    is hidden for that, and never meets the shown one all the same: fresh lists know by this column."""
     reasons = np.array(["inactive", "", "", "few_places"], object)
     found = Standing(np.array([0, 0, 0, 3]), reasons)
     nowhere, numbers = pa.nulls(4, pa.string()), np.zeros(4, np.float32)
     table = exposure_table(np.array(list("abcd"), object), found, np.arange(4), numbers, numbers, nowhere)
     assert table.column("hidden").to_pylist() == ["inactive", None, "same_person", "few_places"]
-    assert table.column("instead_idno").to_pylist() == [None, None, "b", None]
+    assert table.column("instead_idno").to_pylist() == ["b", None, "b", None]
     few = standing(histories([[2], [2, 3]]), vocabulary(), ListsConfig(min_places=2), TODAY)
     assert few.reasons.tolist() == ["few_places", ""]

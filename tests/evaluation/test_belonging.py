@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from tastetwin.evaluation.belonging import Data, Entries, data_since, kept_favors, lists_of_vectors, vectors_of_model
+from tastetwin.evaluation.stage import _both_data
 from tastetwin.features.histories import UNKNOWN_DAY
+from tastetwin.features.stage import read_histories
+from tastetwin.store import Store
+from tests import handmade
 from tests.evaluation.planted import make_histories, noisy, unit, world
 
 VECTORS = unit(np.random.default_rng(0).standard_normal((50, 16)))
@@ -55,6 +59,18 @@ def test_one_vector_that_is_not_the_model_s_is_enough() -> None:
     swapped[3] = VECTORS[4]
     (finding,) = vectors_of_model(swapped, VECTORS)
     assert finding.measured == pytest.approx(1 / 50)
+
+
+def test_favors_of_who_opted_out_are_not_lost(memory_store: Store) -> None:
+    """Today's lists are without them; were they counted in what was published, a store in which many have opted out
+    could publish no second run."""
+    features = handmade.features(memory_store)
+    handmade.analysis(memory_store)
+    rival = handmade.run_of(memory_store, {"features": "f", "analyze": "a"})
+    everybody = read_histories(memory_store, features, handmade.MIN_FAVORS)
+    two, left_out = everybody.select(np.array([0, 1])), np.array(["dot", "gus", "hal"], object)
+    before, today = _both_data(memory_store, rival, features, two, left_out, 1)
+    assert set(before.histories.user_ids) == {"ann", "bob"} and kept_favors(before, today) == 1
 
 
 def test_lists_say_what_the_vectors_say() -> None:

@@ -17,10 +17,10 @@ from tastetwin.cli import app
 from tastetwin.delivery.export import export_published
 from tastetwin.delivery.views import READY
 from tastetwin.errors import UsageError
-from tastetwin.evaluation.reports import report_path
+from tastetwin.evaluation.reports import report_path, write_report
 from tastetwin.generations import read_manifest
 from tastetwin.pipeline import run_day
-from tastetwin.privacy.opt_out import read_opt_outs
+from tastetwin.privacy.opt_out import opt_out, read_opt_outs
 from tastetwin.runs import Run
 from tastetwin.schema import RESULT, TWINS
 from tastetwin.tables import read_table
@@ -95,13 +95,35 @@ def test_who_opted_out_is_as_unknown_as_a_stranger(copied: Journey, ask: str) ->
     assert said[0] == said[1]
 
 
-def test_ranks_leave_no_gap(copied: Journey) -> None:
-    """A missing rank would tell that somebody was there."""
-    user = copied.tt.vectors().column("user_idno")[0].as_py()
-    second = copied.tt.similar(user, k=3).column("twin_idno")[1].as_py()
+def test_ranks_leave_no_gap(copied: Journey, tmp_path: Path) -> None:
+    """A missing rank would tell that somebody was there; wherever lists are read, they say the same."""
+    lists = TwinLists(copied.store, copied.first)
+    user = lists.some_users(1)[0]
+    _, second, third = copied.tt.similar(user, k=3).column("twin_idno").to_pylist()
     copied.tt.opt_out(second)
+    listed = copied.tt.similar(user, k=100).column("twin_idno").to_pylist()
+    export_published(copied.store, "twins", tmp_path / "twins.parquet")
+    for table in (copied.tt.twins(), pq.read_table(tmp_path / "twins.parquet"), copied.tt.sql("FROM twins")):
+        rows = [row for row in table.to_pylist() if row["user_idno"] == user]
+        assert {row["rank"]: row["twin_idno"] for row in rows} == dict(enumerate(listed, 1))
+    assert (entry := lists.entry(user, third)) is not None and entry.rank == 2
+    report = Path(copied.store.path(report_path(copied.first.run_id))).read_text()
+    shown = re.search(rf">{re.escape(user)} <.*?</details>", report, re.DOTALL)
+    assert shown is not None and re.findall(r'soft">(\d+)</td>', shown[0]) == [str(rank) for rank in range(1, 10)]
     assert copied.tt.similar(user, k=5).column("rank").to_pylist() == [1, 2, 3, 4, 5]
     assert second not in copied.tt.similar(user, k=100).column("twin_idno").to_pylist()
+
+
+def test_a_run_s_report_cleans_the_others_of_who_left_through_a_gateway(copied: Journey) -> None:
+    """A gateway writes the opt-out and no report: until somebody asks at the command line, files would name them."""
+    user = TwinLists(copied.store, copied.first).some_users(1)[0]
+    page = copied.store.read_bytes(report_path(copied.first.run_id))
+    copied.store.write_bytes(report_path("2026-01-01.1"), page)
+    assert f">{user} <".encode() in page
+    opt_out(copied.store, [user])
+    write_report(copied.store, copied.first, QUICK)
+    for run_id in ("2026-01-01.1", copied.first.run_id):
+        assert f">{user} <".encode() not in copied.store.read_bytes(report_path(run_id))
 
 
 def again(journey: Journey, config: Any = QUICK) -> Run:
@@ -155,13 +177,14 @@ def test_nothing_is_answered_when_nobody_knows_who_opted_out(copied: Journey, tm
 
 
 def test_the_command_line_takes_names_and_files(copied: Journey, tmp_path: Path) -> None:
-    """Requests come one by one, and as lists from another system."""
-    (tmp_path / "ids").write_text("7\n\n골목\n", encoding="utf-8")
+    """Requests come one by one, and as lists from another system, with its byte order mark and blanks: ids are read as
+    the gate reads them, or somebody would be told to be hidden and is not."""
+    (tmp_path / "ids").write_text("7 \n\n\t골목\n \n", encoding="utf-8-sig")
     runner, store = CliRunner(), ["--store", copied.store.root]
     done = runner.invoke(app, ["opt-out", "42", "--from", str(tmp_path / "ids"), *store, "--json"])
     assert json.loads(done.stdout) == {"opted_out": 3}
     assert read_opt_outs(copied.store).of(["42", "7", "골목", "8"]).tolist() == [True, True, True, False]
-    assert runner.invoke(app, ["opt-in", "42", "7", *store]).exit_code == 0
+    assert runner.invoke(app, ["opt-in", "42", " 7", *store]).exit_code == 0
     assert read_opt_outs(copied.store).of(["42", "7", "골목"]).tolist() == [False, False, True]
     for wrong, code in ((["opt-out", *store], "NO-USERS"), (["opt-out", "--from", "/nowhere", *store], "USERS-FILE")):
         assert code in str(runner.invoke(app, wrong).exception)

@@ -85,7 +85,8 @@ def draw_bank(space: Space, config: AnalyzeConfig) -> Bank:
     crowding = _crowding(space, users, users, config.csls_neighbours)
     first, second = sample_pairs(len(users), config.seed, _PAIRS)
     similarities = space.similarities(users[first], users[second])
-    scale = ScoreScale.of(similarities - (crowding[first] + crowding[second]) / np.float32(2))
+    scores = similarities - (crowding[first] + crowding[second]) / np.float32(2)
+    scale = ScoreScale.of(scores if len(scores) else np.zeros(1, np.float32))  # of one user there is no pair
     return Bank(users, crowding, scale)
 
 

@@ -71,12 +71,14 @@ class Encoder:
         else:
             with ThreadPoolExecutor(self.threads) as pool:
                 list(pool.map(run, buckets))
-        check_vectors(vectors, histories.user_ids, self.model)
+        check_vectors(vectors, self.model)
         return vectors
 
 
-def check_vectors(vectors: Floats, user_ids: npt.NDArray[np.object_], place: str) -> None:
-    """Refuse [n, dim] vectors unless all are finite and of unit length; ``place`` says whose they are.
+def check_vectors(vectors: Floats, place: str) -> None:
+    """Refuse [n, dim] vectors unless all are finite and of unit length; ``place`` says where they come from.
+
+    Logs and records of runs keep what is said: it names nobody.
 
     Raises:
         StoreError: BAD-VECTOR.
@@ -87,7 +89,7 @@ def check_vectors(vectors: Floats, user_ids: npt.NDArray[np.object_], place: str
         raise StoreError(
             "BAD-VECTOR",
             place=place,
-            value=f"{len(bad)} users, the first {user_ids[bad[0]]!r} with length {lengths[bad[0]]}",
+            value=f"{len(bad)} users, the first with length {lengths[bad[0]]}",
             rule="every taste vector is finite and of unit length",
             fix="train again; publish nothing of this model",
         )

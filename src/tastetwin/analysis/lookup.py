@@ -106,15 +106,18 @@ class TwinLists(People):
         return self.rows_of(self.analysis, "twins", TWINS, [user]).sort_by("rank")
 
     def entry(self, user: str, other: str) -> Twin | None:
-        """The row of ``other`` in the list of ``user``, with the rank it has there; None where there is none.
+        """The row of ``other`` in the list of ``user``, with the rank that ``twins`` says; None where there is none.
 
         Raises:
             UsageError: UNKNOWN-USER or TOO-FEW-FAVORS, of either.
         """
         mine, _ = self.usable_history(user), self.usable_history(other)
-        table = self.rows_of(self.analysis, "twins", TWINS, [user])
-        rows = table.filter(pc.equal(table.column("twin_idno"), other)).to_pylist()
-        return self._explained(rows, mine)[0] if rows else None
+        stored = self.stored_list(user).to_pylist()
+        for place, row in enumerate(stored):
+            if row["twin_idno"] == other:
+                gone = sum(is_opted_out(self.store, before["twin_idno"]) for before in stored[:place])
+                return self._explained([{**row, "rank": row["rank"] - gone}], mine)[0]
+        return None
 
     def evidence(self, user: str, other: str) -> Evidence:
         """What two users share, whether one is in the list of the other or not.

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from tastetwin.analysis.chance import Chance
 from tastetwin.analysis.encode import Encoder, open_encoder
 from tastetwin.analysis.evidence import Evidence, Shared
-from tastetwin.analysis.index import Floats
+from tastetwin.analysis.index import Floats, pair_dots
 from tastetwin.analysis.lookup import TwinLists
 from tastetwin.analysis.pairs import PairRules
 from tastetwin.analysis.scale import ScoreScale
@@ -203,13 +203,15 @@ class Pair:
     def _scores(self, user: int, vector: Floats | None = None) -> Floats:
         """[n] everybody's similarity to a user (or to another vector of theirs) less half of their own crowding."""
         mine = self._vectors[user] if vector is None else vector
-        return np.asarray(self._vectors @ mine - self._crowding / np.float32(2))
+        dots = pair_dots(mine[None], self._vectors, np.arange(len(self._vectors))[None])[0]
+        return np.asarray(dots - self._crowding / np.float32(2))
 
     def _rank(self, user: int, other: int, vector: Floats | None = None) -> int:
         scores = self._scores(user, vector)
         allowed = self.lists.may_be_shown_to(str(self._ids[user]))
         allowed = allowed[(allowed != other) & self._of_the_region(user)[allowed]]
-        ahead = allowed[scores[allowed] > scores[other]]
+        theirs = scores[allowed]  # summed as those of the lists, where ties go by position
+        ahead = allowed[(theirs > scores[other]) | (theirs == scores[other]) & (allowed < other)]
         return 1 + int((~self._opt_outs.of(self._ids[ahead])).sum())
 
     def _without(self) -> Counterfactual | None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tastetwin.analysis.index import Floats, Ints
 from tastetwin.analysis.scale import ScoreScale
-from tastetwin.schema import TWINS
+from tastetwin.schema import TWINS, USER
 
 _USERS_AT_A_TIME: Final = 50_000
 
@@ -54,3 +54,14 @@ def twin_rows(
         ],
         schema=TWINS,
     )
+
+
+def ranked_anew(twins: pa.Table) -> pa.Table:
+    """``TWINS`` rows, those of a list together and in order, of which some were taken out: ranks count up from 1.
+
+    A gap would tell that somebody was there.
+    """
+    codes = twins.column(USER).combine_chunks().dictionary_encode().indices.to_numpy()
+    _, first, which = np.unique(codes, return_index=True, return_inverse=True)
+    ranks = pa.array((np.arange(len(codes)) - first[which] + 1).astype(np.int32))
+    return twins.set_column(1, TWINS.field("rank"), ranks)

@@ -151,7 +151,7 @@ def _write_shard(number: int, *, shards: Shards, paths: tuple[str, ...], ends: l
     if table.num_rows != high - low:
         raise lost_rows(shards.folder)
     vectors = as_matrix(table)
-    check_vectors(vectors, np.array(table.column(USER).to_pylist(), object), shards.folder)
+    check_vectors(vectors, shards.folder)
     put_array(store, shards._file(number, "vectors", "npy"), vectors)
     put_table(store, shards._file(number, "ids", "parquet"), table.select(IDS.names))
     return ""

@@ -187,7 +187,7 @@ def _in_one_process(day: _Day, progress: Progress) -> _Lists:
     ids, vectors = read_vectors(day.store, day.paths)
     if not np.array_equal(ids, histories.user_ids):
         raise lost_rows(day.folder)
-    check_vectors(vectors, ids, day.folder)  # as stored: a worker's own check says nothing of what became of them
+    check_vectors(vectors, day.folder)  # as stored: a worker's own check says nothing of what became of them
     parts = fit_parts(vectors, day.rules.homes, config.analyze.seed)
     looked_at = reweighted(vectors, parts.axes, config.analyze.home_weight)
     twins = find_twins(

@@ -30,8 +30,9 @@ EXPOSURE: Final = pa.schema(
     ]
 )
 """exposure: one row per analysed user, ascending: in how many lists they are, and why they may be in none:
-``inactive``, ``few_places``, ``burst``, or ``same_person``, and then which of the same person's accounts is shown.
-``crowding`` is r of the score; ``mainstream`` the share of users whose places are visited by fewer people."""
+``inactive``, ``few_places``, ``burst``, or ``same_person``. ``instead_idno`` is the account of the same person that is
+shown, whatever hides this one: the two never meet. ``crowding`` is r of the score; ``mainstream`` the share of users
+whose places are visited by fewer people."""
 
 _EPOCH: Final = date(1970, 1, 1)
 
@@ -100,9 +101,9 @@ def exposure_table(
     shown = np.full(len(user_ids), -1, np.int64)
     shown[labels] = allowed[at]
     instead = shown[found.labels]
-    replaced = found.may_be_shown & (instead != np.arange(len(user_ids)))
-    reasons = np.where(replaced, "same_person", found.reasons)
-    others = [user_ids[other] if is_second else None for other, is_second in zip(instead, replaced, strict=True)]
+    is_second = (instead >= 0) & (instead != np.arange(len(user_ids)))
+    reasons = np.where(found.may_be_shown & is_second, "same_person", found.reasons)
+    others = [user_ids[other] if second else None for other, second in zip(instead, is_second, strict=True)]
     columns = [
         list(user_ids),
         lists.astype(np.int32),

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tastetwin.analysis.rows import ranked_anew
 from tastetwin.delivery.load import without_users
 from tastetwin.generations import (
     FOLDERS,
@@ -104,12 +105,8 @@ def _exposure(table: pa.Table, users: Users) -> Cut:
 
 
 def _twins(table: pa.Table, users: Users) -> Cut:
-    """Ranks are counted anew: a gap would tell that somebody was there."""
     kept, gone = _rows(table, users, (USER, "twin_idno"))
-    codes = kept.column(USER).combine_chunks().dictionary_encode().indices.to_numpy()
-    _, first, which = np.unique(codes, return_index=True, return_inverse=True)
-    ranks = pa.array((np.arange(len(codes)) - first[which] + 1).astype(np.int32))
-    return kept.set_column(1, kept.schema.field("rank"), ranks), gone
+    return ranked_anew(kept), gone
 
 
 def _result(table: pa.Table, users: Users) -> Cut:

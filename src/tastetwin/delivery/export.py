@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from tastetwin.analysis.rows import ranked_anew
 from tastetwin.analysis.stored import read_vectors_table
 from tastetwin.errors import InputError, UsageError
 from tastetwin.evaluation.report import without_users
@@ -46,7 +47,7 @@ def export_published(store: Store, what: str, to: Path) -> int:
             shown = (opt_outs.without(read_vectors_table(store, [path]), USER) for path in paths)
             return _copy(shown, VECTORS, aside, to.suffix)
         shown = (opt_outs.without(read_files(store, [path], TWINS), USER, "twin_idno") for path in paths)
-        return _copy(shown, TWINS, aside, to.suffix)
+        return _copy(map(ranked_anew, shown), TWINS, aside, to.suffix)
 
 
 def write_parquet(table: pa.Table, to: Path) -> None:

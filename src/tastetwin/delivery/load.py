@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from tastetwin.delivery.targets.base import Target, Version, failed, open_target
 from tastetwin.generations import read_manifest
-from tastetwin.privacy.opt_out import OptOuts, read_opt_outs
+from tastetwin.privacy.opt_out import OptOuts, name_of, read_opt_outs
 from tastetwin.progress import Progress, silent
 from tastetwin.runs import Run, published_run
 from tastetwin.schema import RESULT, USER
@@ -62,7 +62,7 @@ def load_published(store: Store, address: str, *, progress: Progress = silent) -
             version = wanted
             rows = _load(store, run, target, version, paths, progress)
             kept = kept[:1]
-        return _show(store, run, target, [version, *(each for each in kept if each.name != version.name)], rows)
+        return _show(store, target, [version, *(each for each in kept if each.name != version.name)], rows)
 
 
 def plan_load(store: Store, address: str) -> Loaded:
@@ -88,7 +88,7 @@ def roll_back_loaded(store: Store, address: str) -> Loaded:
         kept = target.versions()
         if len(kept) < 2:
             raise failed("DATABASE-NO-PREVIOUS", target.place, "nothing to go back to")
-        return _show(store, published_run(store), target, [kept[1], kept[0]], 0)
+        return _show(store, target, [kept[1], kept[0]], 0)
 
 
 def erase_loaded(address: str, users: Sequence[str]) -> None:
@@ -119,7 +119,7 @@ def _wanted(store: Store, run: Run) -> tuple[Version, list[str]]:
 
 def _load(store: Store, run: Run, target: Target, version: Version, paths: Sequence[str], progress: Progress) -> int:
     sent = _Sent()
-    hidden = _known(store, run, read_opt_outs(store))
+    hidden = _known(store, run, paths, read_opt_outs(store))
     counted = target.load(version, _batches(store, paths, hidden, sent, progress))
     if counted != sent.rows:
         raise failed("DATABASE-CHECK", target.place, f"{counted:,} rows of {sent.rows:,}")
@@ -164,24 +164,32 @@ def without_users(rows: pa.Table, users: pa.Array) -> pa.Table:
     return pa.table([rows.column("idno"), rebuilt], schema=RESULT)
 
 
-def _show(store: Store, run: Run, target: Target, versions: Sequence[Version], rows: int) -> Loaded:
+def _show(store: Store, target: Target, versions: Sequence[Version], rows: int) -> Loaded:
     """Show the first version, all of them without anybody who has opted out by now."""
     opt_outs = read_opt_outs(store)
     digest = opt_outs.digest()[:_DIGITS]
-    stale = [version for version in versions if version.opted_out != digest]
-    users = _known(store, run, opt_outs).to_pylist() if stale else []
-    for version in stale if users else ():
-        target.erase(version, users)
+    for version in versions if opt_outs.names else ():
+        if version.opted_out != digest:
+            # Asked of the table itself: the published run need not know who is in an older one, or was forgotten.
+            gone = {user for user in target.people(version) if name_of(user) in opt_outs.names}
+            if gone:
+                target.erase(version, sorted(gone))
     shown = [replace(version, opted_out=digest) for version in versions]
     if shown != target.versions():
         target.show(shown)
     return Loaded(target.place, shown[0].run_id, rows, shown[1].run_id if len(shown) > 1 else None)
 
 
-def _known(store: Store, run: Run, opt_outs: OptOuts) -> pa.Array:
-    """Ids of those who have opted out; the run's features know everybody who was ever in a list."""
+def _known(store: Store, run: Run, paths: Sequence[str], opt_outs: OptOuts) -> pa.Array:
+    """Ids of those who have opted out.
+
+    The run's features know everybody who was ever in a list, and its results ``paths`` whoever is being forgotten and
+    is in the features no more.
+    """
     found = [pa.array([], pa.string())]
-    for path in read_manifest(store, "features", run.generation("features")).paths("history") if opt_outs.names else ():
-        users = _parquet(store, path).read(columns=[USER]).column(USER).combine_chunks()
+    history = read_manifest(store, "features", run.generation("features")).paths("history")
+    columns = [*((path, USER) for path in history), *((path, "idno") for path in paths)]
+    for path, column in columns if opt_outs.names else ():
+        users = _parquet(store, path).read(columns=[column]).column(column).combine_chunks()
         found.append(users.filter(pa.array(opt_outs.of(users.to_pylist()))))
     return pa.concat_arrays(found)

@@ -66,6 +66,12 @@ def _shown(*columns: str) -> Shown:
     return lambda session, table: table.filter(words)
 
 
+def _shown_twins(session: duckdb.DuckDBPyConnection, table: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Only lists and twins of users who have not opted out, without a gap in the ranks."""
+    anew = f"row_number() OVER (PARTITION BY {USER} ORDER BY rank)::INTEGER AS rank"
+    return _shown(USER, "twin_idno")(session, table).project(f"* REPLACE ({anew})")
+
+
 def _shown_results(session: duckdb.DuckDBPyConnection, table: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     """Only results, and in them twins, of users who have not opted out."""
     gone = session.sql("SELECT list(name) AS gone FROM privacy.opted_out").set_alias("everybody_gone")
@@ -78,7 +84,7 @@ Shown = Callable[[duckdb.DuckDBPyConnection, duckdb.DuckDBPyRelation], duckdb.Du
 _NAME: Final = f"left(sha256({{}}), {NAME_LENGTH})"
 _WITHOUT: Final[dict[str, Shown]] = {
     "result": _shown_results,
-    "twins": _shown(USER, "twin_idno"),
+    "twins": _shown_twins,
     "exposure": _shown(USER, f"coalesce(instead_idno, {USER})"),
     "user_favor": _shown(USER),
 }

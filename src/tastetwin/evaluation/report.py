@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -120,12 +121,19 @@ def render(data: ReportData, config: EvaluateConfig) -> str:
 
 
 def without_users(page: str, opt_outs: OptOuts) -> str:
-    """A rendered report without the example lists of users who opted out, and without them in the lists of others."""
+    """A rendered report without the example lists of users who opted out, and without them in the lists of others.
+
+    Ranks count up from 1: a gap would tell that somebody was there.
+    """
 
     def kept(found: re.Match[str]) -> str:
         return "" if found["name"] in opt_outs.names else found[0]
 
-    return _OF_A_TWIN.sub(kept, _OF_A_USER.sub(kept, page))
+    def ranked(found: re.Match[str]) -> str:
+        ranks = itertools.count(1)
+        return _RANK.sub(lambda rank: f"{rank['before']}{next(ranks)}", found[0])
+
+    return _OF_A_USER.sub(ranked, _OF_A_TWIN.sub(kept, _OF_A_USER.sub(kept, page)))
 
 
 def without_examples(page: str) -> str:
@@ -134,6 +142,7 @@ def without_examples(page: str) -> str:
 
 
 _OF_A_USER: Final = re.compile(r'<details[^>]* data-user="(?P<name>\w+)">.*?</details>\n?', re.DOTALL)
+_RANK: Final = re.compile(r'(?P<before><tr data-user="\w+"><td class="num soft">)\d+')
 _OF_A_TWIN: Final = re.compile(r'<tr data-user="(?P<name>\w+)">.*?</tr>\n?', re.DOTALL)
 
 

@@ -29,7 +29,10 @@ def report_path(run_id: str) -> str:
 
 
 def write_report(store: Store, run: Run, config: Config) -> str:
-    """Render the report of an evaluated run; returns its path on the store's file system."""
+    """Render the report of an evaluated run; returns its path on the store's file system.
+
+    Takes who has opted out from all others, too: of whom a gateway was told, no report was cleaned yet.
+    """
     manifest = read_manifest(store, "evaluate", run.generation("evaluate"))
     lists, rival = TwinLists(store, run), published_or_none(store)
     data = ReportData(
@@ -48,6 +51,7 @@ def write_report(store: Store, run: Run, config: Config) -> str:
         published=None if rival is None else evaluation_of(store, rival),
     )
     store.write_bytes(report_path(run.run_id), render(data, config.evaluate).encode())
+    clean_reports(store)
     return store.path(report_path(run.run_id))
 
 

@@ -84,7 +84,7 @@ def _evaluate(
     rival, earlier = published_or_none(store), plan.parents["published"]
     lists = None if rival is None else _earlier_lists(store, rival)
     done = itertools.count(1)
-    served, stored = _served(store, features, analysis)
+    served, stored, left_out = _served(store, features, analysis)
     entries = read_table(store, analysis, "twins", TWINS)
     found = evaluate(
         _held_out(store, features, bundle, rival, served.histories.user_ids, rules, config.analyze.batch_tokens),
@@ -101,7 +101,7 @@ def _evaluate(
     ]
     moved: list[Measure] = []
     if rival is not None:
-        before, today = _both_data(store, rival, features, served.histories, rules.seed)
+        before, today = _both_data(store, rival, features, served.histories, left_out, rules.seed)
         besides += older_than(rival.logical_date, features.logical_date)
         besides += data_since(before, today, _new_events(store, features), rules.min_users_to_published)
         vectors = _both_vectors(store, rival, bundle, before, served.histories, stored)
@@ -180,12 +180,15 @@ def _vectors_of(
     return a, b
 
 
-def _served(store: Store, features: Manifest, analysis: Manifest) -> tuple[ServedUsers, npt.NDArray[np.float32]]:
-    """The users of the lists, and [n, dim] their vectors as stored."""
+def _served(
+    store: Store, features: Manifest, analysis: Manifest
+) -> tuple[ServedUsers, npt.NDArray[np.float32], npt.NDArray[np.object_]]:
+    """The users of the lists, [n, dim] their vectors as stored, and the eligible users who had opted out."""
     everybody = read_histories(store, features, analysis.settings["min_favors"])
     vocabulary = read_vocabulary(store, features.paths("vocabulary")[0])
     ids, stored = read_vectors(store, analysis.paths("vectors"))
-    histories = everybody.select(_those(everybody, ids))
+    with_vector = _those(everybody, ids)
+    histories = everybody.select(with_vector)
     left_out = int(analysis.facts["counts"]["opted_out"])
     # Fewer than had opted out are missing where one of them was forgotten since.
     if not np.array_equal(ids, histories.user_ids) or everybody.n_users - histories.n_users > left_out:
@@ -194,7 +197,8 @@ def _served(store: Store, features: Manifest, analysis: Manifest) -> tuple[Serve
     looked_at = list_vectors(store, analysis, stored)
     homes, rules = home_regions(histories, vocabulary), analysis.settings.get("lists", {})
     among = rules.get("region", "any")  # runs made before there were rules
-    return ServedUsers(histories, homes, vocabulary.region_codes, looked_at, among), stored
+    gone = np.delete(everybody.user_ids, with_vector)
+    return ServedUsers(histories, homes, vocabulary.region_codes, looked_at, among), stored, gone
 
 
 def _other_users(store: Store, analysis: Manifest, found: str) -> StoreError:
@@ -248,11 +252,14 @@ def _some_entries(entries: pa.Table, ids: npt.NDArray[np.object_], seed: int) ->
     return Entries(user[usable], twin[usable], similarity.to_numpy()[usable])
 
 
-def _both_data(store: Store, rival: Run, features: Manifest, histories: Histories, seed: int) -> tuple[Data, Data]:
-    """The published run's data, of a sample of its users, and today's."""
+def _both_data(
+    store: Store, rival: Run, features: Manifest, histories: Histories, left_out: npt.NDArray[np.object_], seed: int
+) -> tuple[Data, Data]:
+    """The published run's data, of a sample of its users, and today's; both without those ``left_out`` today."""
     then = read_manifest(store, "features", rival.generation("features"))
     analysis = read_manifest(store, "analyze", rival.generation("analyze"))
     some = _some_histories(store, then, analysis.settings["min_favors"], seed)
+    some = some.select(np.delete(np.arange(some.n_users), _those(some, left_out)))
     return _data(store, then, some), _data(store, features, histories)
 
 

@@ -21,7 +21,7 @@ from tastetwin.delivery.load import (
 )
 from tastetwin.delivery.targets.base import Version, open_target
 from tastetwin.errors import TasteTwinError, UsageError
-from tastetwin.privacy.opt_out import opt_in, opt_out
+from tastetwin.privacy.opt_out import deny, opt_in, opt_out
 from tastetwin.runs import publish
 from tastetwin.schema import RESULT
 from tastetwin.store import Store
@@ -132,6 +132,14 @@ def test_nobody_who_has_opted_out_is_loaded(database: Served, store: Store) -> N
     assert database.seen() == {"ann": payload(twin("dot")), "dot": payload(twin("ann"))}
 
 
+def test_nobody_is_loaded_who_is_being_forgotten(database: Served, store: Store) -> None:
+    """The features are cleaned before the results: in between, nothing but these has the id."""
+    publish_lists(store, {"ann": payload(twin("zoe"), twin("bob")), "zoe": payload(twin("ann"))}, "d1")
+    deny(store, ["zoe"])
+    assert load_published(store, database.address).rows == 1
+    assert database.seen() == {"ann": payload(twin("bob"))}
+
+
 def test_who_opts_out_while_lists_are_loaded_is_not_shown(database: Served, store: Store) -> None:
     """A load takes minutes; an opt-out holds from the moment it is made."""
     publish_lists(store, FIRST, "d1")
@@ -159,6 +167,22 @@ def test_a_rollback_brings_nobody_back_who_has_opted_out_since(database: Served,
     opt_out(store, ["dot"])
     roll_back_loaded(store, database.address)
     assert database.seen() == {"ann": payload(twin("bob")), "bob": payload(twin("ann"))}
+
+
+@pytest.mark.parametrize("leave", [opt_out, deny])
+def test_the_kept_version_is_cleaned_of_whom_the_published_run_does_not_know(
+    database: Served, store: Store, leave: Any
+) -> None:
+    """Who is in an older run alone, or was forgotten since, is in no history of the published one; only the hash of the
+    id says that nobody may see them."""
+    older = {"zoe": payload(twin("ann"), twin("yan")), "ann": payload(twin("zoe"), twin("bob"))}
+    for name, lists in (("d1", older), ("d2", SECOND)):
+        publish_lists(store, lists, name)
+        load_published(store, database.address)
+    leave(store, ["zoe", "yan"])
+    load_published(store, database.address)
+    roll_back_loaded(store, database.address)
+    assert database.seen() == {"ann": payload(twin("bob"))}
 
 
 def test_erased_users_are_in_no_version(database: Served, store: Store) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -52,6 +52,9 @@ class Target(Protocol):
 
     def read(self, version: Version, users: Sequence[str]) -> pa.Table:
         """``schema.RESULT``: the rows of these users in a version, in any order."""
+
+    def people(self, version: Version) -> Iterator[str]:
+        """Everybody who has a row in a version or is in a list there, some of them more than once."""
 
     def erase(self, version: Version, users: Sequence[str]) -> None:
         """Remove the rows of these users from a version, and the users from everybody's lists."""

@@ -149,6 +149,11 @@ class Cassandra:
             [{"idno": idno, "payload": dict(zip(_COLUMNS[1:], rest, strict=True))} for idno, *rest in plain], RESULT
         )
 
+    def people(self, version: Version) -> Iterator[str]:
+        """One scan of the table."""
+        for idno, text in self._scan(f"SELECT idno, twins FROM {self._name(version)}"):  # nosec B608
+            yield from (idno, *(twin["twin_idno"] for twin in json.loads(text)))
+
     def erase(self, version: Version, users: Sequence[str]) -> None:
         """A row each, and one scan of the table for the lists of others."""
         table, gone = self._name(version), set(users)

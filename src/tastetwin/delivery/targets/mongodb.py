@@ -116,6 +116,11 @@ class MongoDB:
         found = self._collection(version).find({"_id": {"$in": list(users)}})
         return pa.Table.from_pylist([{"idno": row.pop("_id"), "payload": row} for row in found], RESULT)
 
+    def people(self, version: Version) -> Iterator[str]:
+        """One scan of the collection."""
+        for row in self._collection(version).find({}, {"twins.twin_idno": 1}):
+            yield from (row["_id"], *(twin["twin_idno"] for twin in row["twins"]))
+
     def erase(self, version: Version, users: Sequence[str]) -> None:
         """Two scans of the collection for every ten thousand users."""
         collection = self._collection(version)
