@@ -382,7 +382,9 @@ def test_a_topic_that_is_not_there_and_cannot_be_made_is_said(cluster: Cluster) 
     topic = Topic(Address(cluster.brokers, f"absent-{uuid.uuid4().hex}"), {})
     with pytest.raises(StoreError) as caught:
         topic.prepare()
-    assert caught.value.problem.code == "KAFKA-NO-TOPIC" and "cleanup.policy=compact" in caught.value.problem.fix
+    assert caught.value.problem.code == "KAFKA-NO-TOPIC"
+    assert "--bootstrap-server 127.0.0.1:" in caught.value.problem.fix
+    assert "cleanup.policy=compact" in caught.value.problem.fix
 
 
 def test_what_cannot_be_asked_is_said(service: Service) -> None:

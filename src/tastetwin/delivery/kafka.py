@@ -158,7 +158,8 @@ class Topic:
                 "KAFKA-NO-TOPIC",
                 str(error),
                 "a compacted topic, made before or by the first push",
-                f"kafka-topics --create --topic {self.address.topic} --config cleanup.policy=compact",
+                f"kafka-topics --bootstrap-server {self.address.brokers} --create --topic {self.address.topic}"
+                " --config cleanup.policy=compact",
             ) from error
 
     def _policy(self) -> str:

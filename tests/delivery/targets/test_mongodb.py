@@ -11,7 +11,7 @@ import pytest
 
 from tastetwin.delivery.load import load_published, roll_back_loaded
 from tastetwin.delivery.targets.mongodb import LEASE_MS
-from tastetwin.errors import StoreError, TasteTwinError
+from tastetwin.errors import StoreError, TasteTwinError, UsageError
 from tastetwin.progress import Progress
 from tastetwin.store import Store
 from tests.delivery.targets.conftest import MONGODB_URI, publish_lists, told
@@ -167,6 +167,14 @@ def test_nothing_tells_a_password(store: Store, address: str, recwarn: pytest.Wa
     said = told(caught.value) + "".join(str(each.message) for each in recwarn)
     assert not [secret for secret in ("pa55", "w0rd") if secret in said]
     assert caught.value.problem.code in ("DATABASE-ADDRESS", "DATABASE-UNREACHABLE")
+
+
+def test_a_user_without_a_password_is_told_what_is_missing(store: Store) -> None:
+    """PostgreSQL takes such an address, so whoever comes from there writes it for MongoDB too."""
+    publish_lists(store, FIRST, "d1")
+    with pytest.raises(UsageError) as caught:
+        load_published(store, "mongodb://loader@127.0.0.1:1/town")
+    assert "password" in caught.value.problem.value
 
 
 def test_every_promise_was_asked_of_a_real_server_too() -> None:

@@ -56,7 +56,7 @@ def open_mongodb(address: str, view: str) -> Iterator[MongoDB]:
         client: pymongo.MongoClient[Document] = pymongo.MongoClient(address, **options)
         database = client.get_default_database()
     except (pymongo.errors.PyMongoError, ValueError, TypeError):
-        raise bad_address("not understood by pymongo, or without a database") from None
+        raise bad_address("not understood by pymongo (a user without a password?), or without a database") from None
     with client, _coded_errors(place):
         target = MongoDB(database.with_options(write_concern=pymongo.WriteConcern("majority")), place, view)
         target.lock()

@@ -64,6 +64,6 @@ def partitions(consumer: Consumer, brokers: str, topic: str) -> list[int]:
             "KAFKA-NO-TOPIC",
             place=place,
             rule="topics of events and of dead letters are made before",
-            fix=f"kafka-topics --create --topic {topic}",
+            fix=f"kafka-topics --bootstrap-server {brokers} --create --topic {topic}",
         )
     return sorted(found.partitions)
