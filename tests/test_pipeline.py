@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from typing import Any, Final
 
 import pytest
@@ -408,6 +408,17 @@ def test_what_goes_wrong_after_the_delivery_does_not_undo_it(
     said = INTERRUPTED if isinstance(error, KeyboardInterrupt) else "ValueError: full"
     assert (ended.status, ended.error) == ("delivered", said)
     assert seen(town.store) == ended.run_id
+
+
+def test_days_that_the_gate_refuses_or_a_person_approves_leave_no_more_behind_than_others(town: Town) -> None:
+    """With deliver.max_changed: 0 no run publishes itself, and the disk would fill up with every day there ever was."""
+    shown, settings = town.day(), Config(deliver=DeliverConfig(keep_runs=2))
+    town.fails["deliver"] = GateRefused("AWAITS-APPROVAL", place="run", rule="few changes")
+    for days in range(1, 6):
+        with pytest.raises(GateRefused, match="AWAITS-APPROVAL"):
+            run_day(town.store, "source", DAY + timedelta(days), settings)
+    kept = [generations(run)["mart"] for run in [shown, *list_runs(town.store)[-2:]]]
+    assert sorted(town.store.names("mart")) == sorted(kept), "what readers see, and the newest runs"
 
 
 def test_after_a_failure_the_same_command_goes_on_and_ends_well(town: Town) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Final
@@ -330,7 +330,12 @@ def _recorded(job: Job) -> Iterator[None]:
     try:
         yield
     except GateRefused as error:
+        from tastetwin.delivery.publish import prune
+
         _close(job, "refused", error)
+        # Where every run is to be approved, or one is refused every day, no publication would ever remove anything.
+        with suppress(StoreError):  # of the two, the refusal is to be told
+            prune(job.store, job.config.deliver.keep_runs)
         raise
     except (KeyboardInterrupt, SystemExit) as error:
         _close(job, "interrupted", error)

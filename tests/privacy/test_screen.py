@@ -49,6 +49,13 @@ def test_an_id_is_found_where_a_reader_would_find_it(text: str) -> None:
     assert not mentions(text, people("u10", "u", "1", "u2u1"))
 
 
+@pytest.mark.parametrize("broken", [b"\xffu1", b"u1\xff", b"u\xff1", b"\xc3u1\xe2\x82"], ids=repr)
+@pytest.mark.parametrize("line", [b'{"user_idno": "%s", "like_contentsid": "p"}', b"%s,p", b"liked by %s"], ids=repr)
+def test_bytes_that_are_no_text_hide_no_id(line: bytes, broken: bytes) -> None:
+    """A line with such a byte is refused and kept with its excerpt, and a reader sees at once whose it is."""
+    assert mentions((line % broken).decode(errors="replace"), people("u1"))
+
+
 @pytest.mark.parametrize("text", ["u10", "xu1", "u1x", '"u10"', "u-1", "u_1", "u1.5", "", '"u2"'])
 def test_a_longer_word_is_another_id(text: str) -> None:
     """Forgetting u1 must not touch u10."""

@@ -19,6 +19,7 @@ LONGEST: Final = 256
 """Characters of the longest id."""
 _WORD: Final = re.compile(r"""[^\s,;:|=&<>(){}\[\]"']+""")
 _COLUMN: Final = re.compile(r"[^,;|\t\r\n]+")
+_UNREADABLE: Final = "\N{REPLACEMENT CHARACTER}"
 _ENDS: Final = ".!?\\"
 _ESCAPES: Final = re.compile(r'(?:\\u[0-9a-fA-F]{4})+|\\["\\/bfnrt]')
 _IN_A_ROW: Final = 4
@@ -29,7 +30,11 @@ _QUOTES: Final = 8
 
 def mentions(text: str, people: OptOuts) -> bool:
     """Whether one of these people is spoken of; takes microseconds per letter, so texts should be few."""
-    texts = {text, _ESCAPES.sub(lambda found: str(json.loads(f'"{found[0]}"')), text)} if people.names else ()
+    if not people.names:
+        return False
+    texts = {text, _ESCAPES.sub(lambda found: str(json.loads(f'"{found[0]}"')), text)}
+    # What no UTF-8 decodes to is no letter: it may stand between an id and another word, or in the middle of an id.
+    texts |= {each.replace(_UNREADABLE, instead) for each in texts for instead in (" ", "")}
     return any(
         len(each) <= LONGEST and name_of(each) in people.names
         for version in texts
