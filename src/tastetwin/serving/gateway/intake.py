@@ -53,6 +53,8 @@ class Intake:
         """Number of the last change known of each user."""
         self._unread: dict[str, FreshRecord] = {}
         """Changes that no model could be reached for yet."""
+        self._passed_over: dict[str, FreshRecord] = {}
+        """Changes of whoever had opted out then: they count once somebody opts in again."""
         self._refused: set[tuple[People, str]] = set()
         """Whose last change the model of a version refuses."""
         self._cursor = 0
@@ -92,6 +94,7 @@ class Intake:
         kept = {each.user for each in records}
         self._latest = {user: at for user, at in self._latest.items() if at > cursor or user in kept}
         self._refused = {(each, user) for each, user in self._refused if each in people and user in self._latest}
+        self._passed_over = {user: each for user, each in self._passed_over.items() if user in kept}
         self._cursor = cursor  # only now: what an error kept from being read in is asked for again
 
     async def add(self, came: dict[str, Favors], call: Call) -> None:
@@ -104,10 +107,11 @@ class Intake:
             await self._try(await self._beside(self._log.add_many, came, time.time()), call)
 
     async def follow(self) -> None:
-        """Read in what other gateways kept, and what no model could be reached for."""
+        """Read in what other gateways kept, what no model could be reached for, and what came of who opted in again."""
         records, cursor = await self._beside(self._log.since, self._cursor)
         new = {each.user: each for each in records if each.number > self._latest.get(each.user, 0)}
-        await self._read_in([*(self._unread | new).values()])
+        back = {user: each for user, each in self._passed_over.items() if not self._denied.has(user)}
+        await self._read_in([*(back | self._unread | new).values()])
         self._cursor = cursor
 
     async def tidy(self, forgotten: frozenset[str]) -> None:
@@ -122,6 +126,8 @@ class Intake:
             self._unread.pop(user, None)
             self._refused.difference_update([(people, user) for people in self._people])
         self._forgotten = forgotten
+        for user in await asyncio.to_thread(_named, list(self._passed_over), forgotten):
+            self._passed_over.pop(user, None)
         before = min((said_by_run(each.pack.manifest.logical_date) for each in self._people), default=0.0)
         if before > self._pruned:
             await self._beside(self._log.prune, before)
@@ -143,7 +149,7 @@ class Intake:
 
     async def _try(self, records: Sequence[FreshRecord], call: Call) -> bool:
         """Whether a model could be reached for all of them."""
-        mine = [each for each in records if not self._denied.has(each.user) and self._is_news(each)]
+        mine = [each for each in self._not_passed_over(records) if self._is_news(each)]
         for record in mine:
             self._latest[record.user] = record.number
             self._unread[record.user] = record
@@ -154,10 +160,22 @@ class Intake:
             if error.problem.code in OUTAGES:
                 return False
             raise
-        for record in mine:
+        for record in self._not_passed_over(mine):  # once more: who left while the model was asked was not read in
             if self._latest.get(record.user) == record.number:
                 self._unread.pop(record.user, None)
         return True
+
+    def _not_passed_over(self, records: Sequence[FreshRecord]) -> list[FreshRecord]:
+        """Those of users who have not opted out; the others wait for their users to come back."""
+        kept = []
+        for record in records:
+            self._passed_over.pop(record.user, None)
+            if not self._denied.has(record.user):
+                kept.append(record)
+                continue
+            self._passed_over[record.user] = record
+            self._unread.pop(record.user, None)
+        return kept
 
     def _is_news(self, record: FreshRecord) -> bool:
         return record.number >= self._latest.get(record.user, 0)
