@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tastetwin.config import BackendConfig
-from tastetwin.runs import publish, published_run, write_run
+from tastetwin.runs import publish, published_run, rollback, write_run
 from tastetwin.serving.backend import follow as following
 from tastetwin.serving.backend.metrics import Metrics
 from tastetwin.serving.backend.repository import Repository
@@ -29,10 +29,14 @@ def another_run(store: Store, day: str) -> str:
 
 
 def followed(
-    store: Store, monkeypatch: pytest.MonkeyPatch, body: Callable[[Repository, list[str]], Awaitable[None]]
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    body: Callable[[Repository, list[str]], Awaitable[None]],
+    linger: float = 0.0,
 ) -> None:
     """What happens to a repository that follows, which has the published run's bundle from the start."""
     monkeypatch.setattr(following, "SECONDS", 0.01)
+    monkeypatch.setattr(following, "LINGER", linger)
     told: list[str] = []
 
     async def whole() -> None:
@@ -63,6 +67,23 @@ def test_it_holds_the_published_run_s_and_the_one_before(copied: Journey, monkey
         await until(lambda: set(repository.versions()) == {second, third})
 
     followed(copied.store, monkeypatch, body)
+
+
+def test_a_run_that_was_rolled_back_stays_until_gateways_have_looked(
+    copied: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They answer from it for a second or more; without its bundle, what needs a model would fail at a rollback."""
+    first = copied.first.generation("train")
+
+    async def body(repository: Repository, told: list[str]) -> None:
+        second = another_run(copied.store, "2027-01-01")
+        await until(lambda: set(repository.versions()) == {first, second})
+        rollback(copied.store, lambda _: True)
+        await asyncio.sleep(0.3)
+        assert set(repository.versions()) == {first, second}
+        await until(lambda: repository.versions() == [first])
+
+    followed(copied.store, monkeypatch, body, linger=1.0)
 
 
 def test_what_somebody_loaded_by_hand_stays(copied: Journey, monkeypatch: pytest.MonkeyPatch) -> None:

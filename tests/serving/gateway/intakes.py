@@ -40,6 +40,8 @@ class Model:
 
     def __init__(self) -> None:
         self.down: str | None = None
+        self.away: Everybody | None = None
+        """A version that no model is there for."""
         self.refuses = ""
         """A place: a call with a history that has it is refused."""
         self.calls = 0
@@ -48,7 +50,7 @@ class Model:
 
     async def encode(self, pack: Any, histories: Histories, call: Call) -> Floats:
         self.calls += 1
-        down = self.down
+        down = "BACKEND-UNAVAILABLE" if self.away is not None and pack is self.away.pack else self.down
         if self.holds:
             self.held.append(asyncio.Event())
             await self.held[-1].wait()

@@ -119,6 +119,32 @@ def test_without_a_model_events_are_kept_and_read_in_later(gateway: Gateway, out
     run(whole())
 
 
+@pytest.mark.parametrize("away", [0, 1])
+def test_a_version_without_a_model_takes_nothing_from_the_others(away: int) -> None:
+    """A canary or a shadow whose bundle no backend holds: everybody would get stale lists, and newcomers none."""
+    versions = (Everybody(), Everybody())
+    gateway = Gateway(MemoryLog(), *versions)
+    canary, stable = versions[away], versions[1 - away]
+
+    async def knows(people: Any) -> bool:
+        return await gateway.intake.catch_up(people, "ann", CALL)
+
+    async def whole() -> None:
+        await gateway.start()
+        gateway.model.away = canary
+        await gateway.add("ann", likes("a"))
+        assert stable.vectors == {"ann": vector_of("a")} and canary.vectors == {}
+        assert await knows(stable) and not await knows(canary)
+        asked = gateway.model.calls
+        await gateway.intake.follow()
+        assert gateway.model.calls == asked + 1 and gateway.intake.unread == 1  # of the canary alone
+        gateway.model.away = None
+        await gateway.intake.follow()
+        assert canary.vectors == stable.vectors and await knows(canary) and gateway.intake.unread == 0
+
+    run(whole())
+
+
 def test_another_error_is_not_taken_for_an_outage(gateway: Gateway) -> None:
     """What is broken must be told, not tried again in silence."""
 
@@ -321,35 +347,6 @@ def test_a_request_that_is_given_up_loses_nothing(gateway: Gateway) -> None:
         gateway.model.holds = False
         await gateway.intake.follow()
         assert gateway.vectors == {"ann": vector_of("a")}
-
-    run(whole())
-
-
-def test_who_opted_out_is_not_read_in(gateway: Gateway) -> None:
-    """Kept by another gateway before it knew."""
-
-    async def whole() -> None:
-        await gateway.start()
-        gateway.denied.users.add("ann")
-        gateway.log.add_many({"ann": likes("a"), "bob": likes("b")}, 1.0)
-        await gateway.intake.follow()
-        assert gateway.vectors == {"bob": vector_of("b")}
-
-    run(whole())
-
-
-def test_who_opts_out_while_their_vector_is_made_is_not_read_in(gateway: Gateway) -> None:
-    """A newcomer whom nobody had hidden yet, for nobody knew them: they would be shown until the next version."""
-
-    async def whole() -> None:
-        await gateway.start()
-        gateway.model.holds = True
-        added = asyncio.create_task(gateway.add("ann", likes("a")))
-        await gateway.model.waits(1)
-        gateway.denied.users.add("ann")
-        gateway.model.held[0].set()
-        await added
-        assert gateway.vectors == {}
 
     run(whole())
 

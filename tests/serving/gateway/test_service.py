@@ -340,6 +340,20 @@ def test_whom_the_run_has_no_list_of_is_told_so_while_later_favors_are_unread(wo
     assert first["error"] == third["error"] and len(second["answer"]["twins"]) == 5
 
 
+def test_a_pair_is_not_told_unknown_while_one_of_them_is_unread(world: World) -> None:
+    """404 says that nobody needs to ask again, of somebody whose favors were acknowledged a moment ago."""
+    known = some_user(world)
+    request = PairRequest(user=known, other="newcomer")
+    world.models.out = True
+    add(world, [FavorEvent(user="newcomer", like={"like_contentsid": place}) for place in places(world, 6)])
+    for ask in (world.service.explain(world.version, request, world.call()),
+                world.service.compare(world.version, request, True, world.call())):  # fmt: skip
+        with pytest.raises(StoreError, match="BACKEND-UNAVAILABLE"):
+            world.run(ask)
+    world.models.out = False
+    assert world.run(world.service.compare(world.version, request, True, world.call()))["score"]
+
+
 def test_whoever_s_history_is_refused_has_the_run_s_list_and_everybody_else_a_fresh_one(world: World) -> None:
     """The favors were kept, so the request did not fail; what is shown says that it does not know them."""
     odd, other = some_user(world), some_user(world, 1)

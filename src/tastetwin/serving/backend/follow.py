@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -13,6 +14,8 @@ from tastetwin.store import Store
 
 SECONDS: Final = 1.0
 """Between two looks at the pointer."""
+LINGER: Final = 60.0
+"""Seconds that a bundle stays once no run needs it: after a rollback gateways answer from it until they looked, too."""
 
 
 async def follow(store: Store, repository: Repository, tell: Callable[[str], None]) -> None:
@@ -20,7 +23,7 @@ async def follow(store: Store, repository: Repository, tell: Callable[[str], Non
 
     What cannot be loaded is told once and tried again. What somebody else loaded stays.
     """
-    mine, said = set(repository.versions()), ""
+    mine, said = dict.fromkeys(repository.versions(), time.monotonic()), ""
     while True:
         await asyncio.sleep(SECONDS)
         trouble = ""
@@ -35,16 +38,17 @@ async def follow(store: Store, repository: Repository, tell: Callable[[str], Non
         said = trouble
 
 
-async def _follow_once(store: Store, repository: Repository, mine: set[str]) -> None:
-    """``mine``: what was loaded by following; kept up to date."""
+async def _follow_once(store: Store, repository: Repository, mine: dict[str, float]) -> None:
+    """``mine``: what was loaded by following, and when it was needed last; kept up to date."""
     wanted = set()
     for run_id in await asyncio.to_thread(_runs, store):
         bundle = (await asyncio.to_thread(read_run, store, run_id)).generation("train")
         await repository.load(bundle)
         wanted.add(bundle)
-    mine |= wanted
-    for bundle in mine - wanted if wanted else ():
-        mine.discard(bundle)
+    now = time.monotonic()
+    mine.update(dict.fromkeys(wanted, now))
+    for bundle in [each for each, needed in mine.items() if now - needed > LINGER] if wanted else ():
+        del mine[bundle]
         if bundle in repository.versions():
             await repository.unload(bundle)
 

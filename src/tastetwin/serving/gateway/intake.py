@@ -51,8 +51,10 @@ class Intake:
         self._looked = time.monotonic()
         self._latest: dict[str, int] = {}
         """Number of the last change known of each user."""
-        self._unread: dict[str, FreshRecord] = {}
-        """Changes that no model could be reached for yet."""
+        self._unread: dict[tuple[People, str], FreshRecord] = {}
+        """Changes that the model of a version could not be reached for yet."""
+        self._passed_over: dict[str, FreshRecord] = {}
+        """Changes of whoever had opted out then: they count once somebody opts in again."""
         self._refused: set[tuple[People, str]] = set()
         """Whose last change the model of a version refuses."""
         self._cursor = 0
@@ -65,7 +67,7 @@ class Intake:
     @property
     def unread(self) -> int:
         """People with favors that no model could be reached for yet."""
-        return len(self._unread)
+        return len({user for _, user in self._unread})
 
     @property
     def refused(self) -> int:
@@ -87,11 +89,13 @@ class Intake:
         """From now on, what came and comes is part of these, and no longer of others once all has been read in."""
         self._people = [*self._people, *(each for each in people if each not in self._people)]
         records, cursor = await self._beside(self._log.since, 0)
-        await self._read_in(records)
+        await self._read_in(records, self._people)
         self._people = people
         kept = {each.user for each in records}
         self._latest = {user: at for user, at in self._latest.items() if at > cursor or user in kept}
+        self._unread = {key: each for key, each in self._unread.items() if key[0] in people}
         self._refused = {(each, user) for each, user in self._refused if each in people and user in self._latest}
+        self._passed_over = {user: each for user, each in self._passed_over.items() if user in kept}
         self._cursor = cursor  # only now: what an error kept from being read in is asked for again
 
     async def add(self, came: dict[str, Favors], call: Call) -> None:
@@ -101,13 +105,17 @@ class Intake:
             StoreError: as ``FreshLog``; they count as not kept then, and must be sent again.
         """
         if came:
-            await self._try(await self._beside(self._log.add_many, came, time.time()), call)
+            await self._try(await self._beside(self._log.add_many, came, time.time()), self._people, call)
 
     async def follow(self) -> None:
-        """Read in what other gateways kept, and what no model could be reached for."""
+        """Read in what other gateways kept, what no model could be reached for, and what came of who opted in again."""
         records, cursor = await self._beside(self._log.since, self._cursor)
         new = {each.user: each for each in records if each.number > self._latest.get(each.user, 0)}
-        await self._read_in([*(self._unread | new).values()])
+        back = {user: self._passed_over.pop(user) for user in [*self._passed_over] if not self._denied.has(user)}
+        waiting = [*self._unread.items()]
+        await self._read_in([*(back | new).values()], self._people)
+        for people in self._people:
+            await self._read_in([record for (each, _), record in waiting if each is people], [people])
         self._cursor = cursor
 
     async def tidy(self, forgotten: frozenset[str]) -> None:
@@ -119,9 +127,11 @@ class Intake:
         await self._beside(self._log.remove, forgotten)
         for user in await asyncio.to_thread(_named, list(self._latest), forgotten - self._forgotten):
             self._latest.pop(user, None)
-            self._unread.pop(user, None)
+            self._no_longer_unread(user)
             self._refused.difference_update([(people, user) for people in self._people])
         self._forgotten = forgotten
+        for user in await asyncio.to_thread(_named, list(self._passed_over), forgotten):
+            self._passed_over.pop(user, None)
         before = min((said_by_run(each.pack.manifest.logical_date) for each in self._people), default=0.0)
         if before > self._pruned:
             await self._beside(self._log.prune, before)
@@ -129,35 +139,49 @@ class Intake:
 
     async def catch_up(self, people: People, user: str, call: Call) -> bool:
         """Whether the user's vector in a version is that of all favors known; tries to make it so."""
-        record = self._unread.get(user)
-        return (record is None or await self._try([record], call)) and not self.is_refused(people, user)
+        record = self._unread.get((people, user))
+        return (record is None or await self._try([record], [people], call)) and not self.is_refused(people, user)
 
     async def _beside(self, call: Callable[..., Answer], *given: Any) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *given)
 
-    async def _read_in(self, records: Sequence[FreshRecord]) -> None:
+    async def _read_in(self, records: Sequence[FreshRecord], versions: Sequence[People]) -> None:
         size, seconds = self._config.backend.max_rows, self._config.gateway.deadline_ms / 1_000
         for start in range(0, len(records), size):
             deadline = asyncio.get_running_loop().time() + seconds
-            await self._try(records[start : start + size], Call(deadline, "intake"))
+            await self._try(records[start : start + size], versions, Call(deadline, "intake"))
 
-    async def _try(self, records: Sequence[FreshRecord], call: Call) -> bool:
-        """Whether a model could be reached for all of them."""
-        mine = [each for each in records if not self._denied.has(each.user) and self._is_news(each)]
+    async def _try(self, records: Sequence[FreshRecord], versions: Sequence[People], call: Call) -> bool:
+        """Whether the models of all these versions could be reached for all of them."""
+        mine = [each for each in self._not_passed_over(records) if self._is_news(each)]
         for record in mine:
             self._latest[record.user] = record.number
-            self._unread[record.user] = record
+            self._unread.update({(people, record.user): record for people in versions})
+        return all([await self._reached(people, mine, call) for people in versions])  # none for want of another
+
+    async def _reached(self, people: People, records: Sequence[FreshRecord], call: Call) -> bool:
         try:
-            for people in self._people:
-                await self._read_into(people, mine, call)
+            await self._read_into(people, records, call)
         except StoreError as error:
             if error.problem.code in OUTAGES:
                 return False
             raise
-        for record in mine:
+        for record in self._not_passed_over(records):  # once more: who left while the model was asked was not read in
             if self._latest.get(record.user) == record.number:
-                self._unread.pop(record.user, None)
+                self._unread.pop((people, record.user), None)
         return True
+
+    def _not_passed_over(self, records: Sequence[FreshRecord]) -> list[FreshRecord]:
+        """Those of users who have not opted out; the others wait for their users to come back."""
+        for record in records:
+            if self._denied.has(record.user):
+                self._passed_over[record.user] = record
+                self._no_longer_unread(record.user)
+        return [each for each in records if not self._denied.has(each.user)]
+
+    def _no_longer_unread(self, user: str) -> None:
+        for people in self._people:
+            self._unread.pop((people, user), None)
 
     def _is_news(self, record: FreshRecord) -> bool:
         return record.number >= self._latest.get(record.user, 0)

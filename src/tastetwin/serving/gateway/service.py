@@ -169,14 +169,7 @@ class Service:
         return self._told(version, one, self._near(version.people, [one], wanted)[0], wanted, with_scores)
 
     def _one(self, people: People, user: str, wanted: Wanted, stale: bool) -> _One:
-        try:
-            position = self._shown(people, user)
-        except UsageError:
-            if stale:  # known to us, but to no model yet: that is no reason to say that there is nobody
-                raise unread() from None
-            raise
-        if stale and (position >= len(people.pack) or not people.pack.has_vector(position)):
-            raise unread()  # what is known of them came since the run, which has no list to show instead
+        position = self._shown_or_unread(people, user, stale)
         excluded = people.excluded(position) | self._positions(people, wanted.exclude)
         return _One(position, excluded, people.is_fresh(position) and not stale, stale)
 
@@ -238,7 +231,7 @@ class Service:
 
         Raises:
             UsageError: SAME-USER, UNKNOWN-USER.
-            StoreError: OPT-OUTS-UNKNOWN.
+            StoreError: OPT-OUTS-UNKNOWN; BACKEND-UNAVAILABLE for a newcomer whom no model has read yet.
         """
         first, second = await self._pair(version, request, call)
         return answers.comparison(version.people, first, second, request.language, with_scores)
@@ -247,9 +240,21 @@ class Service:
         self.denied.check()
         if request.user == request.other:
             raise UsageError("SAME-USER", place="other", rule="two different users", fix="name another one")
-        for user in (request.user, request.other):
-            await self.intake.catch_up(version.people, user, call)
-        return self._shown(version.people, request.user), self._shown(version.people, request.other)
+        people, users = version.people, (request.user, request.other)
+        stale = [not await self.intake.catch_up(people, user, call) for user in users]
+        first, second = (self._shown_or_unread(people, user, each) for user, each in zip(users, stale, strict=True))
+        return first, second
+
+    def _shown_or_unread(self, people: People, user: str, stale: bool) -> int:
+        try:
+            position = self._shown(people, user)
+        except UsageError:
+            if stale:  # known to us, but to no model yet: that is no reason to say that there is nobody
+                raise unread() from None
+            raise
+        if stale and (position >= len(people.pack) or not people.pack.has_vector(position)):
+            raise unread()  # what is known of them came since the run, which has nothing to show instead
+        return position
 
     def _shown(self, people: People, user: str) -> int:
         """Position of a user who has a vector and has not opted out: whoever else asks learns nothing.
