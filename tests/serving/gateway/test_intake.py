@@ -334,6 +334,29 @@ def test_favors_that_come_while_a_version_is_read_in_are_in_it(gateway: Gateway)
     run(whole())
 
 
+def test_favors_whose_version_goes_while_they_are_kept_are_in_its_answer_too() -> None:
+    """The request goes on with the version that it was given: its answer would lack them and not say so."""
+    answered = threading.Event()
+
+    class Late(MemoryLog):
+        def add_many(self, came: Any, arrived: float) -> Any:
+            assert answered.wait(20)
+            return super().add_many(came, arrived)
+
+    gateway, newer = Gateway(Late()), Everybody()
+
+    async def whole() -> None:
+        await gateway.start()
+        added = asyncio.create_task(gateway.add("ann", likes("a")))
+        await asyncio.sleep(0)
+        await gateway.intake.serve([newer])  # type: ignore[list-item]
+        answered.set()
+        await added
+        assert gateway.vectors == newer.vectors == {"ann": vector_of("a")}
+
+    run(whole())
+
+
 def test_a_request_that_is_given_up_loses_nothing(gateway: Gateway) -> None:
     """The client hangs up while the model works; the event was kept."""
 

@@ -105,7 +105,9 @@ class Intake:
             StoreError: as ``FreshLog``; they count as not kept then, and must be sent again.
         """
         if came:
-            await self._try(await self._beside(self._log.add_many, came, time.time()), self._people, call)
+            answering = self._people  # a request is answered by the version that it was given, gone since or not
+            records = await self._beside(self._log.add_many, came, time.time())
+            await self._try(records, [*dict.fromkeys([*self._people, *answering])], call)
 
     async def follow(self) -> None:
         """Read in what other gateways kept, what no model could be reached for, and what came of who opted in again."""
@@ -156,7 +158,7 @@ class Intake:
         mine = [each for each in self._not_passed_over(records) if self._is_news(each)]
         for record in mine:
             self._latest[record.user] = record.number
-            self._unread.update({(people, record.user): record for people in versions})
+            self._unread.update({(people, record.user): record for people in versions if people in self._people})
         return all([await self._reached(people, mine, call) for people in versions])  # none for want of another
 
     async def _reached(self, people: People, records: Sequence[FreshRecord], call: Call) -> bool:
