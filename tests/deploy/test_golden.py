@@ -9,14 +9,10 @@ import numpy as np
 import pytest
 from starlette.requests import Request
 
-from tastetwin.analysis.lookup import TwinLists
 from tastetwin.deploy.golden import Golden, check_gateway, check_model
 from tastetwin.errors import GateRefused, UsageError
-from tastetwin.features.taste import HISTORY
 from tastetwin.privacy.opt_out import opt_in, opt_out
-from tastetwin.schema import USER
 from tastetwin.serving.protocol import infer_response, read_infer_request
-from tastetwin.tables import read_files
 from tests.deploy.town import Town
 from tests.serving.gateways import closed_port, served
 
@@ -100,10 +96,3 @@ def test_a_run_without_lists_cannot_be_asked(runs: Town, monkeypatch: pytest.Mon
     monkeypatch.setattr("tastetwin.analysis.lookup.TwinLists.some_users", lambda self, n: [])
     with pytest.raises(UsageError, match="GOLDEN-NONE"):
         Golden.of(runs.store, runs.old, 12)
-
-
-def test_as_many_are_asked_as_there_are(runs: Town) -> None:
-    """A small service's golden users must not be the few with a usual history: fewer questions find fewer faults."""
-    lists = TwinLists(runs.store, runs.old)
-    users = read_files(runs.store, lists.features.paths("history")[:1], HISTORY).column(USER).to_pylist()
-    assert lists.some_users(10_000) == sorted(user for user in users if lists.stored_list(user).num_rows)

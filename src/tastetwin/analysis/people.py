@@ -144,16 +144,14 @@ class People:
         return read_table(self.store, self.analysis, "exposure", EXPOSURE)
 
     def some_users(self, n: int) -> list[str]:
-        """A few users with twins, always the same ones for a run; of very short or long histories where there are no
-        others."""
+        """A few users with twins and neither a very short nor a very long history; always the same ones for a run."""
         path = self.features.paths("history")[0]
         table = read_files(self.store, [path], HISTORY)
         lengths = pc.list_value_length(table.column("places")).to_numpy()
         served = pc.is_in(table.column(USER), value_set=self._served_in(path)).to_numpy()
-        usual = (lengths >= max(self.min_favors, 10)) & (lengths <= 100)
-        rng = np.random.default_rng(0)
-        order = [rng.permutation(np.flatnonzero(served & each)) for each in (usual, ~usual)]
-        drawn = (str(table.column(USER)[int(at)]) for at in np.concatenate(order))
+        usual = np.flatnonzero(served & (lengths >= max(self.min_favors, 10)) & (lengths <= 100))
+        usual = usual if len(usual) else np.flatnonzero(served)
+        drawn = [str(table.column(USER)[int(at)]) for at in np.random.default_rng(0).permutation(usual)]
         return sorted(itertools.islice((user for user in drawn if not is_opted_out(self.store, user)), n))
 
     def _served_in(self, history_path: str) -> pa.Array:
