@@ -392,6 +392,12 @@ def test_prometheus_grafana_and_filebeat_are_given_what_is_tested(tmp_path: Path
     assert beat["spec"]["config"] == {"filebeat.inputs": said["filebeat.inputs"]}
 
 
+def test_elasticsearch_starts_on_a_node_as_it_comes() -> None:
+    """It refuses to start where it may map too little memory, and no pod here may change its node."""
+    (search,) = of_kind(manifests("platform", "all"), "Elasticsearch")
+    assert [each["config"] for each in search["spec"]["nodeSets"]] == [{"node.store.allow_mmap": False}]
+
+
 def test_only_the_route_of_deployments_outlives_its_release() -> None:
     """One that is kept without what it leads to, or through, answers 404 in the place of whatever comes next."""
     for key, kept in ((("platform", "all"), [True] * 3), (("app", "route"), [False] * 3)):
