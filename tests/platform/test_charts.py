@@ -392,6 +392,13 @@ def test_prometheus_grafana_and_filebeat_are_given_what_is_tested(tmp_path: Path
     assert beat["spec"]["config"] == {"filebeat.inputs": said["filebeat.inputs"]}
 
 
+def test_a_deployment_may_ask_the_api_server_and_traefik_where_they_listen() -> None:
+    """A policy sees the pods' port behind a service: with 443 alone `check` through `deploy.front` would hang."""
+    policies = {each["metadata"]["name"]: each["spec"] for each in of_kind(manifests("jobs", "least"), "NetworkPolicy")}
+    anywhere = [rule for rule in policies["it-deploy"]["egress"] if "to" not in rule]
+    assert {443, 6443, 8443} <= {port["port"] for rule in anywhere for port in rule["ports"]}
+
+
 def test_elasticsearch_starts_on_a_node_as_it_comes() -> None:
     """It refuses to start where it may map too little memory, and no pod here may change its node."""
     (search,) = of_kind(manifests("platform", "all"), "Elasticsearch")
