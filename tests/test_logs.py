@@ -126,6 +126,26 @@ def test_without_being_asked_to_people_are_told_in_words(town: TownReport, tmp_p
     assert re.fullmatch(r"\S+Z collect: started\n\S+Z collect: finished in .*\n", done.stderr)
 
 
+def test_a_pod_that_says_one_line_and_ends_is_shipped_too(tmp_path: Path) -> None:
+    """Filebeat never opens a file shorter than its fingerprint: the refusal that a task ended with would be nowhere."""
+    words = [sys.executable, "-m", "tastetwin", "features", "--store", str(tmp_path), "--date", "2026-06-30"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=os.environ | JSON)
+    (own,) = yaml.safe_load(SHIPPER.read_text(encoding="utf-8"))["filebeat.inputs"]
+    shortest = min(len(line) for line in done.stderr.splitlines())
+    assert done.returncode and own.get("prospector.scanner.fingerprint.length", 1024) <= shortest
+
+
+def test_the_shipper_reads_our_pods_and_nobody_else_s() -> None:
+    """MongoDB logs slow queries with the ids in them; the page has it in the namespace where we are."""
+    (own,) = yaml.safe_load(SHIPPER.read_text(encoding="utf-8"))["filebeat.inputs"]
+    pods = {
+        "taste-app-2026-11-22-1-gateway-7d4f-x2": True, "tastetwin-daily-29400150-k8": True, "tastetwin-mart-a1": True,
+        "job-tastetwin-train-2026-11-22-0-b2": True, "platform-mongodb-0": False, "platform-logs-es-default-0": False,
+    }  # fmt: skip
+    files = {pod: Path(f"/var/log/containers/{pod}_tastetwin_base-{'0' * 64}.log") for pod in pods}
+    assert {pod: any(file.match(each) for each in own["paths"]) for pod, file in files.items()} == pods
+
+
 def test_the_shipper_looks_for_the_fields_that_lines_have() -> None:
     """Elasticsearch cannot be had here, so what Filebeat is told is held to the lines at least."""
     (own,) = yaml.safe_load(SHIPPER.read_text(encoding="utf-8"))["filebeat.inputs"]

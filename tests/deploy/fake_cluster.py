@@ -131,7 +131,10 @@ def objects(kind: str, name: str, release: dict[str, Any]) -> list[dict[str, Any
             found.append({"metadata": {"name": f"{name}-{tier}", "generation": 1, "labels": labels},
                           "spec": {"replicas": 2}, "status": status})  # fmt: skip
         else:
-            found.append({"metadata": {"name": f"{name}-{tier}-0", "labels": labels}, "status": {"podIP": "10.0.0.9"}})
+            runs = {"podIP": "10.0.0.9", "containerStatuses": [{"started": True}]}
+            states = [runs, *release.get("more", ())]
+            found += [{"metadata": {"name": f"{name}-{tier}-{number}", "labels": labels}, "status": status}
+                      for number, status in enumerate(states)]  # fmt: skip
     return found
 
 

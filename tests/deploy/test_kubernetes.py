@@ -240,6 +240,15 @@ class TestKubernetes(DeployContract):
         with pytest.raises(StoreError, match="DEPLOY-NOT-READY"):
             place.target.metrics(place.new.run_id)
 
+    def test_a_pod_that_comes_up_or_is_gone_fails_no_check(self, place: Cluster) -> None:
+        """More traffic makes the autoscaler add one just then: a sound deployment would go back for it."""
+        served(place, place.old)
+        name, releases = release(APP, place.old.run_id), place.state["releases"]
+        others = [{"phase": "Pending"}, {"phase": "Failed", "reason": "Evicted"},
+                  {"podIP": "10.0.0.10", "containerStatuses": [{"started": False}]}]  # fmt: skip
+        place.change(releases=releases | {name: {**releases[name], "more": others}})
+        assert len(place.target.metrics(place.old.run_id)) == 1
+
     def test_a_release_whose_removal_was_killed_is_removed_and_made_again(self, place: Cluster) -> None:
         """Helm installs nothing over what is still being uninstalled."""
         served(place, place.old)

@@ -23,6 +23,7 @@ from tests.platform.charts import (  # fmt: skip
     CHARTS,
     HELM,
     MODEL,
+    S3,
     SETS,
     Manifest,
     chooses,
@@ -131,8 +132,9 @@ def test_every_pod_is_behind_a_network_policy_that_denies_by_default(chart: str,
 def test_only_gateways_reach_a_backend_and_only_known_clients_a_gateway() -> None:
     """The tiers are doors behind doors; one policy too wide makes the inner ones worthless."""
     policy = of_kind(manifests("model", "least"), "NetworkPolicy")[0]["spec"]
-    ours = [peer for rule in policy["ingress"] for peer in rule["from"] if "podSelector" in peer]
+    *ours, prometheus = (peer for rule in policy["ingress"] for peer in rule["from"] if "podSelector" in peer)
     assert [components_of(peer["podSelector"]) for peer in ours] == [["gateway"], DEPLOYMENT]
+    assert prometheus["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
     (gateway,) = (
         each
         for each in manifests("app", "least")
@@ -390,6 +392,19 @@ def test_prometheus_grafana_and_filebeat_are_given_what_is_tested(tmp_path: Path
     assert beat["spec"]["config"] == {"filebeat.inputs": said["filebeat.inputs"]}
 
 
+def test_a_deployment_may_ask_the_api_server_and_traefik_where_they_listen() -> None:
+    """A policy sees the pods' port behind a service: with 443 alone `check` through `deploy.front` would hang."""
+    policies = {each["metadata"]["name"]: each["spec"] for each in of_kind(manifests("jobs", "least"), "NetworkPolicy")}
+    anywhere = [rule for rule in policies["it-deploy"]["egress"] if "to" not in rule]
+    assert {443, 6443, 8443} <= {port["port"] for rule in anywhere for port in rule["ports"]}
+
+
+def test_elasticsearch_starts_on_a_node_as_it_comes() -> None:
+    """It refuses to start where it may map too little memory, and no pod here may change its node."""
+    (search,) = of_kind(manifests("platform", "all"), "Elasticsearch")
+    assert [each["config"] for each in search["spec"]["nodeSets"]] == [{"node.store.allow_mmap": False}]
+
+
 def test_only_the_route_of_deployments_outlives_its_release() -> None:
     """One that is kept without what it leads to, or through, answers 404 in the place of whatever comes next."""
     for key, kept in ((("platform", "all"), [True] * 3), (("app", "route"), [False] * 3)):
@@ -427,6 +442,39 @@ def test_only_the_pod_that_asks_databases_has_their_passwords() -> None:
     found = dict(pods(manifests("jobs", "daily")))
     with_secret = [name for name, pod in found.items() if any("secret" in each for each in pod["spec"]["volumes"])]
     assert set(found) == {"it-daily", "it-metrics"} and with_secret == ["it-daily"]
+
+
+def test_only_pods_that_open_the_store_have_its_keys_and_a_way_to_it() -> None:
+    """The app is what the world talks to: whoever breaks into it must not find the keys of everybody's lists."""
+    values = APP | S3 | {"settings": {"app": {"brokers": "kafka:9092"}}}
+    values["store"] = {**S3["store"], "port": 9000}
+    found = rendered("app", values)
+    keys = [name for name, pod in pods(found) if "tastetwin-s3" in str(pod["spec"]["containers"][0].get("envFrom"))]
+    ways = [
+        each["metadata"]["name"]
+        for each in of_kind(found, "NetworkPolicy")
+        if 9000 in [port["port"] for rule in each["spec"]["egress"] for port in rule.get("ports", ())]
+    ]
+    assert (keys, ways) == (["it-gateway"], ["it-gateway"])
+
+
+def test_every_other_part_opens_a_store_that_lies_elsewhere() -> None:
+    """A backend without its way to the store never gets ready."""
+    for chart, name in (("model", "s3"), ("jobs", "s3"), ("sandbox", "least")):
+        found = rendered(chart, SETS[chart, name] | {"store": {**S3["store"], "port": 9000}})
+        for owner, pod in pods(found):
+            assert "tastetwin-s3" in str(pod["spec"]["containers"][0].get("envFrom")), owner
+        for each in of_kind(found, "NetworkPolicy"):
+            assert 9000 in [port["port"] for rule in each["spec"]["egress"] for port in rule.get("ports", ())]
+
+
+def test_the_platform_s_own_ingress_and_prometheus_are_let_in() -> None:
+    """In the order of the page Traefik runs beside the app, not in a namespace of its own: every request would hang."""
+    for chart, doors in (("model", ["prometheus"]), ("app", ["traefik", "prometheus"]), ("sandbox", ["traefik"])):
+        policies = of_kind(manifests(chart, "least"), "NetworkPolicy")
+        peers = [peer for each in policies for rule in each["spec"]["ingress"] for peer in rule["from"]]
+        for name in doors:
+            assert {"podSelector": {"matchLabels": {"app.kubernetes.io/name": name}}} in peers, (chart, name)
 
 
 def components_of(selector: dict[str, Any]) -> list[str]:

@@ -77,6 +77,12 @@ def test_a_serving_image_needs_nothing_that_the_package_does_not_declare(target:
     assert named(DOCKER / f"requirements/{target}.in") - declared <= {"async-timeout"}
 
 
+def test_helm_can_fetch_charts_where_the_home_is_read_only() -> None:
+    """It keeps what it fetches: a deployment by oci:// ended with mkdir: read-only file system, in a pod alone."""
+    (jobs,) = re.findall(r"^FROM base AS jobs\n(.*?)^FROM", (DOCKER / "Containerfile").read_text(), re.M | re.S)
+    assert re.findall(r"^ENV HELM_CACHE_HOME=/tmp/", jobs, re.M)
+
+
 def test_a_list_of_contents_names_each_distribution_of_an_image(security: Path, tmp_path: Path) -> None:
     """Whoever asks which image holds a version that has a hole gets an answer without opening any."""
     subprocess.run([DOCKER / "sbom", tmp_path, "app"], check=True, timeout=120)

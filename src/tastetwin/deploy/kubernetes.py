@@ -113,7 +113,7 @@ class KubernetesTarget:
             StoreError: DEPLOY-NOT-READY where there is no gateway, or one does not answer.
         """
         labels = f"app.kubernetes.io/instance={release(APP, run_id)},app.kubernetes.io/component=gateway"
-        pods, texts = self._items("pods", labels), []
+        pods, texts = [each for each in self._items("pods", labels) if _has_begun(each)], []
         if not pods:
             fix = f"kubectl get pods -n {self._of.namespace} -l {labels}"
             raise StoreError("DEPLOY-NOT-READY", place=labels, value="no pods", rule="requests are counted", fix=fix)
@@ -279,6 +279,11 @@ def _is_ready(deployment: dict[str, Any]) -> bool:
     status = deployment.get("status", {})
     seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
     return bool(seen and status.get("readyReplicas", 0) >= deployment["spec"].get("replicas", 1))
+
+
+def _has_begun(pod: dict[str, Any]) -> bool:
+    """Whether its server has come up: one that an autoscaler adds now, or that was evicted, cannot be asked."""
+    return any(each.get("started") for each in pod["status"].get("containerStatuses", ()))
 
 
 def _live(route: dict[str, Any]) -> str | None:

@@ -30,6 +30,13 @@ print(json.dumps({
 }))
 """
 """Run in Airflow's environment, with the settings beside the DAGs."""
+PARSED = """
+import sys
+from airflow.cli.cli_parser import get_parser
+said = get_parser().parse_args(sys.argv[1:])
+print(said.dag_id, said.max_active_runs)
+"""
+"""A command line as Airflow's own program understands it."""
 REFUSALS = {
     "unknown-key": "stroe: Extra inputs",
     "unknown-task": "tasks.trian",
@@ -107,6 +114,15 @@ def test_the_daily_job_is_the_stage_words_in_order(whole: dict[str, Any]) -> Non
     assert daily["edges"] == sorted([*chain, *after])
     assert [task for task in daily["order"] if task in STAGES] == list(STAGES)
     assert (daily["max_active_runs"], daily["catchup"]) == (1, True)
+
+
+def test_the_page_s_backfill_is_one_run_at_a_time_too(airflow: Path, tmp_path: Path) -> None:
+    """A backfill does not ask the DAG: ten days at once would write to one store, and publish in any order."""
+    page = (ROOT / "docs" / "how-to" / "airflow.md").read_text(encoding="utf-8").replace("\\\n", "")
+    (words,) = (line.split() for line in page.splitlines() if line.startswith("airflow backfill"))
+    environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path)}
+    done = subprocess.run([airflow, "-c", PARSED, *words[1:]], env=environment, timeout=120, capture_output=True)
+    assert done.stdout.splitlines()[-1:] == [b"tastetwin_daily 1"], done.stderr
 
 
 def test_only_stages_that_carry_on_yesterday_s_rows_wait_for_yesterday(whole: dict[str, Any]) -> None:

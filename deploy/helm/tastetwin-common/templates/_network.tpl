@@ -1,5 +1,5 @@
 {{/* Pods of a part take and send nothing but what "ingress" and "egress" (lists of rules) say. With "components", pods of
-     these parts, whoever started them. */}}
+     these parts, whoever started them; with "store", they reach one that lies elsewhere. */}}
 {{- define "tastetwin.network" -}}
 {{- if .root.Values.networkPolicy.enabled }}
 ---
@@ -24,7 +24,7 @@ spec:
     - ports:
         - {protocol: UDP, port: 53}
         - {protocol: TCP, port: 53}
-    {{- if .root.Values.store.url }}
+    {{- if and .store .root.Values.store.url }}
     - ports:
         - {protocol: TCP, port: {{ .root.Values.store.port }}}
     {{- end }}

@@ -73,7 +73,7 @@ env:
   {{- end }}
   {{- end }}
   {{- end }}
-{{- $secrets := compact (list .root.Values.store.environmentSecret .values.environmentSecret) }}
+{{- $secrets := compact (list (ternary .root.Values.store.environmentSecret "" (hasKey . "store")) .values.environmentSecret) }}
 {{- with $secrets }}
 envFrom:
   {{- range . }}

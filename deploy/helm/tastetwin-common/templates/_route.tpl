@@ -1,5 +1,6 @@
 {{/* A route of Traefik "name" to gateway and app of "release": one IngressRoute, whose services a deployment replaces.
-     A broken connection is tried once more: every route of the gateway is idempotent. With "keep" it outlives the release. */}}
+     What could not be sent is tried once more; what a pod had taken when it was killed is not, as Traefik has it.
+     With "keep" it outlives the release. */}}
 {{- define "tastetwin.route" -}}
 ---
 apiVersion: traefik.io/v1alpha1
