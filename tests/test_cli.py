@@ -34,7 +34,11 @@ from tastetwin.schema import VECTORS
 from tastetwin.store import Store
 from tests import handmade
 
-VERBS: Final = [name for name, verb in get_command(app).commands.items() if not hasattr(verb, "commands")]  # type: ignore[attr-defined]
+VERBS: Final = [
+    name
+    for name, verb in get_command(app).commands.items()  # type: ignore[attr-defined]
+    if getattr(verb, "invoke_without_command", True)
+]
 NEEDS_STORE: Final = ("mart", "features", "train", "analyze", "evaluate", "deliver", "runs", "rollback")
 EVENTS: Final = '{"user_idno": "1", "review_place_id": "a"}\n'
 
@@ -82,6 +86,7 @@ def test_help_shows_an_example_and_fits_the_terminal(shell: Shell, verb: str, co
     assert shown.code == 0
     assert f"Example: tastetwin {verb}" in shown.out
     assert max(map(len, shown.out.splitlines())) <= columns
+    assert "…" not in shown.out, "a word was cut off"
 
 
 def test_the_steps_of_deploy_stand_whole_in_its_help(shell: Shell) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from tastetwin import TasteTwin
+from tastetwin.cli.ask import compare
 from tastetwin.delivery.publish import promote_run, roll_back
 from tastetwin.errors import GateRefused, InputError
 from tastetwin.features.vocabulary import read_vocabulary
@@ -64,6 +67,16 @@ def test_lists_are_whole(journey: Journey) -> None:
     falling = twins.sort("user_idno", "rank").group_by("user_idno").agg((pl.col("score").diff() <= 0).all())
     assert falling["score"].all()
     assert twins["percentile"].is_between(0, 100).all()
+
+
+def test_a_comparison_answers_in_json(journey: Journey, capsys: pytest.CaptureFixture[str]) -> None:
+    """A program must get what a person gets; evidence is made of named tuples, which orjson does not know."""
+    store = str(journey.store.root)
+    user, other = TasteTwin(store).sql("SELECT user_idno, twin_idno FROM twins LIMIT 1").to_pylist()[0].values()
+    compare(user, other, store, as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert said["user_idno"] == user and said["agree"]["sentence"]
+    assert all(place["visitors"] >= 10 for place in said["agree"]["places"])
 
 
 def test_the_same_day_again_finds_its_work_done(copied: Journey) -> None:

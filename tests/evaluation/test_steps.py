@@ -83,6 +83,18 @@ def test_the_estimate_is_a_lower_bound_until_every_method_was_seen(
     ]
 
 
+def test_what_is_kept_takes_no_time_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever goes on after a stop wants to know what is still ahead; of what nobody has seen yet, nothing is said."""
+    now = iter([0.0, 100.0, 100.0, 200.0])
+    monkeypatch.setattr("tastetwin.evaluation.steps.time.monotonic", lambda: next(now))
+    monkeypatch.setattr(Steps, "_heartbeat", lambda self, step: threading.Lock())
+    for step in PLAN[::2]:
+        Steps(PLAN, lambda text: None, tmp_path).do(step, lambda: None)
+    heard: list[str] = []
+    Steps(PLAN, heard.append, tmp_path).do(PLAN[0], lambda: None)
+    assert heard == ["seed 1: a, b (2021), 2 min, kept (1 of 4)"]
+
+
 def test_a_long_step_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence for half an hour looks like a hang."""
     monkeypatch.setattr(steps, "HEARTBEAT", 0.001)

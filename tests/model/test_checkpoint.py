@@ -71,6 +71,21 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 
+def test_a_training_that_goes_on_says_from_where(tmp_path: Path) -> None:
+    """A log that rates the steps since the phase began would count those of the checkpoint as its own."""
+    town, vocabulary = towns.histories(90, 40, 4, 12, seed=2), towns.vocabulary(40)
+
+    def stop(step: int, _: int, __: float) -> None:
+        if step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(town, vocabulary, CONFIG, None, Store(tmp_path), stop)
+    heard: list[str] = []
+    training.train(town, vocabulary, CONFIG, None, Store(tmp_path), tell=heard.append)
+    assert "going on from step 4" in heard and "training" not in heard
+
+
 def test_a_checkpoint_of_other_data_or_config_is_refused(tmp_path: Path) -> None:
     """Continuing on other data would give a model that no record describes."""
     town, vocabulary = towns.histories(60, 40, 4, 12, seed=2), towns.vocabulary(40)

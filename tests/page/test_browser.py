@@ -81,6 +81,13 @@ def test_no_page_breaks_a_rule_of_accessibility(
     context.close()
 
 
+def test_on_a_desktop_a_history_has_room_for_its_last_column(browser: Browser, site: Site) -> None:
+    """Ratings stand there, 560 px from the left; who must scroll to see them does not know that they are there."""
+    page = opened(browser, site, "/users/u001", viewport={"width": 1280, "height": 800})
+    assert page.evaluate("document.querySelector('.two .scroll').clientWidth") >= 600
+    page.context.close()
+
+
 def test_the_rules_are_really_looked_at(page: Page) -> None:
     """The test above is worth what it can see."""
     page.evaluate("document.querySelector('label').remove(); document.querySelector('h1').style.color = '#eee'")

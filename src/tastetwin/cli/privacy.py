@@ -11,7 +11,7 @@ from tastetwin import console
 from tastetwin.cli.options import ClientOption, ConfigOption, JsonOption, StoreOption, say, settings_of
 from tastetwin.errors import UsageError
 
-UsersArgument = Annotated[list[str] | None, typer.Argument(help="The source's user ids.", metavar="[USER]...")]
+UsersArgument = Annotated[list[str] | None, typer.Argument(help="The source's user ids.", metavar="USER")]
 FromOption = Annotated[Path | None, typer.Option("--from", help="A text file of user ids, one a line.", metavar="FILE")]
 
 

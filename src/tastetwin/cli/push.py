@@ -13,7 +13,9 @@ from tastetwin.cli.options import ClientOption, JsonOption, StoreOption, say
 
 
 def push(
-    to: Annotated[str, typer.Option("--to", help="kafka://HOST:PORT[,HOST:PORT]/TOPIC")],
+    to: Annotated[
+        str, typer.Option("--to", help="kafka://HOST:PORT/TOPIC, or more brokers with commas.", metavar="ADDRESS")
+    ],
     store: StoreOption,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many twins of each list.")] = 10,
     full: Annotated[bool, typer.Option("--full", help="Send what is there already, too.")] = False,

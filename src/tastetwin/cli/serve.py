@@ -12,7 +12,7 @@ from tastetwin import console
 from tastetwin.cli.options import GATEWAY_KEY as KEY
 from tastetwin.cli.options import ClientOption, ConfigOption, StoreOption, key_of, needs, settings_of
 
-serve_app = typer.Typer(help="The model online: model backend, model gateway, app.")
+serve_app = typer.Typer()
 KeysOption = Annotated[
     Path | None,
     typer.Option("--keys", help="API keys; see: tastetwin keys add", metavar="FILE", show_default="serve.keys"),
@@ -42,7 +42,9 @@ def together(
     ] = 8101,
     config: ConfigOption = None,
 ) -> None:
-    """Without a command: all tiers on this machine, until ctrl-C.
+    """The model online: model backend, model gateway, app.
+
+    Without a command: all tiers on this machine, until ctrl-C.
 
     Example: `tastetwin serve --store store/`
     """

@@ -49,6 +49,7 @@ class Steps:
         """Seconds each finished step took, whenever that was."""
         self._tell = tell
         self._again = again
+        self._to_do = {step for step in self.plan if again or self._read(step) is None}
 
     def kept(self) -> int:
         """How many steps lie in the folder."""
@@ -70,13 +71,15 @@ class Steps:
 
     def _progress(self) -> str:
         count = f"{len(self.done)} of {len(self.plan)}"
-        left = [step for step in self.plan if step not in self.done]
+        left = self._to_do - self.done.keys()
         if not left:
             return count
         seconds = {method: took for (_, method), took in self.done.items()}
         is_known = all(method in seconds for _, method in left)
-        most = spoken(sum(seconds.get(method, 0) for _, method in left))
-        return f"{count}, {'about' if is_known else 'at least'} {most} left"
+        most = sum(seconds.get(method, 0) for _, method in left)
+        if not is_known and most < 1:
+            return count
+        return f"{count}, {'about' if is_known else 'at least'} {spoken(most)} left"
 
     @contextmanager
     def _heartbeat(self, step: Step) -> Iterator[None]:

@@ -108,8 +108,7 @@ def train(
         record.validation_users = len(plan.validators)
         for module in (encoder, *plan.views):
             module.to(hardware.device)
-        tell("training")
-        _Loop(plan, encoder, record, group, hardware, checkpoints if group.rank == 0 else None).run(on_step)
+        _Loop(plan, encoder, record, group, hardware, checkpoints if group.rank == 0 else None).run(on_step, tell)
         _finish(plan, encoder.eval(), record, group, tell)
     return Trained(encoder.cpu(), record)
 
@@ -127,10 +126,11 @@ class _Loop:
         self.per_epoch = len(plan.schedule(0))
         self.total = min(self.per_epoch * plan.config.epochs, plan.config.max_steps)
 
-    def run(self, on_step: OnStep) -> None:
+    def run(self, on_step: OnStep, tell: Tell) -> None:
         """From the last checkpoint, or the start, to the end."""
         done = self.state.resume(self.store) if self.store is not None else 0
         done, failures = self.state.spread(self.group, done), 0
+        tell(f"going on from step {done}" if done else "training")
         for users in self._batches(done):
             loss = self._step(users, done)
             done += 1
