@@ -21,6 +21,7 @@ from tastetwin.analysis.next_place import (
     sample_others,
     without,
 )
+from tastetwin.analysis.pairs import PairRules, Region, no_rules
 from tastetwin.analysis.scale import ScoreScale
 from tastetwin.features.histories import Histories
 
@@ -140,7 +141,8 @@ def people(labels: Ints, members: Sequence[int] = (0, 1, 2, 3), neighbours: int 
     """Four people whose vectors are axes."""
     scale = ScoreScale.of(np.linspace(-1, 1, 100).astype(np.float32))
     shown = np.array(members)
-    return Everybody(np.eye(4, dtype=np.float32), labels, shown, shown, neighbours, np.zeros(4, np.float32), scale)
+    none = np.zeros(4, np.float32)
+    return Everybody(np.eye(4, dtype=np.float32), labels, shown, shown, neighbours, none, scale, no_rules(4))
 
 
 def test_a_second_account_and_who_is_shown_to_nobody_are_no_others() -> None:
@@ -153,6 +155,20 @@ def test_a_second_account_and_who_is_shown_to_nobody_are_no_others() -> None:
     # Dot is ann's second account, and cid is hidden: ann is compared with bob alone, bob with ann.
     pairs = next_place_pairs(made, vocabulary(), np.array([0, 1]), encode, people(np.array([0, 1, 2, 0]), [0, 1]), 1)
     assert pairs.places.tolist() == [3, 4] and pairs.user.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("region", "met"), [("any", [1, 3]), ("same", [1]), ("other", [3])])
+def test_who_the_rules_keep_out_of_a_list_is_no_other(region: Region, met: list[int]) -> None:
+    """Places are near home: chances of people who live together are not those of a list of people elsewhere."""
+    made = town()
+
+    def encode(asked: Histories) -> Floats:
+        return np.eye(4, dtype=np.float32)[: asked.n_users]
+
+    rules = PairRules(np.array([0 * 4 + 2, 1 * 4 + 3]), region, np.array([0, 0, 1, 1], np.int32))
+    found = dataclasses.replace(people(np.arange(4)), rules=rules)  # ann follows cid
+    pairs = next_place_pairs(made, vocabulary(), np.array([0]), encode, found, 1)
+    assert sorted(pairs.places.tolist()) == sorted(made.lengths()[met].tolist())
 
 
 def test_the_density_is_measured_on_the_bank_as_that_of_the_lists_is() -> None:
