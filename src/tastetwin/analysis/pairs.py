@@ -43,7 +43,7 @@ class PairRules:
         """[m] which of many ``others`` may be in the list of one ``user``; reads that user's rules alone."""
         start, stop = np.searchsorted(self.not_shown, [user * len(self.homes), (user + 1) * len(self.homes)])
         mine = PairRules(self.not_shown[start:stop], self.region, self.homes)
-        return mine.allow(np.array([user]), others.astype(np.int32)[None])[0]
+        return np.asarray(mine.allow(np.array([user]), others.astype(np.int32)[None])[0])
 
     @property
     def restrict(self) -> bool:
