@@ -19,8 +19,8 @@ from tastetwin.analysis.chance import Chance, fit_chance
 from tastetwin.analysis.evidence import Evidence, EvidenceRules, Explainer, count_visitors
 from tastetwin.analysis.hubness import draw_bank
 from tastetwin.analysis.next_place import Encode, Everybody, next_place_pairs
-from tastetwin.analysis.standing import standing
 from tastetwin.analysis.pairs import no_rules
+from tastetwin.analysis.standing import standing
 from tastetwin.analysis.twins import Twins, find_twins
 from tastetwin.config import Config
 from tastetwin.evaluation.dataset import Dataset
