@@ -12,7 +12,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -37,7 +37,7 @@ from tastetwin.evaluation.metrics import (
     true_twin_ranks_among,
 )
 from tastetwin.evaluation.tasks import PseudoUsers, disjoint_pairs
-from tastetwin.features.histories import Histories, Vocabulary
+from tastetwin.features.histories import UNKNOWN_DAY, Histories, Vocabulary
 from tastetwin.features.holdout import choose_holdout
 from tastetwin.features.home import home_regions
 from tastetwin.model import prepare, step, views
@@ -72,6 +72,8 @@ class Change:
     """Of section ``train``."""
     code: Callable[[], AbstractContextManager[Any]] = nullcontext
     """What is replaced in the code while training."""
+    told: Callable[[Histories], Histories] = lambda histories: histories
+    """What is told of histories, in training and in the test."""
     served: Callable[[Trained], None] = lambda trained: None
     """What is done to the trained encoder."""
     vectors: Callable[[Floats, npt.NDArray[np.int32]], Floats] = lambda vectors, homes: vectors
@@ -157,6 +159,16 @@ def without_home(vectors: Floats, homes: npt.NDArray[np.int32]) -> Floats:
     return np.asarray(left / np.maximum(np.linalg.norm(left, axis=1, keepdims=True), 1e-9), np.float32)
 
 
+def without_ratings(histories: Histories) -> Histories:
+    """How places were rated is not told."""
+    return replace(histories, ratings=np.full_like(histories.ratings, np.nan))
+
+
+def without_days(histories: Histories) -> Histories:
+    """Only the order is told."""
+    return replace(histories, days=np.full_like(histories.days, UNKNOWN_DAY))
+
+
 def no_contrast(a: torch.Tensor, b: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
     """Nothing to learn from, but a gradient for every weight."""
     return 0 * (a.sum() + b.sum() + temperature)
@@ -208,6 +220,9 @@ CHANGES: Final[dict[str, Change]] = {
     "pooling: maximum": Change(code=lambda: patch.object(SequenceView, "forward", strongest)),
     "a fifth of each view dropped": Change(code=lambda: patch.object(step, "sample", shortened)),
     "stochastic depth, 4 layers": Change({"layers": 4}, code=lambda: patch.object(Block, "forward", dropped)),
+    "no ratings": Change(told=without_ratings),
+    "no days": Change(told=without_days),
+    "neither ratings nor days": Change(told=lambda histories: without_ratings(without_days(histories))),
     "reviews against likes": Change(code=lambda: patch.object(prepare, "cut_catalogue", split_by_kind)),
     "cosine in place of CSLS": Change(csls=0),
     "region residual": Change(vectors=without_home),
@@ -231,12 +246,12 @@ def measure(dataset: Dataset, split: Split, config: TrainConfig, change: Change)
     chosen = config.model_copy(update={**change.settings, "seed": split.seed})
     began = time.process_time()
     with change.code():
-        trained = train(split.learners, dataset.vocabulary, chosen)
+        trained = train(change.told(split.learners), dataset.vocabulary, chosen)
     seconds = time.process_time() - began
     change.served(trained)
     with change.code():
         a, b = (
-            change.vectors(trained.encode(half, chosen.max_length), home_regions(half, dataset.vocabulary))
+            change.vectors(trained.encode(change.told(half), chosen.max_length), home_regions(half, dataset.vocabulary))
             for half in (split.pairs.a, split.pairs.b)
         )
     disjoint = true_twin_ranks(a, b, change.csls)

@@ -19,6 +19,7 @@ from tastetwin.analysis.chance import Chance, fit_chance
 from tastetwin.analysis.evidence import Evidence, EvidenceRules, Explainer, count_visitors
 from tastetwin.analysis.hubness import draw_bank
 from tastetwin.analysis.next_place import Encode, Everybody, next_place_pairs
+from tastetwin.analysis.pairs import no_rules
 from tastetwin.analysis.standing import standing
 from tastetwin.analysis.twins import Twins, find_twins
 from tastetwin.config import Config
@@ -129,6 +130,7 @@ def measure_chance(
         config.analyze.csls_neighbours,
         twins.densities,
         twins.scale,
+        no_rules(histories.n_users),
     )
     pairs = next_place_pairs(histories, vocabulary, users, encode, town, seed)
     return fit_chance(pairs, seed)

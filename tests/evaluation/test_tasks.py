@@ -5,9 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from tastetwin.evaluation.tasks import MATCHED_OTHERS, chronological_pairs, disjoint_pairs, matched_candidates
+from tastetwin.evaluation.tasks import (
+    MATCHED_OTHERS,
+    PseudoUsers,
+    chronological_pairs,
+    disjoint_pairs,
+    matched_candidates,
+)
 from tests.evaluation.planted import CONFIG, world
 
 
@@ -32,6 +39,28 @@ def test_both_halves_together_are_the_user() -> None:
         assert halves[0] | halves[1] == whole[user]
         assert min(map(len, halves)) >= CONFIG.min_half
         assert planted.pseudo.activity[i] == len(whole[user])
+
+
+@pytest.mark.parametrize("in_time", [False, True])
+def test_a_half_does_not_tell_how_the_other_one_was_rated(in_time: bool) -> None:
+    """Ratings less the mean of the whole person would: who rates one half high has the other one below it."""
+    planted = world()
+    rng = np.random.default_rng(3)
+    told = rng.normal(size=len(planted.histories.places)).astype(np.float32)
+
+    def cut(ratings: npt.NDArray[np.float32]) -> PseudoUsers:
+        rated = replace(planted.histories, ratings=ratings).recentred()
+        if in_time:
+            return chronological_pairs(rated, planted.holdout, planted.vocabulary, CONFIG)
+        return disjoint_pairs(rated, planted.holdout, planted.vocabulary, CONFIG, CONFIG.seed)
+
+    lengths = planted.histories.lengths()
+    place = np.arange(len(told)) - np.repeat(planted.histories.offsets[:-1], lengths)
+    newer = place >= np.repeat(lengths // 2, lengths)
+    other = newer if in_time else np.isin(planted.histories.places, planted.pseudo.b.places)
+    once, again = cut(told), cut(np.where(other, told + 2, told).astype(np.float32))
+    assert once.a.ratings.std() > 0.5
+    np.testing.assert_allclose(once.a.ratings, again.a.ratings, atol=1e-5)
 
 
 @pytest.mark.parametrize("min_half", range(3, 14))

@@ -8,7 +8,7 @@ import torch
 
 from tastetwin.config import TrainConfig
 from tastetwin.features.histories import Histories
-from tastetwin.model.prepare import twin_mrr
+from tastetwin.model.prepare import halves, twin_mrr
 from tastetwin.model.train import Trained, train
 from tests.model import towns
 
@@ -52,6 +52,15 @@ def test_the_same_seed_gives_the_same_model() -> None:
     town, vocabulary = towns.histories(60, 40, 2, 12, seed=1), towns.vocabulary(40)
     first, second = (train(town, vocabulary, CONFIG).encoder.state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_each_half_of_a_lesson_is_rated_by_its_own_mean() -> None:
+    """As a whole history is; by the mean of both, each half would tell of the other and there is a lesson in that."""
+    town = towns.histories(60, 40, 2, 12, seed=1)
+    for half in halves(town, np.arange(60), np.random.default_rng(0)):
+        users = np.repeat(np.arange(half.n_users), half.lengths())
+        assert half.ratings.std() > 0.5
+        assert np.bincount(users, half.visits * half.ratings) == pytest.approx(0, abs=1e-4)
 
 
 def test_twin_mrr_by_hand() -> None:

@@ -3,8 +3,9 @@
 Measured on users whom training did not see. The last place that each favored for the first time is taken out of the
 history, the rest is encoded, and everybody else either has that place or has not. A logistic regression of that on how
 rare so close a pair is, and on the other's number of places (who has been to many is likelier to have been there),
-tells the chance for any pair; it never falls as the score rises. Weights of pairs undo the sampling, so the chances are
-those of all pairs, not of the sample.
+tells the chance for any pair; it never falls as the score rises. It rises by the logarithm of the rarity: by the rarity
+itself, first twins were told up to twice what came true. Weights of pairs undo the sampling, so the chances are those
+of all pairs, not of the sample.
 """
 
 from __future__ import annotations
@@ -66,30 +67,37 @@ class Chance:
     """The fit."""
 
     coefficients: tuple[float, float, float]
-    """Of 1, the rarity of the score (``_rarity``; not negative), log(1 + places of the other)."""
+    """Of 1, the rarity of the score (``_rarity``; 0 but in runs of earlier versions), log(1 + places of the other)."""
     users: int
     reliability: tuple[Level, ...]
     """From unlikely to likely, each level with as many hits."""
+    log_rarity: float = 0.0
+    """Of log(1 + rarity of the score), not negative; runs of earlier versions have none."""
 
     def of(self, percentiles: Floats, places: Ints) -> Floats:
         """Chance in [0, 1] for percentiles and the other's number of distinct places, both of the same shape.
 
         The nearest of ``STEPS``: more digits would say nothing more, and tell how many places the other has.
         """
-        exact = _logistic(_features(percentiles, places) @ np.asarray(self.coefficients))
+        intercept, by_rarity, by_places = self.coefficients
+        rarity = _rarity(percentiles)
+        exact = _logistic(
+            intercept + by_rarity * rarity + self.log_rarity * np.log1p(rarity) + by_places * np.log1p(places)
+        )
         return STEPS[np.searchsorted((STEPS[1:] + STEPS[:-1]) / 2, exact)]
 
     def to_json(self) -> dict[str, Any]:
         """Small JSON."""
         levels = [vars(level) for level in self.reliability]
-        return {"coefficients": list(self.coefficients), "users": self.users, "reliability": levels}
+        found = {"coefficients": list(self.coefficients), "log_rarity": self.log_rarity}
+        return {**found, "users": self.users, "reliability": levels}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Chance:
         """The inverse of ``to_json``."""
         intercept, rarity, places = value["coefficients"]
         levels = tuple(Level(**level) for level in value["reliability"])
-        return cls((intercept, rarity, places), value["users"], levels)
+        return cls((intercept, rarity, places), value["users"], levels, value.get("log_rarity", 0.0))
 
 
 def fit_chance(pairs: Pairs, seed: int) -> Chance | None:
@@ -106,13 +114,13 @@ def fit_chance(pairs: Pairs, seed: int) -> Chance | None:
     for number in range(_FOLDS):
         rest = fold != number
         told[~rest] = _logistic(features[~rest] @ _fit(features[rest], pairs.hit[rest], pairs.weight[rest]))
-    intercept, rarity, places = _fit(features, pairs.hit, pairs.weight).tolist()
-    return Chance((intercept, rarity, places), len(users), tuple(_levels(pairs, told, seed)))
+    intercept, log_rarity, by_places = _fit(features, pairs.hit, pairs.weight).tolist()
+    return Chance((intercept, 0.0, by_places), len(users), tuple(_levels(pairs, told, seed)), log_rarity)
 
 
 def _features(percentiles: Floats, places: Ints) -> Doubles:
     rarity = _rarity(percentiles)
-    return np.stack([np.ones_like(rarity), rarity, np.log1p(places)], axis=-1)
+    return np.stack([np.ones_like(rarity), np.log1p(rarity), np.log1p(places)], axis=-1)
 
 
 def _rarity(percentiles: Floats) -> Doubles:

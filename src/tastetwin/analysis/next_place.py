@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tastetwin.analysis.chance import Pairs
 from tastetwin.analysis.index import Floats, Ints, Vectors
+from tastetwin.analysis.pairs import PairRules
 from tastetwin.analysis.scale import ScoreScale
 from tastetwin.features.histories import Histories, Vocabulary
 
@@ -43,6 +44,8 @@ class Everybody:
     """[n] see ``hubness.density``."""
     scale: ScoreScale
     """What a score is worth."""
+    rules: PairRules
+    """Who may be in whose list."""
 
 
 def next_place_pairs(
@@ -62,6 +65,7 @@ def next_place_pairs(
     parts: list[tuple[npt.NDArray[np.generic], ...]] = []
     for number, (user, cosines) in enumerate(_cosines(users, encode(before), town.vectors)):
         met = town.members[town.labels[town.members] != town.labels[user]]
+        met = met[town.rules.of_list(user, met)]
         chosen, weights = sample_others(cosines[met] - town.densities[met] / np.float32(2), rng)
         others = met[chosen]
         scores = (cosines[others] - (town.densities[others] + _density(town, user, cosines)) / 2).astype(np.float32)

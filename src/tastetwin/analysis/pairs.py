@@ -39,6 +39,12 @@ class PairRules:
         mine, theirs = self.homes[users][:, None], self.homes[candidates]
         return np.asarray(there & (mine == theirs if self.region == "same" else (mine != theirs) | (mine < 0)))
 
+    def of_list(self, user: int, others: npt.NDArray[np.int64]) -> Mask:
+        """[m] which of many ``others`` may be in the list of one ``user``; reads that user's rules alone."""
+        start, stop = np.searchsorted(self.not_shown, [user * len(self.homes), (user + 1) * len(self.homes)])
+        mine = PairRules(self.not_shown[start:stop], self.region, self.homes)
+        return np.asarray(mine.allow(np.array([user]), others.astype(np.int32)[None])[0])
+
     @property
     def restrict(self) -> bool:
         """Whether they forbid any pair at all."""

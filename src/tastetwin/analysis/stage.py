@@ -234,6 +234,7 @@ def _measure_chance(day: _Day, looked_at: Vectors, axes: Floats, densities: Floa
         config.analyze.csls_neighbours,
         densities,
         scale,
+        day.rules,
     )
 
     def encode(before: Histories) -> Floats:

@@ -61,8 +61,8 @@ def disjoint_pairs(
     users = users.select(np.flatnonzero(enough).astype(np.int64))
     second_half = second_half[kept_favors]
     return PseudoUsers(
-        a=users.filter(~second_half),
-        b=users.filter(second_half),
+        a=users.filter(~second_half).recentred(),
+        b=users.filter(second_half).recentred(),
         activity=users.lengths(),
         regions=home_regions(users, vocabulary),
     )
@@ -80,7 +80,8 @@ def chronological_pairs(
     users = histories.select(np.flatnonzero(holdout & long_enough).astype(np.int64))
     place_in_history = np.arange(len(users.places)) - np.repeat(users.offsets[:-1], users.lengths())
     newer = place_in_history >= np.repeat(users.lengths() // 2, users.lengths())
-    return PseudoUsers(users.filter(~newer), users.filter(newer), users.lengths(), home_regions(users, vocabulary))
+    older, later = (users.filter(part).recentred() for part in (~newer, newer))
+    return PseudoUsers(older, later, users.lengths(), home_regions(users, vocabulary))
 
 
 def matched_candidates(pseudo: PseudoUsers, region_histograms: FloatMatrix, seed: int) -> npt.NDArray[np.int64]:

@@ -152,7 +152,7 @@ def halves(histories: Histories, users: npt.NDArray[np.int64], rng: np.random.Ge
     """Both views of the users under one fresh partition of the catalogue; users with a short half are left out."""
     a, b = cut_catalogue(histories, users, rng)
     long_enough = np.flatnonzero((a.lengths() >= MIN_VIEW) & (b.lengths() >= MIN_VIEW))
-    return a.select(long_enough), b.select(long_enough)
+    return a.select(long_enough).recentred(), b.select(long_enough).recentred()
 
 
 def twin_mrr(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
