@@ -134,7 +134,7 @@ def read_run(store: Store, run_id: str) -> Run:
     relative = f"runs/{run_id}.json"
     if not _RUN_ID.fullmatch(run_id) or not store.exists(relative):
         raise UsageError(
-            "UNKNOWN-RUN", place=store.root, value=run_id, rule="a run id of this store", fix="see: tastetwin runs"
+            "UNKNOWN-RUN", place=store.url(""), value=run_id, rule="a run id of this store", fix="see: tastetwin runs"
         )
     raw = store.read_json(relative)
     try:
@@ -168,10 +168,10 @@ def latest_run(store: Store, day: date | None = None) -> Run:
     if not runs:
         raise UsageError(
             "NO-RUN",
-            place=store.root,
+            place=store.url(""),
             value=f"no run of {day}" if day else "no run yet",
             rule="a run begins with 'collect'",
-            fix="tastetwin collect --source DIR --store " + store.root,
+            fix="tastetwin collect --source DIR --store " + store.url(""),
         )
     return runs[-1]
 
@@ -233,10 +233,10 @@ def published_run(store: Store) -> Run:
     if pointer is None:
         raise UsageError(
             "NOT-PUBLISHED",
-            place=store.root,
+            place=store.url(""),
             value=_why_nothing(store),
             rule="a run is published by 'deliver'",
-            fix="tastetwin run --source DIR --store " + store.root,
+            fix="tastetwin run --source DIR --store " + store.url(""),
         )
     return read_run(store, pointer.run_id)
 
@@ -278,7 +278,7 @@ def rollback(store: Store, usable: Callable[[str], bool]) -> Published:
             return _point(store, Published(previous[place], at, previous[:place]))
     raise UsageError(
         "NO-PREVIOUS",
-        place=store.root,
+        place=store.url(""),
         value="nothing to go back to",
         rule="an earlier published run is still kept",
         fix="see: tastetwin runs, and promote a delivered one",

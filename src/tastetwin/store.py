@@ -101,10 +101,10 @@ class Store:
         if not self.exists(MARKER):
             raise StoreError(
                 "NO-STORE",
-                place=self.root,
+                place=self.url(""),
                 value=f"no {MARKER}",
                 rule="a store is made by the first 'collect' or 'run'",
-                fix="check --store, or run: tastetwin run --source DIR --store " + self.root,
+                fix="check --store, or run: tastetwin run --source DIR --store " + self.url(""),
             )
 
     def _check_format(self) -> None:

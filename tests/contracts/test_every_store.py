@@ -42,6 +42,8 @@ def test_a_store_is_made_once_and_then_opened(root: str) -> None:
     with pytest.raises(StoreError) as caught:
         Store.open(root)
     assert code_of(caught) == "NO-STORE"
+    fix = str(caught.value.problem.fix).replace(":///", "://")
+    assert fix.endswith(f"--store {root}"), "the line is there to be copied"
     Store.create(root)
     Store.create(root)
     assert Store.open(root).read_json(MARKER)["format"] == STORE_FORMAT

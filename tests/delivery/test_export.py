@@ -137,6 +137,12 @@ def test_what_cannot_be_exported_so_is_refused_before_anything_is_read(
     assert not (tmp_path / name).exists()
 
 
+def test_a_url_to_export_to_is_refused_before_anything_is_read(store: Store) -> None:
+    """The store may be on S3, so people try; it ended in a traceback of the Parquet writer."""
+    with pytest.raises(UsageError, match=r"EXPORT-FORMAT.*a URL"):
+        export_published(store, "twins", Path("s3://bucket/x.parquet"))
+
+
 def test_a_table_of_one_s_own_goes_to_parquet_only(tmp_path: Path) -> None:
     """What ``embed --to`` writes."""
     write_parquet(handmade.vectors(), tmp_path / "v.parquet")

@@ -212,7 +212,7 @@ def say_run(store: str, run: Run, as_json: bool) -> None:
         judged = read_manifest(opened, "evaluate", run.generation("evaluate"))
         for each in verdict_of(judged).findings:
             console.out.print(f"{each.severity}: {each.code}: {each.sentence}", markup=False)
-        console.out.print(f"report: {opened.path(report_path(run.run_id))}", markup=False)
+        console.out.print(f"report: {opened.url(report_path(run.run_id))}", markup=False)
 
 
 def _published_id(store: Store) -> str | None:

@@ -165,7 +165,7 @@ def runs_to_compare(store: Store, run_id: str | None, with_run: str | None) -> t
     if pointer is None or not pointer.previous:
         raise UsageError(
             "NO-PREVIOUS",
-            place=store.root,
+            place=store.url(""),
             value=f"{run.run_id} is the first that was published",
             rule="an earlier published run, or another one by --with",
             fix="see: tastetwin runs",

@@ -91,6 +91,9 @@ def _check(what: str, to: Path) -> None:
         raise UsageError(
             "EXPORT-WHAT", place="export", value=what, rule=f"one of {', '.join(SUFFIXES)}", fix="name one"
         )
+    if to.parts and len(to.parts[0]) > 2 and to.parts[0].endswith(":"):
+        fix = "write it to a file and copy that"
+        raise UsageError("EXPORT-FORMAT", place=str(to), value="a URL", rule="a file on this machine", fix=fix)
     if to.suffix not in SUFFIXES[what]:
         rule = f"{what} go to {' or '.join(SUFFIXES[what])}"
         raise UsageError("EXPORT-FORMAT", place=str(to), value=to.suffix or "no suffix", rule=rule, fix="see --to")

@@ -34,7 +34,7 @@ def deliver_run(store: Store, run: Run, *, again: bool = False, progress: Progre
         StoreError: OPT-OUTS-DAMAGED.
     """
     evaluation = read_manifest(store, "evaluate", run.generation("evaluate"))
-    verdict_of(evaluation).require(f"run {run.run_id}, report {store.path(report_path(run.run_id))}")
+    verdict_of(evaluation).require(f"run {run.run_id}, report {store.url(report_path(run.run_id))}")
     _check_rival(store, run, evaluation)
     features = read_manifest(store, "features", run.generation("features"))
     analysis = read_manifest(store, "analyze", run.generation("analyze"))

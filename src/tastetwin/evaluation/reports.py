@@ -52,7 +52,7 @@ def write_report(store: Store, run: Run, config: Config) -> str:
     )
     store.write_bytes(report_path(run.run_id), render(data, config.evaluate).encode())
     clean_reports(store)
-    return store.path(report_path(run.run_id))
+    return store.url(report_path(run.run_id))
 
 
 def _chance(analysis: Manifest) -> Chance | None:
