@@ -90,7 +90,7 @@ def test_unchanged_histories_stay_near_where_they_were(yesterday: Trained, today
     assert (old * new).sum(axis=1).mean() > 0.9
     assert today.record.likeness_to_past == pytest.approx((old * new).sum(axis=1).mean(), abs=1e-3)
     again = train(next_day(), TODAY, CONFIG.model_copy(update={"seed": 2}))
-    assert (old * vectors(again, TOWN)).sum(axis=1).mean() < 0.7, "a training of its own has a space of its own"
+    assert (old * vectors(again, TOWN)).sum(axis=1).mean() < 0.8, "a training of its own has a space of its own"
 
 
 def test_a_full_training_is_turned_into_the_space_before_it(yesterday: Trained) -> None:
