@@ -89,8 +89,9 @@ def test_unchanged_histories_stay_near_where_they_were(yesterday: Trained, today
     old, new = vectors(yesterday, TOWN), vectors(today, TOWN)
     assert (old * new).sum(axis=1).mean() > 0.9
     assert today.record.likeness_to_past == pytest.approx((old * new).sum(axis=1).mean(), abs=1e-3)
-    again = train(next_day(), TODAY, CONFIG.model_copy(update={"seed": 2}))
-    assert (old * vectors(again, TOWN)).sum(axis=1).mean() < 0.8, "a training of its own has a space of its own"
+    again = [train(next_day(), TODAY, CONFIG.model_copy(update={"seed": seed})) for seed in (2, 3, 4)]
+    alone = np.mean([(old * vectors(each, TOWN)).sum(axis=1).mean() for each in again])
+    assert alone < 0.7, "a training of its own has a space of its own, which may fall near to yesterday's by chance"
 
 
 def test_a_full_training_is_turned_into_the_space_before_it(yesterday: Trained) -> None:
