@@ -177,7 +177,7 @@ def test_a_call_that_failed_leaves_nothing_behind(gateway: Gateway, seconds: flo
 def test_a_gateway_that_is_slow(gateway: Gateway) -> None:
     """The time that was asked for is kept, and such a call is not repeated: it would be as slow again."""
     gateway.seconds = 5.0
-    error = failure(gateway.url, lambda client: client.twins("u42", call=Call(timeout=1.0)))
+    error = failure(gateway.url, lambda client: client.twins("u42", call=Call(timeout=0.2)))
     assert (error.problem.code, len(gateway.asked)) == ("GATEWAY-TIMEOUT", 1)
 
 

@@ -253,11 +253,11 @@ def test_opt_outs_come_and_go_without_a_restart(store: Store) -> None:
             user = some_user(gateway)
             seen = (await twins(gateway, user))[0]
             opt_out(store, [seen])
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(5):
                 while seen in await twins(gateway, user):
                     await asyncio.sleep(FAST)
             opt_in(store, [seen])
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(5):
                 while seen not in await twins(gateway, user):
                     await asyncio.sleep(FAST)
 
@@ -274,7 +274,7 @@ def test_while_opt_outs_cannot_be_read_nobody_is_shown_and_then_again(store: Sto
             stray.parent.mkdir(parents=True)
             stray.write_text("")
             code = ""
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(5):
                 while not code:
                     await asyncio.sleep(FAST)
                     try:
@@ -283,7 +283,7 @@ def test_while_opt_outs_cannot_be_read_nobody_is_shown_and_then_again(store: Sto
                         code = error.problem.code  # type: ignore[attr-defined]
             assert code == "OPT-OUTS-UNKNOWN"
             shutil.rmtree(stray.parent)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(5):
                 while True:
                     await asyncio.sleep(FAST)
                     try:
@@ -303,7 +303,7 @@ def test_who_is_forgotten_while_it_serves_is_gone_from_every_answer(store: Store
             user = some_user(gateway)
             seen = (await twins(gateway, user))[0]
             await asyncio.to_thread(forget, store, [seen])
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(5):
                 while seen in await twins(gateway, user):
                     await asyncio.sleep(FAST)
             with pytest.raises(UsageError, match="UNKNOWN-USER"):

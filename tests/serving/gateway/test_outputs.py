@@ -66,12 +66,6 @@ def lmdb_subject(folder: Path, size: int = 4 * MEGABYTE) -> Subject:
     return Subject(store, registry, spoil)
 
 
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Redis that is slow, as on a busy machine, is misses by design; here it is waited for."""
-    monkeypatch.setattr(outputs_redis, "SECONDS", 10.0)
-
-
 def redis_subject(server: RedisServer) -> Subject:
     registry = CollectorRegistry()
     client = redis.Redis.from_url(server.url)
@@ -381,9 +375,8 @@ def test_a_redis_that_dies_is_misses_and_comes_back(redis_server: RedisServer) -
     store.close()
 
 
-def test_a_redis_that_never_answers_costs_its_time_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_that_never_answers_costs_its_time_out_once() -> None:
     """A thousand requests do not each wait for a server that hangs."""
-    monkeypatch.setattr(outputs_redis, "SECONDS", 0.05)
     listener = socket.create_server(("127.0.0.1", 0))
     held: list[socket.socket] = []
 
