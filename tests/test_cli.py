@@ -327,6 +327,28 @@ def test_a_stopped_benchmark_shows_what_it_has(shell: Shell, monkeypatch: pytest
     assert not done or json.loads(as_json)["complete"] is False
 
 
+@pytest.mark.parametrize(("option", "value"), [("--seeds", "5"), ("--keep", "benchmark-results")])
+def test_what_a_run_is_not_judged_by_is_refused_with_a_store(shell: Shell, shown: str, option: str, value: str) -> None:
+    """Whoever asks for five splits, even as many as there would be, must not take one for them."""
+    said = shell("evaluate", "--store", shown, option, value, "--json")
+    assert (said.code, said.error["code"], said.error["place"]) == (2, "EVALUATE-WHAT", option)
+    assert said.error["value"] == value and option in said.error["fix"]
+
+
+def test_a_benchmark_has_its_defaults(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are what ``--help`` says."""
+    asked: list[tuple[Any, ...]] = []
+
+    def measurement(*given: Any) -> StoppedMeasurement:
+        asked.append(given)
+        return StoppedMeasurement(0)
+
+    monkeypatch.setattr("tastetwin.cli.evaluation._measurement", measurement)
+    shell("evaluate", "--source", "events/")
+    shell("evaluate", "--source", "events/", "--seeds", "2", "--keep", "here")
+    assert [given[3:5] for given in asked] == [(5, Path("benchmark-results")), (2, Path("here"))]
+
+
 @pytest.mark.parametrize(
     ("verb", "words"),
     [

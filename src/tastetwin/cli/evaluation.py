@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -16,16 +16,23 @@ if TYPE_CHECKING:
     from tastetwin.config import Config
     from tastetwin.evaluation.benchmark import Benchmark, Measurement
 
+_SEEDS: Final = 5
+_KEEP: Final = "benchmark-results"
 _DATE: Final = "that of the newest run; with --source today, in UTC"
 
 
 def evaluate(
     store: Annotated[str | None, typer.Option("--store", help="Judge a run of this store.", metavar="DIR")] = None,
     source: Annotated[str | None, typer.Option("--source", help="Measure all methods on this folder instead.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="With --source: how many splits.")] = 5,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=100, help="With --source: how many splits.", show_default=str(_SEEDS))
+    ] = None,
     keep: Annotated[
-        Path, typer.Option("--keep", help="With --source: where results are kept as they come.", metavar="DIR")
-    ] = Path("benchmark-results"),
+        Path | None,
+        typer.Option(
+            "--keep", help="With --source: where results are kept as they come.", metavar="DIR", show_default=_KEEP
+        ),
+    ] = None,
     date_: Annotated[
         str | None,
         typer.Option("--date", metavar="YYYY-MM-DD", help="Logical date.", show_default=_DATE),
@@ -48,11 +55,21 @@ def evaluate(
         rule = "either a store, whose run is judged, or a source, on which methods are measured"
         raise UsageError("EVALUATE-WHAT", place="evaluate", value="neither or both", rule=rule, fix="give one of them")
     if store is not None:
+        _refuse_with_store({"--seeds": seeds, "--keep": keep})
         do_stage("evaluate", store, date_, config, again, as_json)
         return
     assert source is not None
     settings, day = settings_of(config), day_of(date_)
-    _benchmark(_measurement(source, day, settings, seeds, keep, again), as_json)
+    _benchmark(_measurement(source, day, settings, seeds or _SEEDS, keep or Path(_KEEP), again), as_json)
+
+
+def _refuse_with_store(given: dict[str, Any]) -> None:
+    from tastetwin.errors import UsageError
+
+    for option, value in given.items():
+        if value is not None:
+            rule, fix = "goes with --source, not with --store", f"leave {option} out"
+            raise UsageError("EVALUATE-WHAT", place=option, value=value, rule=rule, fix=fix)
 
 
 def _measurement(source: str, day: date, settings: Config, seeds: int, keep: Path, again: bool) -> Measurement:
