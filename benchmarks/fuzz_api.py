@@ -39,7 +39,6 @@ from tastetwin.store import Store
 MOST_MB: Final = 512
 SLOW_SECONDS: Final = 2.0
 """An answer that takes longer counts as broken: somebody could stop the server by asking."""
-GATEWAY, BACKEND, APP = 28_100, 28_101, 28_150
 MODEL: Final = "/v1/models/taste"
 VALUES: Final = [
     *("1e400", "-1e400", "NaN", "Infinity", "-1", "0", "1e308", "5e-324", "9223372036854775808", "true", "null", "{}"),
@@ -167,21 +166,22 @@ def attacks_on(name: str, port: int, key: str, user: str) -> Iterator[tuple[str,
 
 def attack(watch: Watch, keys: dict[str, str], n_idle: int) -> None:
     """On heads, bodies and answers of each server."""
-    for name, port in {"gateway": GATEWAY, "backend": BACKEND, "app": APP}.items():
+    for name, process in watch.processes.items():
         before = watch.memory()[name]
-        for what, taken in attacks_on(name, port, keys[name], keys["user"]):
+        for what, taken in attacks_on(name, process.port, keys[name], keys["user"]):
             print(f"{name}, {what}: {taken} bytes taken, memory {before} -> {watch.memory()[name]} MB")
             before = watch.memory()[name]
     before_idle = watch.memory()
-    print(f"{idle([GATEWAY, BACKEND, APP], n_idle)} idle connections: memory {before_idle} -> {watch.memory()} MB")
+    opened = idle([process.port for process in watch.processes.values()], n_idle)
+    print(f"{opened} idle connections: memory {before_idle} -> {watch.memory()} MB")
 
 
 # -- bodies -----------------------------------------------------------------------------------------------------------
 
 
-def post(watch: Watch, tier: str, port: int, path: str, key: str, body: bytes) -> None:
+def post(watch: Watch, tier: str, path: str, key: str, body: bytes) -> None:
     """One request on a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", watch.processes[tier].port, timeout=60)
     began = time.perf_counter()
     try:
         connection.request("POST", path, body, {"authorization": f"Bearer {key}"})
@@ -198,19 +198,20 @@ def by_hand(watch: Watch, keys: dict[str, str]) -> None:
     bodies = [body.replace("%s", value).encode("utf-8", "surrogatepass") for body in BODIES for value in VALUES]
     for body in [*bodies, *RAW]:
         for verb in VERBS:
-            post(watch, "gateway", GATEWAY, f"{MODEL}/{verb}", keys["gateway"], body)
-        post(watch, "backend", BACKEND, "/v2/models/taste/infer", "", body)
-        post(watch, "app", APP, "/v1/tokens", keys["app"], body)
+            post(watch, "gateway", f"{MODEL}/{verb}", keys["gateway"], body)
+        post(watch, "backend", "/v2/models/taste/infer", "", body)
+        post(watch, "app", "/v1/tokens", keys["app"], body)
         for path in ("/v1/me/favors", "/v1/me/dismissed", "/v1/me/follows"):
-            post(watch, "app", APP, path, keys["token"], body)
+            post(watch, "app", path, keys["token"], body)
 
 
 # -- generated --------------------------------------------------------------------------------------------------------
 
 
-def generated(watch: Watch, tier: str, port: int, key_of: Callable[[str], str], users: list[str], cases: int) -> int:
+def generated(watch: Watch, tier: str, key_of: Callable[[str], str], users: list[str], cases: int) -> int:
     """What schemathesis makes of the description, good and bad; returns how many."""
-    schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
+    url = f"http://127.0.0.1:{watch.processes[tier].port}"
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     schema.config.generation.update(modes=[GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
     operations: list[Any] = [each.ok() for each in schema.get_all_operations()]  # type: ignore[union-attr]
     drawn, asked = random.Random(1), 0
@@ -230,7 +231,7 @@ def generated(watch: Watch, tier: str, port: int, key_of: Callable[[str], str], 
             asked += 1
             _make_real(case, users, drawn)
             headers = {"authorization": f"Bearer {key_of(case.operation.path)}"}
-            answer = case.call(base_url=f"http://127.0.0.1:{port}", headers=headers)
+            answer = case.call(base_url=url, headers=headers)
             what = f"{case.method} {case.path} {case.body!r} -> {answer.text[:200]}"
             watch.saw(tier, answer.status_code, answer.elapsed, what)
 
@@ -251,9 +252,9 @@ def _make_real(case: Any, users: list[str], drawn: random.Random) -> None:
                 case.body[name] = drawn.choice(users)
 
 
-def token(key: str, user: str) -> str:
+def token(port: int, key: str, user: str) -> str:
     """Of a user, from the app."""
-    connection = http.client.HTTPConnection("127.0.0.1", APP, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("POST", "/v1/tokens", json.dumps({"user": user}), {"authorization": f"Bearer {key}"})
     return str(json.loads(connection.getresponse().read())["token"])
 
@@ -264,10 +265,10 @@ def fuzz(store: str, folder: Path, cases: int, n_idle: int) -> Watch:
     users = TwinLists(opened, published_run(opened)).some_users(50)
     generous = {"user_per_second": "1e6", "user_burst": "1000000", "place_people": "true"}
     with (
-        serving(store, folder, at=(GATEWAY, BACKEND), outputs_mb="64") as stack,
-        product(stack, folder, APP, **generous) as (app, app_key),
+        serving(store, folder, outputs_mb="64") as stack,
+        product(stack, folder, **generous) as (app, app_key),
     ):
-        mine = token(app_key, users[0])
+        mine = token(app.port, app_key, users[0])
         keys = {"gateway": stack.key, "backend": "t", "app": app_key, "token": mine, "user": users[1]}
         with watched(stack, app) as watch:
             print(f"memory at the start: {watch.memory()} MB")
@@ -275,8 +276,8 @@ def fuzz(store: str, folder: Path, cases: int, n_idle: int) -> Watch:
             by_hand(watch, keys)
             print(f"{sum(watch.statuses.values()):,} requests by hand, memory: {watch.memory()} MB")
             keys_of = defaultdict(lambda: mine, {"/v1/tokens": app_key, "/v1/users/{user}": app_key})
-            asked = generated(watch, "gateway", GATEWAY, lambda _: stack.key, users, cases // 2)
-            asked += generated(watch, "app", APP, keys_of.__getitem__, users, cases // 2)
+            asked = generated(watch, "gateway", lambda _: stack.key, users, cases // 2)
+            asked += generated(watch, "app", keys_of.__getitem__, users, cases // 2)
             print(f"{asked:,} requests generated, memory: {watch.memory()} MB")
     return watch
 

@@ -31,7 +31,6 @@ from gateway import histories
 from stack import Stack, Wire, serving
 from tastetwin.store import Store
 
-PORT: Final = 28_100
 IN_TIME: Final = 1.0
 CONNECTIONS: Final = 1_000
 STEP: Final = 1.2
@@ -161,7 +160,7 @@ def main() -> None:
     asked = [orjson.dumps({**each, "k": 20}) for each in histories(Store.open(options.store), 20_000)]
     with (
         tempfile.TemporaryDirectory() as name,
-        serving(options.store, Path(name), at=(PORT, PORT + 1), outputs_mb="1") as stack,
+        serving(options.store, Path(name), outputs_mb="1") as stack,
     ):
         best, double = asyncio.run(measure(stack, asked, options.seconds))
     share, refused = double.goodput / best.goodput, double.refused

@@ -55,6 +55,13 @@ class Process:
         os.kill(self.pid, number)
 
     @property
+    def port(self) -> int:
+        """Where it listens."""
+        port = urllib.parse.urlsplit(self.ready_at).port
+        assert port is not None
+        return port
+
+    @property
     def pid(self) -> int:
         """Of the process that runs."""
         assert self._running is not None
@@ -89,10 +96,10 @@ class Stack:
 
 
 @contextlib.contextmanager
-def serving(store: str, folder: Path, backends: int = 1, at: Sequence[int] = (), **settings: str) -> Iterator[Stack]:
-    """Tiers on the ports ``at``, or any that are free, nothing logged; ``settings`` as of the section ``gateway``."""
+def serving(store: str, folder: Path, backends: int = 1, **settings: str) -> Iterator[Stack]:
+    """Tiers on ports that are free, nothing logged; ``settings`` as of the section ``gateway``."""
     key = add_key(folder / "keys.json", "bench", SCOPES, 1e6, 1_000_000)
-    first_port, *ports = at or free_ports(1 + backends)
+    first_port, *ports = free_ports(1 + backends)
     workers = [
         Process(["backend", "--store", store, "--port", str(port)], f"http://127.0.0.1:{port}/v2/health/ready")
         for port in ports
@@ -121,9 +128,9 @@ def free_ports(n: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def product(stack: Stack, folder: Path, at: int | None = None, **settings: str) -> Iterator[tuple[Process, str]]:
+def product(stack: Stack, folder: Path, **settings: str) -> Iterator[tuple[Process, str]]:
     """An app in front of a gateway, and the key of the product's server; ``settings`` as of the section ``app``."""
-    port = at or free_ports(1)[0]
+    (port,) = free_ports(1)
     keys, gateway = folder / "app-keys.json", stack.url.partition("/v1/")[0]
     key = add_key(keys, "shop", ["app"], 1e6, 1_000_000)
     (folder / "gateway.key").write_text(stack.key)

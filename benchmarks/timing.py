@@ -33,7 +33,6 @@ from tastetwin.store import Store
 
 MOST: Final = 0.55
 OF_A_KIND: Final = 40
-GATEWAY, APP = 28_100, 28_150
 CHANGING: Final = frozenset({"x-request-id", "date"})
 Question = Callable[[str], tuple[str, str, bytes | None, str]]
 """Of a user: method, path, body and key."""
@@ -112,10 +111,10 @@ def main() -> None:
         users, highest = kinds(Store.open(Path(name) / "store")), 0.0
         generous = {"user_per_second": "1e6", "user_burst": "1000000"}
         with (
-            serving(f"{name}/store", Path(name), at=(GATEWAY, GATEWAY + 1)) as stack,
-            product(stack, Path(name), APP, **generous) as (_, app_key),
+            serving(f"{name}/store", Path(name)) as stack,
+            product(stack, Path(name), **generous) as (app, app_key),
         ):
-            tokens = {user: token(app_key, user) for each in users.values() for user in each}
+            tokens = {user: token(app.port, app_key, user) for each in users.values() for user in each}
 
             def post(verb: str, **more: str) -> Question:
                 return lambda user: (
@@ -123,18 +122,18 @@ def main() -> None:
                 )  # fmt: skip
 
             questions: list[tuple[int, Question]] = [
-                (GATEWAY, post("twins")),
-                (GATEWAY, post("explain", other="somebody else")),
-                (APP, lambda user: ("GET", "/v1/me/twins", None, tokens[user])),
+                (stack.gateway.port, post("twins")),
+                (stack.gateway.port, post("explain", other="somebody else")),
+                (app.port, lambda user: ("GET", "/v1/me/twins", None, tokens[user])),
             ]
             for port, ask in questions:
                 highest = max(highest, tell(measure(port, users, ask, options.requests)))
     raise SystemExit(1 if highest > MOST else 0)
 
 
-def token(key: str, user: str) -> str:
+def token(port: int, key: str, user: str) -> str:
     """Of a user, from the app."""
-    connection = http.client.HTTPConnection("127.0.0.1", APP, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("POST", "/v1/tokens", json.dumps({"user": user}), {"authorization": f"Bearer {key}"})
     return str(json.loads(connection.getresponse().read())["token"])
 

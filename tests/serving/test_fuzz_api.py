@@ -11,6 +11,24 @@ import fuzz_api
 from tests.world import Journey
 
 
+def test_two_at_once_do_not_collide(journey: Journey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one machine, for one user's tests or two: the second attacks servers of its own."""
+    for name in ("first", "second"):
+        shutil.copytree(journey.store.root, tmp_path / name / "store")
+    monkeypatch.setattr(fuzz_api, "by_hand", lambda *_: None)
+    monkeypatch.setattr(fuzz_api, "generated", lambda *_: 0)
+    seen: list[set[int]] = []
+
+    def attack(watch: fuzz_api.Watch, *_: object) -> None:
+        seen.append({process.port for process in watch.processes.values()})
+        if len(seen) == 1:
+            fuzz_api.fuzz(str(tmp_path / "second" / "store"), tmp_path / "second", 0, 0)
+
+    monkeypatch.setattr(fuzz_api, "attack", attack)
+    fuzz_api.fuzz(str(tmp_path / "first" / "store"), tmp_path / "first", 0, 0)
+    assert len(seen[0] | seen[1]) == 6
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_nothing_breaks_and_memory_is_bounded(journey: Journey, tmp_path: Path) -> None:
