@@ -106,10 +106,11 @@ class Gateway:
         return Said(200, {**ORIGIN, "items": [{"vector": [0.6, 0.8], "places": 1} for _ in body["items"]]})
 
     def _say_explain(self, body: Json) -> Said:
-        return Said(200, {**ORIGIN, "evidence": EVIDENCE})
+        return Said(200, {**ORIGIN, "stale": True, "evidence": EVIDENCE})
 
     def _say_compare(self, body: Json) -> Said:
-        return Said(200, {**ORIGIN, "evidence": EVIDENCE, "more": [{"category": "c1", "ahead": 0.25}], "less": []})
+        more = [{"category": "c1", "ahead": 0.25}]
+        return Said(200, {**ORIGIN, "stale": False, "evidence": EVIDENCE, "more": more, "less": []})
 
     def _say_favors(self, body: Json) -> Said:
         items = [

@@ -255,6 +255,7 @@ class EmbedAnswer(Origin):
 class ExplainAnswer(Origin):
     """What two users share."""
 
+    stale: bool = Field(False, description="true where the last favors of either could not be read by a model")
     evidence: Evidence
 
 

@@ -354,6 +354,34 @@ def test_a_pair_is_not_told_unknown_while_one_of_them_is_unread(world: World) ->
     assert world.run(world.service.compare(world.version, request, True, world.call()))["score"]
 
 
+@pytest.mark.parametrize("turned", [False, True], ids=["asking", "asked about"])
+def test_a_pair_of_whom_one_is_not_up_to_date_is_said_to_be_stale(world: World, turned: bool) -> None:
+    """What both share without yesterday's visit must not pass for what they share now; read, it is there."""
+    mine, theirs = some_user(world), some_user(world, 1)
+    request = PairRequest(user=theirs, other=mine) if turned else PairRequest(user=mine, other=theirs)
+
+    def ask() -> list[Json]:
+        asked = (
+            world.service.explain(world.version, request, world.call()),
+            world.service.compare(world.version, request, True, world.call()),
+        )
+        return [world.run(each) for each in asked]
+
+    before = ask()
+    world.models.out = True
+    add(world, [FavorEvent(user=mine, like={"like_contentsid": place}) for place in places(world, 6)])
+    during = ask()
+    world.models.out = False
+    after = ask()
+    assert [[each["stale"] for each in said] for said in (before, during, after)] == [
+        [False] * 2,
+        [True] * 2,
+        [False] * 2,
+    ]
+    assert during == [{**each, "stale": True} for each in before]
+    assert before[1]["score"] != after[1]["score"]
+
+
 def test_whoever_s_history_is_refused_has_the_run_s_list_and_everybody_else_a_fresh_one(world: World) -> None:
     """The favors were kept, so the request did not fail; what is shown says that it does not know them."""
     odd, other = some_user(world), some_user(world, 1)

@@ -55,7 +55,7 @@ def explanation(people: People, first: int, second: int, language: Language) -> 
 
 
 def comparison(people: People, first: int, second: int, language: Language, with_scores: bool) -> Json:
-    """``schemas.CompareAnswer`` of two people, without its origin."""
+    """``schemas.CompareAnswer`` of two people, without its origin and ``stale``."""
     explain, mine, theirs = people.pack.explainers[language], people.rows(first), people.rows(second)
     said: Json = {
         "evidence": evidence(explain.explain(mine, theirs)),

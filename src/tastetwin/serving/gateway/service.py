@@ -223,8 +223,8 @@ class Service:
 
     async def explain(self, version: Version, request: PairRequest, call: Call) -> Json:
         """``schemas.ExplainAnswer`` without its origin; errors as ``compare``."""
-        first, second = await self._pair(version, request, call)
-        return {"evidence": answers.explanation(version.people, first, second, request.language)}
+        first, second, stale = await self._pair(version, request, call)
+        return {"stale": stale, "evidence": answers.explanation(version.people, first, second, request.language)}
 
     async def compare(self, version: Version, request: PairRequest, with_scores: bool, call: Call) -> Json:
         """``schemas.CompareAnswer`` without its origin.
@@ -233,17 +233,18 @@ class Service:
             UsageError: SAME-USER, UNKNOWN-USER.
             StoreError: OPT-OUTS-UNKNOWN; BACKEND-UNAVAILABLE for a newcomer whom no model has read yet.
         """
-        first, second = await self._pair(version, request, call)
-        return answers.comparison(version.people, first, second, request.language, with_scores)
+        first, second, stale = await self._pair(version, request, call)
+        return {"stale": stale} | answers.comparison(version.people, first, second, request.language, with_scores)
 
-    async def _pair(self, version: Version, request: PairRequest, call: Call) -> tuple[int, int]:
+    async def _pair(self, version: Version, request: PairRequest, call: Call) -> tuple[int, int, bool]:
+        """Positions of both, and whether the last favors of either are unread."""
         self.denied.check()
         if request.user == request.other:
             raise UsageError("SAME-USER", place="other", rule="two different users", fix="name another one")
         people, users = version.people, (request.user, request.other)
         stale = [not await self.intake.catch_up(people, user, call) for user in users]
         first, second = (self._shown_or_unread(people, user, each) for user, each in zip(users, stale, strict=True))
-        return first, second
+        return first, second, any(stale)
 
     def _shown_or_unread(self, people: People, user: str, stale: bool) -> int:
         try:
