@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tastetwin.analysis.index import Floats
+from tastetwin.analysis.index import Floats, Shown
+from tastetwin.analysis.nearest import NearestIndex, build
 from tastetwin.analysis.parts import unit
+from tastetwin.config import AnalyzeConfig
 from tastetwin.runs import published_run
 from tastetwin.serving.gateway.pack import Near, Pack
 from tastetwin.serving.gateway.people import Changed, People
@@ -77,6 +81,23 @@ def test_nobody_closer_is_missed(
     np.testing.assert_allclose(found.scores, [score for _, score in expected], atol=1e-5)
     for at, (position, score) in zip(found.people.tolist(), expected, strict=True):
         assert at == position or abs(dict(expected).get(at, score) - score) < 1e-5, "only ties may change places"
+
+
+def test_where_the_run_shows_nobody_only_newcomers_are_found(
+    pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All who were shown may have been forgotten, and a version that was not published may hide everybody."""
+    nobody = Shown(np.empty((0, pack.dim), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
+    (tmp_path / "nobody.faiss").write_bytes(build(nobody, 10, AnalyzeConfig()).data.tobytes())
+    monkeypatch.setattr(pack, "index", NearestIndex(tmp_path / "nobody.faiss", 0))
+    monkeypatch.setattr(pack, "bank", NearestIndex(tmp_path / "nobody.faiss", 0))
+    for name in ("members", "bank_people"):
+        monkeypatch.setattr(pack, name, np.empty(0, np.int32))
+    people, rng = People(pack), np.random.default_rng(1)
+    asker = Asker(random_unit(rng, pack.dim), -1)
+    assert [len(each.people) for each in closest_each(people, [asker, asker], 5)] == [0, 0]
+    people.put([Changed("new", np.array([2, 3, 4], np.int32), random_unit(rng, pack.dim), -1)])
+    assert closest(people, asker, 5).people.tolist() == [len(pack)]
 
 
 def test_searched_again_the_lists_are_the_run_s(pack: Pack) -> None:

@@ -105,7 +105,7 @@ def _crowding(people: People, askers: Sequence[Asker]) -> Floats:
 def _ranked(people: People, askers: Sequence[Asker], k: int, depth: int) -> list[Near]:
     """For each asker the first ``k``, by ``cos - r / 2``, ties by position, of whom is found within ``depth``."""
     fresh = people.fresh()
-    together = max(1, _CELLS // max(depth, len(fresh.people)))
+    together = max(1, _CELLS // max(1, depth, len(fresh.people)))
     lists: list[Near] = []
     for start in range(0, len(askers), together):
         part = askers[start : start + together]
