@@ -10,7 +10,7 @@ of all pairs, not of the sample.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 import numpy as np
@@ -64,40 +64,36 @@ class Level:
 
 @dataclass(frozen=True)
 class Chance:
-    """The fit."""
+    """The fit: log odds are the sum of a constant and of two logarithms, each times its number."""
 
-    coefficients: tuple[float, float, float]
-    """Of 1, the rarity of the score (``_rarity``; 0 but in runs of earlier versions), log(1 + places of the other)."""
+    constant: float
+    by_rarity: float
+    """Of log(1 + rarity of the score), see ``_rarity``; not negative."""
+    by_places: float
+    """Of log(1 + places of the other)."""
     users: int
     reliability: tuple[Level, ...]
     """From unlikely to likely, each level with as many hits."""
-    log_rarity: float = 0.0
-    """Of log(1 + rarity of the score), not negative; runs of earlier versions have none."""
 
     def of(self, percentiles: Floats, places: Ints) -> Floats:
         """Chance in [0, 1] for percentiles and the other's number of distinct places, both of the same shape.
 
         The nearest of ``STEPS``: more digits would say nothing more, and tell how many places the other has.
         """
-        intercept, by_rarity, by_places = self.coefficients
-        rarity = _rarity(percentiles)
-        exact = _logistic(
-            intercept + by_rarity * rarity + self.log_rarity * np.log1p(rarity) + by_places * np.log1p(places)
-        )
+        by_rarity = self.by_rarity * np.log1p(_rarity(percentiles))
+        exact = _logistic(self.constant + by_rarity + self.by_places * np.log1p(places))
         return STEPS[np.searchsorted((STEPS[1:] + STEPS[:-1]) / 2, exact)]
 
     def to_json(self) -> dict[str, Any]:
         """Small JSON."""
-        levels = [vars(level) for level in self.reliability]
-        found = {"coefficients": list(self.coefficients), "log_rarity": self.log_rarity}
-        return {**found, "users": self.users, "reliability": levels}
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Chance:
-        """The inverse of ``to_json``."""
-        intercept, rarity, places = value["coefficients"]
-        levels = tuple(Level(**level) for level in value["reliability"])
-        return cls((intercept, rarity, places), value["users"], levels, value.get("log_rarity", 0.0))
+    def from_json(cls, value: dict[str, Any] | None) -> Chance | None:
+        """The inverse of ``to_json``; None where there was not enough data, or the fit is another version's."""
+        if value is None or value.keys() != {field.name for field in fields(cls)}:
+            return None
+        return cls(**{**value, "reliability": tuple(Level(**level) for level in value["reliability"])})
 
 
 def fit_chance(pairs: Pairs, seed: int) -> Chance | None:
@@ -114,8 +110,8 @@ def fit_chance(pairs: Pairs, seed: int) -> Chance | None:
     for number in range(_FOLDS):
         rest = fold != number
         told[~rest] = _logistic(features[~rest] @ _fit(features[rest], pairs.hit[rest], pairs.weight[rest]))
-    intercept, log_rarity, by_places = _fit(features, pairs.hit, pairs.weight).tolist()
-    return Chance((intercept, 0.0, by_places), len(users), tuple(_levels(pairs, told, seed)), log_rarity)
+    constant, by_rarity, by_places = _fit(features, pairs.hit, pairs.weight).tolist()
+    return Chance(constant, by_rarity, by_places, len(users), tuple(_levels(pairs, told, seed)))
 
 
 def _features(percentiles: Floats, places: Ints) -> Doubles:

@@ -70,7 +70,7 @@ class Comparison:
     score: float
     percentile: float
     chance: float | None
-    """That the other has the place that the user favors next; None where there was not enough data."""
+    """That the other has the place that the user favors next; None as of ``Chance.from_json``."""
     taste: float
     home: float
     rank: int
@@ -180,16 +180,15 @@ class Pair:
     def compare(self) -> Comparison:
         """What both have in common, what they have not, and what it takes not to match."""
         scale = ScoreScale.from_json(self.lists.analysis.facts["scale"])
-        found = self.lists.analysis.facts["chance"]
+        chance = Chance.from_json(self.lists.analysis.facts["chance"])
         score = float(self._scores(self._me)[self._them] - self._crowding[self._me] / 2)
         percentile = scale.percentile(np.array([score], np.float32))
-        chance = None if found is None else Chance.from_json(found).of(percentile, np.array([len(self._theirs)]))
         taste, home = self.lists.parts(self.user, self.other)
         explain = self.lists.explainer
         return Comparison(
             score,
             float(percentile[0]),
-            None if chance is None else float(chance[0]),
+            None if chance is None else float(chance.of(percentile, np.array([len(self._theirs)]))[0]),
             taste,
             home,
             self._rank(self._me, self._them),

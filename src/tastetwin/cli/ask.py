@@ -119,7 +119,7 @@ def why_not(
 
 def comparison_rows(user: str, other: str, found: Comparison) -> list[list[str]]:
     """A comparison, a line a fact."""
-    chance = "not enough data to measure it" if found.chance is None else f"{100 * found.chance:.3g} %"
+    chance = "too little data, or of another version" if found.chance is None else f"{100 * found.chance:.3g} %"
     ahead = [
         ", ".join(f"{each.key} (+{100 * each.weight:.0f} %)" for each in more) for more in (found.more, found.less)
     ]

@@ -87,7 +87,7 @@ class ReportData:
     settings: Mapping[str, Any]
     """The whole configuration."""
     chance: Chance | None = None
-    """What the scores of the lists are worth; None where there was not enough data."""
+    """What the scores of the lists are worth; None as of ``Chance.from_json``."""
     made_with: Mapping[str, str] = field(default_factory=dict)
     """What the model was made from and with, in words."""
     published_run: str | None = None

@@ -45,7 +45,7 @@ def write_report(store: Store, run: Run, config: Config) -> str:
         examples=[_example(lists, user) for user in lists.some_users(EXAMPLES)],
         durations={stage: record.seconds for stage, record in run.stages.items()},
         settings=config.model_dump(mode="json", exclude=_NOT_SHOWN),
-        chance=_chance(read_manifest(store, "analyze", run.generation("analyze"))),
+        chance=Chance.from_json(lists.analysis.facts.get("chance")),
         made_with=_made_with(read_manifest(store, "train", run.generation("train"))),
         published_run=None if rival is None else rival.run_id,
         published=None if rival is None else evaluation_of(store, rival),
@@ -53,11 +53,6 @@ def write_report(store: Store, run: Run, config: Config) -> str:
     store.write_bytes(report_path(run.run_id), render(data, config.evaluate).encode())
     clean_reports(store)
     return store.url(report_path(run.run_id))
-
-
-def _chance(analysis: Manifest) -> Chance | None:
-    found = analysis.facts.get("chance")  # runs made before it was measured have none
-    return None if found is None else Chance.from_json(found)
 
 
 def clean_reports(store: Store) -> None:

@@ -96,8 +96,7 @@ class View:
         self.verdict: Verdict = verdict_of(evaluated)
         self.evaluation: Evaluation = read_evaluation(store, evaluated)
         self.rules = EvaluateConfig(**evaluated.settings.get("evaluate", {}))
-        found = self.lists.analysis.facts.get("chance")
-        self.chance = None if found is None else Chance.from_json(found)
+        self.chance = Chance.from_json(self.lists.analysis.facts.get("chance"))
         self.map: tuple[Atlas, Drawing] | None = None
         """None until it is drawn."""
 

@@ -95,7 +95,7 @@ class Pack:
         self.bank_people: Positions = self._array("bank")
         self.bank = NearestIndex(folder / "bank.faiss", manifest.bank_probes)
         self.scale = ScoreScale.from_json(manifest.scale)
-        self.chance = None if manifest.chance is None else Chance.from_json(manifest.chance)
+        self.chance = Chance.from_json(manifest.chance)
         self.features = FeaturesConfig.model_validate(manifest.features)
         self.vocabulary = read_vocabulary(store, f"{pack_folder(manifest.run_id)}/vocabulary.parquet")
         self.explainers = self._explainers(store)
