@@ -19,7 +19,7 @@ from tastetwin.analysis.people import About
 from tastetwin.analysis.standing import EXPOSURE
 from tastetwin.analysis.stored import vectors_table
 from tastetwin.analysis.visitors import read_visitors, write_visitors
-from tastetwin.errors import UsageError
+from tastetwin.errors import StoreError, UsageError
 from tastetwin.features.stage import PLACE_ROWS
 from tastetwin.features.taste import HISTORY
 from tastetwin.generations import read_manifest
@@ -227,6 +227,18 @@ def test_a_run_made_before_there_were_parts_is_read(store: Store) -> None:
     (bob,) = TwinLists(store, handmade.run_of(store, {"features": "f", "analyze": "a"})).twins("ann", 1)
     assert (bob.twin_idno, bob.score, bob.taste, bob.home) == ("bob", 0.75, None, None)
     assert as_json_row(bob)["taste"] is None
+
+
+def test_a_run_made_before_niche_was_noted_says_so(store: Store) -> None:
+    """Any five twins in place of the niche ones would be an answer that nobody could see through."""
+    handmade.features(store)
+    made = handmade.analysis(store)
+    for path in made.paths("exposure"):
+        put_table(store, path, read_files(store, [path], EXPOSURE).drop_columns(["mainstream"]))
+    lists = TwinLists(store, handmade.run_of(store, {"features": "f", "analyze": "a"}))
+    for ask in (lists.niche, lists.mainstream):
+        with pytest.raises(StoreError, match="OLD-ANALYSIS"):
+            ask("ann", 1)
 
 
 # -- about a user -----------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from tastetwin.analysis.people import People
 from tastetwin.analysis.sentences import Language
 from tastetwin.analysis.visitors import read_visitors
 from tastetwin.config import AnalyzeConfig
+from tastetwin.errors import StoreError
 from tastetwin.features.histories import Histories
 from tastetwin.privacy.opt_out import is_opted_out
 from tastetwin.runs import Run
@@ -84,21 +85,22 @@ class TwinLists(People):
 
         Raises:
             UsageError: as ``twins``.
+            StoreError: OLD-ANALYSIS in runs made before that was noted.
         """
         return sorted(self._by_mainstream(user, k)[:k], key=lambda twin: twin.rank)
 
     def mainstream(self, user: str, k: int) -> list[Twin]:
-        """As ``niche``, of those who favor what most people favor.
-
-        Raises:
-            UsageError: as ``twins``.
-        """
+        """As ``niche``, of those who favor what most people favor; raises the same."""
         return sorted(self._by_mainstream(user, k)[-k:], key=lambda twin: twin.rank)
 
     def _by_mainstream(self, user: str, k: int) -> list[Twin]:
         found = self.twins(user, AMONG * k)
         known = self.exposure.filter(pc.is_in(self.exposure.column(USER), pa.array([t.twin_idno for t in found])))
         how = dict(zip(known.column(USER).to_pylist(), known.column("mainstream").to_pylist(), strict=True))
+        if None in how.values():
+            again = f"tastetwin analyze --again --store ... --date {self.run.logical_date}, and the stages after it"
+            rule = "a run that notes whose taste is unusual"
+            raise StoreError("OLD-ANALYSIS", place=f"run {self.run.run_id}", rule=rule, fix=again)
         return sorted(found, key=lambda twin: how[twin.twin_idno])
 
     def stored_list(self, user: str) -> pa.Table:
