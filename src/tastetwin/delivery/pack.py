@@ -269,6 +269,8 @@ class _Making:
         in."""
         settings = AnalyzeConfig.model_validate(self.analysis.settings["analyze"])
         ids, vectors = read_vectors(self.store, self.analysis.paths("vectors"))
+        if not len(ids):  # all were forgotten since, and with them how long a vector is
+            vectors = np.zeros((0, self.bundle.settings["train"]["dim"]), np.float32)
         axes = read_axes(self.store, self.analysis, vectors.shape[1])
         at = self._positions(pa.array(ids, pa.string()))
         looked_at = self._spread_rows(at[at >= 0], vectors[at >= 0], axes, settings.home_weight)

@@ -176,6 +176,13 @@ def test_forget_leaves_no_pack(own: Store, run: Run, pack: Pack) -> None:
     assert "packs" in [entry.place for entry in receipt.places]
 
 
+def test_a_pack_of_nobody_opens(own: Store, run: Run, pack: Pack) -> None:
+    """All were forgotten: the gateway ended in a traceback, and nothing was served until the next day."""
+    forget(own, [pack.people.name(at) for at in range(len(pack))])
+    made = Pack.of(own, run)
+    assert (len(made), made.dim) == (0, pack.dim)
+
+
 def test_packs_go_with_their_runs(own: Store, run: Run) -> None:
     """Disks fill up with what nobody can roll back to."""
     own.write_json(f"{pack_folder('2020-01-01.1')}/{MANIFEST}", {})
