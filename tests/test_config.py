@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tastetwin.cli.settings import show
-from tastetwin.config import ENV_PREFIX
+from tastetwin.config import ENV_PREFIX, DeployConfig
 from tastetwin.errors import UsageError
 from tastetwin.settings import load, origins
 
@@ -159,3 +159,18 @@ def test_every_setting_is_read_somewhere() -> None:
     read = "\n".join(path.read_text() for path in source.rglob("*.py") if path != source / "config.py")
     keys = [key.split(".")[1] for key, *_ in origins()]
     assert not [key for key in keys if not re.search(rf"\.{key}\b", read)]
+
+
+def test_a_deployment_waits_as_long_as_the_charts_do() -> None:
+    """Else it gives up on, and takes away, a gateway that the cluster would still have waited for."""
+    charts = Path(__file__).parents[1] / "deploy" / "helm"
+    said = "".join(file.read_text(encoding="utf-8") for file in charts.glob("*/values.yaml"))
+    seconds = [int(each) for each in re.findall(r"^ *startupSeconds: (\d+)$", said, re.MULTILINE)]
+    assert len(seconds) == 4, "of backend, gateway, app and events"
+    assert load().deploy.ready_seconds == max(seconds)
+    most = re.search(
+        r'"startupSeconds": \{[^}]*?"maximum": (\d+)',
+        (charts / "tastetwin-app" / "values.schema.json").read_text(encoding="utf-8"),
+    )
+    assert most is not None
+    assert DeployConfig(ready_seconds=float(most[1])).ready_seconds == float(most[1])

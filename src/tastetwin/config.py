@@ -306,7 +306,12 @@ class DeployConfig(Section):
     """Blue-green deployment of a run."""
 
     golden: int = Field(20, ge=1, le=1_000, description="users of golden queries")
-    ready_seconds: float = Field(120.0, gt=0, le=3_600, description="that what was started has to get ready")
+    ready_seconds: float = Field(
+        600.0,
+        gt=0,
+        le=7_200,
+        description="that what was started has to get ready; the charts' longest startupSeconds, so raise both",
+    )
     drain_seconds: float = Field(
         30.0, ge=0, le=3_600, description="for what is under way, before what is replaced is told to end"
     )

@@ -136,7 +136,7 @@ class TestKubernetes(DeployContract):
         place.change(calls=[])
         served(place, place.new)
         old, new = (run.run_id for run in (place.old, place.new))
-        waiting = ["--wait", "--timeout", "120s"]
+        waiting = ["--wait", "--timeout", "600s"]
         model, app, patch, *removed = place.changes()
         assert model == [
             "helm", "upgrade", "--install", release(MODEL, new), "deploy/helm/tastetwin-model",

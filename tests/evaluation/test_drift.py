@@ -116,6 +116,15 @@ def test_a_doubled_a_halved_and_an_empty_day_are_seen(lines: dict[str, int]) -> 
     assert failed(moved(an_intake(lines=lines))) == {"DRIFT-LINES": "warn"}
 
 
+def test_of_a_day_without_events_one_thing_is_said_once() -> None:
+    """A holiday, or files that did not come: the same news of reviews and again of likes would be noise."""
+    usual = {"reviews": [1_000, 900, 1_100], "likes": [520, 500, 20]}
+    found = [each for each in moved(an_intake(0, usual=usual, lines={"reviews": 0})) if each.limit and not each.passed]
+    said = "0 lines of reviews and likes, 1,400 on other days"
+    assert [(each.limit.code, each.limit.complaint) for each in found if each.limit] == [("DRIFT-LINES", said)]
+    assert not failed(moved(an_intake(0, usual={"reviews": [25, 24], "likes": [0, 0]}, lines={})))
+
+
 def test_on_the_second_day_no_number_of_lines_is_unusual() -> None:
     """All that came before is one load of the whole past."""
     assert failed(moved(an_intake(usual={}, lines={"reviews": 7}))) == {}

@@ -127,15 +127,17 @@ def _most_moved(before: Mix, today: Mix) -> str:
 
 
 def _lines(day: Intake, config: EvaluateConfig) -> Iterator[Measure]:
-    for kind in ("reviews", "likes"):
-        if not day.usual.get(kind):
+    usual, lines = day.usual, day.lines
+    if usual and not any(lines.get(kind) for kind in usual):  # of a day without events one thing is to be said, once
+        both = " and ".join(usual)
+        usual, lines = {both: [sum(each) for each in zip(*usual.values(), strict=True)]}, {both: 0}
+    for kind, before in usual.items():
+        now, expected = lines.get(kind, 0), median(before)
+        if max(now, expected) < MIN_COMPARED:
             continue
-        now, usual = day.lines.get(kind, 0), median(day.usual[kind])
-        if max(now, usual) < MIN_COMPARED:
-            continue
-        factor = max((now + 1) / (usual + 1), (usual + 1) / (now + 1))
-        threshold = config.max_lines_factor * (1 + _Z / max(1.0, usual) ** 0.5)
-        said = f"{now:,} lines of {kind}, {usual:,.0f} on other days"
+        factor = max((now + 1) / (expected + 1), (expected + 1) / (now + 1))
+        threshold = config.max_lines_factor * (1 + _Z / max(1.0, expected) ** 0.5)
+        said = f"{now:,} lines of {kind}, {expected:,.0f} on other days"
         limit = Limit("DRIFT-LINES", "warn", threshold, "most", said)
         name = f"lines of {kind}, beside other days"
         yield Measure("drift", name, "number", factor, f"a factor, up or down: {said}", limit)

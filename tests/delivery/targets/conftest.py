@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -181,6 +182,13 @@ def database(request: pytest.FixtureRequest) -> Iterator[Served]:
     kind = request.param
     with KINDS[kind]() if kind in KINDS else postgresql(request.getfixturevalue("server")) as found:
         yield found
+
+
+def until(so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not so():
+        assert time.monotonic() < end, "not within 10 s"
+        time.sleep(0.005)
 
 
 def told(error: BaseException | None) -> str:

@@ -10,10 +10,11 @@ import orjson
 import pytest
 
 from tastetwin.delivery.load import load_published, roll_back_loaded
+from tastetwin.delivery.targets.base import open_target
 from tastetwin.errors import StoreError, TasteTwinError
 from tastetwin.store import Store
 from tests.delivery.targets.cassandra_peer import Peer, Refused, serving
-from tests.delivery.targets.conftest import CASSANDRA_URI, publish_lists, told
+from tests.delivery.targets.conftest import CASSANDRA_URI, publish_lists, told, until
 from tests.delivery.targets.test_every_target import FIRST, SECOND, code
 
 NOTES = "result_versions"
@@ -83,6 +84,32 @@ def test_a_load_that_lost_its_lock_writes_no_more_and_shows_nothing(peer: Peer, 
     assert caught.value.problem.code == "DATABASE-BUSY"
     assert [len(found) for name, found in peer.tables.items() if name != NOTES] == [rows]
     assert peer.tables[NOTES] == {b"lock": {"name": b"lock", "owner": b"another"}}
+
+
+def test_a_load_whose_lock_ran_out_does_not_take_it_again(peer: Peer, store: Store) -> None:
+    """It is free, but another load may have come, dropped our table, and gone."""
+    publish_lists(store, FIRST, "d1")
+    assert code(lambda: load_published(store, peer.address, progress=lambda *_: run_out(peer))) == "DATABASE-BUSY"
+    assert peer.tables[NOTES] == {}
+
+
+def test_the_lock_is_renewed_while_a_whole_table_is_read(
+    peer: Peer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of millions of rows that takes longer than the lock lasts, and then another load would drop the table."""
+    publish_lists(store, FIRST, "d1")
+    load_published(store, peer.address)
+    monkeypatch.setattr("tastetwin.delivery.targets.base.RENEW_SECONDS", 0.01)
+    said: list[str] = []
+    peer.strike = said.append
+
+    def renewals() -> int:
+        return sum(each.startswith(f"UPDATE {NOTES} USING TTL 600 SET owner") for each in said)
+
+    with open_target(peer.address) as target:
+        for _ in target.people(target.versions()[0]):
+            before = renewals()
+            until(lambda before=before: renewals() > before)  # type: ignore[misc]
 
 
 def test_the_lock_expires_by_itself(peer: Peer, store: Store) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -14,7 +14,7 @@ from tastetwin.delivery.targets.mongodb import LEASE_MS
 from tastetwin.errors import StoreError, TasteTwinError, UsageError
 from tastetwin.progress import Progress
 from tastetwin.store import Store
-from tests.delivery.targets.conftest import MONGODB_URI, publish_lists, told
+from tests.delivery.targets.conftest import MONGODB_URI, publish_lists, told, until
 from tests.delivery.targets.mongo_peer import Peer
 from tests.delivery.targets.test_every_target import FIRST, SECOND, code
 from tests.sources.mongo_peer import Document, serving
@@ -107,6 +107,36 @@ def test_a_load_that_lost_its_lock_writes_no_more_and_shows_nothing(peer: Peer, 
     assert not peer.views
     assert [len(found) for name, found in peer.held.items() if name != "result_versions"] == [rows]
     assert peer.held["result_versions"]["lock"]["owner"] == "another"
+
+
+def test_a_load_whose_lock_is_gone_does_not_take_it_again(peer: Peer, store: Store) -> None:
+    """It is free, but another load may have come, dropped our collection, and gone."""
+    publish_lists(store, FIRST, "d1")
+
+    def tell(*_: object) -> None:
+        peer.held["result_versions"].pop("lock", None)
+
+    assert code(lambda: load_published(store, peer.uri, progress=tell)) == "DATABASE-BUSY"
+    assert not peer.views and "lock" not in peer.held["result_versions"]
+
+
+def test_the_lock_is_renewed_during_a_command_that_takes_longer_than_it_lasts(
+    peer: Peer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Millions of documents are counted, or cleaned of somebody, by one command; another load would drop them."""
+    publish_lists(store, FIRST, "d1")
+    monkeypatch.setattr("tastetwin.delivery.targets.base.RENEW_SECONDS", 0.01)
+    found: list[str] = []
+
+    def strike(command: Document) -> None:
+        if "aggregate" in command and not found:
+            run_out(peer)
+            until(lambda: peer.held["result_versions"]["lock"]["until"] > datetime.now(UTC).replace(tzinfo=None))
+            found.append(code(load_published, store, peer.uri))
+
+    peer.strike = strike
+    load_published(store, peer.uri)
+    assert found == ["DATABASE-BUSY"] and shown(peer) == set(FIRST)
 
 
 @pytest.mark.parametrize(

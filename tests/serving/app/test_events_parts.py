@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Sequence
+import tracemalloc
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,7 @@ from tastetwin.serving.app.events.lanes import Lane
 from tastetwin.serving.app.events.letters import (
     Letter,
     Origin,
+    Outgoing,
     bury,
     open_letter,
     read_receipt,
@@ -34,6 +36,7 @@ from tastetwin.serving.app.events.letters import (
 )
 from tastetwin.serving.app.events.message import Headers, Message, read_event
 from tastetwin.serving.app.events.metrics import Metrics
+from tastetwin.serving.app.events.replay import Dead, count
 from tastetwin.serving.app.events.settings import brokers_of, client_of, consumer_settings
 from tastetwin.serving.app.events.taking import MAX_BYTES, Halted, Taken, Taking
 from tests.serving.app.fake_gateway import BAD_PLACE, ORIGIN, problem
@@ -157,6 +160,77 @@ def test_headers_that_somebody_else_wrote_break_nothing(value: bytes | None) -> 
     headers: Headers = [("tastetwin-topic", b"t"), ("tastetwin-attempts", value), ("tastetwin-partition", value)]
     letter = open_letter(None, None, headers)
     assert letter is not None and letter.attempts == 0
+
+
+class Lying(NamedTuple):
+    """A message of the topic of dead letters, as confluent-kafka gives it out."""
+
+    out: Outgoing
+    at: int
+
+    def key(self) -> bytes | None:
+        return self.out.key
+
+    def value(self) -> bytes | None:
+        return self.out.value
+
+    def headers(self) -> Headers:
+        return self.out.headers
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return self.at
+
+
+def a_letter(offset: int, reason: str = "why", tried: int = 0, value: bytes = b"") -> Outgoing:
+    headers: Headers = [("tastetwin-attempts", b"%d" % tried)]
+    return bury(Message(Lane("events", 3), offset, b"k", value, headers, 0, reason=reason), "dead")
+
+
+def taken_in(outgoing: Iterable[Outgoing]) -> Dead:
+    dead = Dead("", {}, "dead")
+    for at, out in enumerate(outgoing):
+        dead.add(Lying(out, at))  # type: ignore[arg-type]
+    return dead
+
+
+LETTERS = st.tuples(st.integers(0, 5), st.sampled_from(["b", "a", "", "é"]), st.integers(0, 3))
+
+
+@given(st.lists(st.one_of(LETTERS, st.integers(0, 5))))
+def test_letters_are_counted_as_a_slow_reading_of_the_whole_topic_counts_them(given: list[Any]) -> None:
+    """The same letter twice is one, as it came last; a receipt may be read before its letter, in another partition."""
+    dead = taken_in(a_letter(*each) if isinstance(each, tuple) else returned(each) for each in given)
+    last = {each[0]: opened(a_letter(*each)) for each in given if isinstance(each, tuple)}
+    rows = []
+    for reason in sorted({letter.reason for letter in last.values()}):
+        mine = [letter for letter in last.values() if letter.reason == reason]
+        left = [letter for letter in mine if letter.origin.offset not in given]
+        spent = sum(letter.attempts >= 3 for letter in left)
+        rows.append({"reason": reason, "letters": len(mine), "open": len(left), "exhausted": spent})
+    assert count(dead, 3) == rows
+
+
+def returned(offset: int) -> Outgoing:
+    return receipt(opened(a_letter(offset)), "dead")
+
+
+def opened(out: Outgoing) -> Letter:
+    letter = open_letter(out.key, out.value, out.headers)
+    assert letter is not None
+    return letter
+
+
+def test_memory_does_not_grow_with_the_topic() -> None:
+    """An outage may leave more letters than the machine has memory, and then their count is wanted most."""
+    tracemalloc.start()
+    dead = taken_in(a_letter(number, value=b"%8192d" % number) for number in range(4_000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count(dead, 3) == [{"reason": "why", "letters": 4_000, "open": 4_000, "exhausted": 0}]
+    assert peak < 4 << 20, "of 32 MB of letters"
 
 
 # -- what may be committed --------------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -13,6 +14,9 @@ import pyarrow as pa
 from tastetwin.errors import StoreError, UsageError
 
 TABLE: Final = "result"
+RENEW_SECONDS: Final = 60.0
+"""Between two renewals of a lock that runs out: a tenth of what it lasts."""
+LOST: Final = "the lock was lost: for minutes the server heard nothing of this load"
 _HOST: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?")
 
 
@@ -89,6 +93,29 @@ def open_target(address: str) -> AbstractContextManager[Target]:
 
         return open_cassandra(*split_table(address))
     raise bad_address("an unknown scheme, or none")
+
+
+@contextmanager
+def renewed(renew: Callable[[], None]) -> Iterator[None]:
+    """Keep a lock that runs out for as long as the block works: one scan or command may take longer than it lasts.
+
+    A renewal that fails is tried again. That the lock is lost, the block hears when it renews it itself, as it must
+    before it writes more.
+    """
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(RENEW_SECONDS):
+            with suppress(Exception):
+                renew()
+
+    thread = threading.Thread(target=beat, name="tastetwin-lock", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def split_table(address: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
-from tastetwin.delivery.targets.base import Version, bad_address, failed
+from tastetwin.delivery.targets.base import LOST, Version, bad_address, failed, renewed
 from tastetwin.delivery.targets.encode import json_lists
 from tastetwin.errors import MissingExtra
 from tastetwin.masks import masked
@@ -34,7 +34,7 @@ except ImportError as error:
     raise MissingExtra.of("cassandra-driver", "cassandra") from error
 
 LEASE_SECONDS: Final = 600
-"""How long a killed load keeps others out; a living one renews its lock with every batch."""
+"""How long a killed load keeps others out; a living one renews its lock."""
 CONCURRENCY: Final = 64
 """Writes under way at a time."""
 SCAN_ROWS: Final = 1_000
@@ -80,7 +80,8 @@ def open_cassandra(address: str, table: str) -> Iterator[Cassandra]:
         target = Cassandra(session, keyspace, place, table)
         target.lock()
         try:
-            yield target
+            with renewed(target.renew):
+                yield target
         finally:
             target.unlock()
 
@@ -112,10 +113,20 @@ class Cassandra:
             StoreError: DATABASE-BUSY when another load has the lock.
         """
         lease = f"USING TTL {LEASE_SECONDS}"
-        renew = f"UPDATE {self._notes} {lease} SET owner = ? WHERE name = 'lock' IF owner = ?"  # nosec B608
         take = f"INSERT INTO {self._notes} (name, owner) VALUES ('lock', ?) IF NOT EXISTS {lease}"  # nosec B608
-        if not (self._do(renew, self._owner, self._owner)[0][0] or self._do(take, self._owner)[0][0]):
+        if not self._do(take, self._owner)[0][0]:
             raise failed("DATABASE-BUSY", self.place, "another load is under way, or was killed minutes ago")
+
+    def renew(self) -> None:
+        """Hold the lock from now for ``LEASE_SECONDS``; once lost it is not taken again, for others may have been here.
+
+        Raises:
+            StoreError: DATABASE-BUSY when it is lost.
+        """
+        lease = f"USING TTL {LEASE_SECONDS}"
+        renew = f"UPDATE {self._notes} {lease} SET owner = ? WHERE name = 'lock' IF owner = ?"  # nosec B608
+        if not self._do(renew, self._owner, self._owner)[0][0]:
+            raise failed("DATABASE-BUSY", self.place, LOST)
 
     def unlock(self) -> None:
         """Let others load; where the server is out of reach, time does it."""
@@ -136,7 +147,7 @@ class Cassandra:
         insert = self._session.prepare(f"INSERT INTO {table} ({', '.join(_COLUMNS)}) VALUES ({marks})")  # nosec B608
         insert.is_idempotent = True
         for batch in batches:
-            self.lock()
+            self.renew()
             execute_concurrent_with_args(self._session, insert, _rows(batch), concurrency=CONCURRENCY)
         return sum(1 for _ in self._scan(f"SELECT idno FROM {table}"))  # nosec B608
 
@@ -168,7 +179,7 @@ class Cassandra:
 
     def show(self, versions: Sequence[Version]) -> None:
         """One row says which table is shown and which are kept."""
-        self.lock()
+        self.renew()
         kept = json.dumps([asdict(version) for version in versions])
         update = f"UPDATE {self._notes} SET shown = ?, kept = ? WHERE name = ?"  # nosec B608
         self._do(update, self._name(versions[0]), kept, self._table)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from tastetwin.delivery.targets.base import Version, bad_address, failed
+from tastetwin.delivery.targets.base import LOST, Version, bad_address, failed, renewed
 from tastetwin.errors import MissingExtra, StoreError
 from tastetwin.masks import masked
 from tastetwin.schema import RESULT
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 LEASE_MS: Final = 600_000
-"""How long a killed load keeps others out; a living one renews its lock with every batch."""
+"""How long a killed load keeps others out; a living one renews its lock."""
 USERS_AT_ONCE: Final = 10_000
 """Of a list of users in one command, which may have 16 MB."""
 OPTIONS: Final[Document] = {"appName": "tastetwin", "serverSelectionTimeoutMS": 10_000, "connectTimeoutMS": 10_000}
@@ -61,7 +61,8 @@ def open_mongodb(address: str, view: str) -> Iterator[MongoDB]:
         target = MongoDB(database.with_options(write_concern=pymongo.WriteConcern("majority")), place, view)
         target.lock()
         try:
-            yield target
+            with renewed(target.renew):
+                yield target
         finally:
             target.unlock()
 
@@ -82,10 +83,21 @@ class MongoDB:
         """
         with suppress(pymongo.errors.DuplicateKeyError):
             self._notes.insert_one({"_id": _LOCK, "until": datetime.fromtimestamp(0, UTC)})
-        free = {"$or": [{"$lt": ["$until", "$$NOW"]}, {"$eq": ["$owner", self._owner]}]}
-        mine = [{"$set": {"owner": self._owner, "until": {"$add": ["$$NOW", LEASE_MS]}}}]
-        if not self._notes.update_one({"_id": _LOCK, "$expr": free}, mine).matched_count:
+        if not self._hold({"$expr": {"$lt": ["$until", "$$NOW"]}}):
             raise failed("DATABASE-BUSY", self.place, "another load is under way, or was killed minutes ago")
+
+    def renew(self) -> None:
+        """Hold the lock from now for ``LEASE_MS``; once lost it is not taken again, for others may have been here.
+
+        Raises:
+            StoreError: DATABASE-BUSY when it is lost.
+        """
+        if not self._hold({"owner": self._owner}):
+            raise failed("DATABASE-BUSY", self.place, LOST)
+
+    def _hold(self, condition: Document) -> bool:
+        mine = [{"$set": {"owner": self._owner, "until": {"$add": ["$$NOW", LEASE_MS]}}}]
+        return bool(self._notes.update_one({"_id": _LOCK, **condition}, mine).matched_count)
 
     def unlock(self) -> None:
         """Let others load; where the server is out of reach, time does it."""
@@ -104,7 +116,7 @@ class MongoDB:
         self._drop_all_but(self.versions())
         collection = self._collection(version)
         for batch in batches:
-            self.lock()
+            self.renew()
             rows = [{"_id": row["idno"], **row["payload"]} for row in batch.to_pylist()]
             if rows:
                 collection.insert_many(rows, ordered=False)
@@ -125,14 +137,14 @@ class MongoDB:
         """Two scans of the collection for every ten thousand users."""
         collection = self._collection(version)
         for start in range(0, len(users), USERS_AT_ONCE):
-            self.lock()
+            self.renew()
             some = {"$in": list(users[start : start + USERS_AT_ONCE])}
             collection.delete_many({"_id": some})
             collection.update_many({"twins.twin_idno": some}, {"$pull": {"twins": {"twin_idno": some}}})
 
     def show(self, versions: Sequence[Version]) -> None:
         """Point the view at the first; killed after that, the next load tidies up."""
-        self.lock()
+        self.renew()
         name = self._collection(versions[0]).name
         if self._shown() is None:
             self._database.create_collection(self._view, viewOn=name, pipeline=[])
