@@ -42,7 +42,7 @@ check: .venv/.tools
 bench: .venv/.tools
 	@for each in $(BENCHMARKS); do echo "== $$each"; OMP_NUM_THREADS=1 $(BIN)/python $$each || exit 1; done
 
-DATA := $(wildcard ../shared/data/*)
+DATA := $(patsubst %/,%,$(wildcard ../shared/data/*/))
 benchmark-quality: .venv/.tools
 	$(BIN)/python benchmarks/quality.py $(DATA) --towns 1000 10000
 

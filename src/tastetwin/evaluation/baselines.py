@@ -1,12 +1,13 @@
 """The baselines every model is compared with: each turns training users into two matrices of vectors, ~a and ~b.
 
-All are fitted on the training users alone; what is tuned is tuned on a validation part of them, over the grid below.
+All are fitted on the training users alone; what is tuned is tuned on a validation part of them, over the grids below:
+a small one every day, a larger one in the full benchmark.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -23,12 +24,14 @@ from tastetwin.model.kinds import category_region_cells, region_matrix
 from tastetwin.model.linear import (
     Fused,
     Ials,
+    View,
     fit_full,
     fit_fused,
     fit_ials,
     fit_ppmi,
     fit_svd,
     histories_matrix,
+    strength_matrix,
 )
 
 Vectors = Any
@@ -39,6 +42,14 @@ IALS_SIZES: Final = (16, 64)
 IALS_ALPHAS: Final = (10.0, 30.0)
 IALS_REGULARISATION: Final = 0.5
 """The grid of the daily form: 4 points, fitted on at most `TUNING_USERS` users each."""
+MORE_SIZES: Final = (16, 64, 128)
+MORE_ALPHAS: Final = (10.0, 30.0, 100.0)
+MORE_PENALTIES: Final = (0.25, 1.0)
+"""The full benchmark's, for iALS: 18 points with or without counts of visits at `IALS_REGULARISATION`, and from the
+best of them 2 more; fitted on all training users but at most `MORE_HELD_OUT`."""
+HISTOGRAM_WEIGHTS: Final = (0.25, 0.5, 1.0)
+"""For full linear, beside `MORE_ALPHAS` and counts of visits: 18 points, 6 of them for fused linear."""
+MORE_HELD_OUT: Final = 1_000
 TUNING_USERS: Final = 3_000
 TUNING_HELD_OUT: Final = 300
 TUNING_ITERATIONS: Final = 6
@@ -207,8 +218,91 @@ BASELINES: Final[dict[str, Baseline]] = {
 }
 """Name to function, from the simplest to the strongest: the order of the report."""
 
+
+Weighing = Callable[[Histories, int], sp.csr_matrix]
+WEIGHINGS: Final[tuple[Weighing, ...]] = (histories_matrix, strength_matrix)
+"""Every place the same; by its visits, as in the encoder's views."""
+
+
+def thoroughly_tuned_ials(material: Material) -> Pair:
+    """As ``tuned_ials``, over the larger grid."""
+    tried = _to_tune_on(material)
+
+    def fit(given: Material, weighing: Weighing, size: int, alpha: float, penalty: float) -> Ials:
+        return fit_ials(weighing(given.train, given.vocabulary.n_rows), size, alpha, penalty, seed=given.seed)
+
+    grid = [(w, k, alpha, IALS_REGULARISATION) for w in WEIGHINGS for k in MORE_SIZES for alpha in MORE_ALPHAS]
+    found = {point: _quality(tried, point[0], fit(tried, *point)) for point in grid}
+    best = max(grid, key=lambda point: found[point])
+    for penalty in MORE_PENALTIES:
+        found[(*best[:3], penalty)] = _quality(tried, best[0], fit(tried, *best[:3], penalty))
+    best = max(found, key=lambda point: found[point])
+    return _both(material, best[0], fit(material, *best))
+
+
+def tuned_fused(material: Material) -> Pair:
+    """Fused linear, its alpha and whether visits count chosen as iALS's."""
+    return _tuned_linear(material, _fused)
+
+
+def tuned_full(material: Material) -> Pair:
+    """Full linear, the weight of its histograms chosen besides: the one to beat."""
+    return _tuned_linear(material, _full)
+
+
+Fits = Callable[[Material, Weighing, float], dict[float, Fused]]
+"""Material, weighing, alpha -> a model for each weight of the histograms."""
+
+
+def _fused(material: Material, weighing: Weighing, alpha: float) -> dict[float, Fused]:
+    return {0.0: fit_fused(weighing(material.train, material.vocabulary.n_rows), material.seed, alpha)}
+
+
+def _full(material: Material, weighing: Weighing, alpha: float) -> dict[float, Fused]:
+    matrix, fused = weighing(material.train, material.vocabulary.n_rows), _fused(material, weighing, alpha)[0.0]
+    whole = fit_full(matrix, material.vocabulary, fused, material.seed)
+    return {w: replace(whole, weights=(1.0, *(w for _ in whole.weights[1:]))) for w in HISTOGRAM_WEIGHTS}
+
+
+def _tuned_linear(material: Material, fits: Fits) -> Pair:
+    tried = _to_tune_on(material)
+    found = {
+        (weighing, alpha, weight): _quality(tried, weighing, model)
+        for weighing in WEIGHINGS
+        for alpha in MORE_ALPHAS
+        for weight, model in fits(tried, weighing, alpha).items()
+    }
+    weighing, alpha, weight = max(found, key=lambda point: found[point])
+    return _both(material, weighing, fits(material, weighing, alpha)[weight])
+
+
+def _to_tune_on(material: Material) -> Material:
+    """The training users without a fifth of the eligible ones, who are cut in two."""
+    split = material.config.model_copy(update={"holdout_share": 0.2, "max_holdout": MORE_HELD_OUT})
+    learners, pairs = _split(material.train, material.vocabulary, split, material.seed + 1)
+    return replace(material, train=learners, a=pairs.a, b=pairs.b)
+
+
+def _both(material: Material, weighing: Weighing, model: View) -> Pair:
+    a, b = (model.fold_in(weighing(half, material.vocabulary.n_rows)) for half in (material.a, material.b))
+    return a, b
+
+
+def _quality(material: Material, weighing: Weighing, model: View) -> float:
+    """Disjoint twin MRR with CSLS of the material's halves; 0 without any."""
+    ranks = true_twin_ranks(*_both(material, weighing, model), CSLS_NEIGHBOURS)
+    return float(reciprocal(ranks).mean()) if len(ranks) else 0.0
+
+
 MORE_BASELINES: Final[dict[str, Baseline]] = {"Jaccard": jaccard, "BM25 overlap": bm25, "item2vec": item2vec}
 """Besides, in the full benchmark."""
+
+TUNED: Final[dict[str, Baseline]] = {
+    "iALS (tuned)": thoroughly_tuned_ials,
+    "fused linear (tuned)": tuned_fused,
+    "full linear (tuned)": tuned_full,
+}
+"""In the full benchmark, besides or in place of the daily one of that name."""
 
 
 def tune_ials(material: Material) -> Ials:
@@ -258,7 +352,10 @@ def _validation_split(material: Material) -> tuple[Histories, PseudoUsers]:
     size = min(TUNING_USERS, everyone.n_users)
     users = everyone.select(np.sort(generator.choice(everyone.n_users, size, replace=False)).astype(np.int64))
     split = material.config.model_copy(update={"holdout_share": 0.2, "max_holdout": TUNING_HELD_OUT})
-    seed = material.seed + 1
-    holdout = choose_holdout(users, split, seed)
-    pairs = disjoint_pairs(users, holdout, material.vocabulary, split, seed)
+    return _split(users, material.vocabulary, split, material.seed + 1)
+
+
+def _split(users: Histories, vocabulary: Vocabulary, rules: EvaluateConfig, seed: int) -> tuple[Histories, PseudoUsers]:
+    holdout = choose_holdout(users, rules, seed)
+    pairs = disjoint_pairs(users, holdout, vocabulary, rules, seed)
     return users.select(np.flatnonzero(~holdout).astype(np.int64)), pairs

@@ -19,7 +19,15 @@ import pyarrow as pa
 
 from tastetwin.config import Config, EvaluateConfig, TrainConfig
 from tastetwin.errors import InputError
-from tastetwin.evaluation.baselines import BASELINES, MORE_BASELINES, Baseline, Material, Pair, home_candidates
+from tastetwin.evaluation.baselines import (
+    BASELINES,
+    MORE_BASELINES,
+    TUNED,
+    Baseline,
+    Material,
+    Pair,
+    home_candidates,
+)
 from tastetwin.evaluation.dataset import Dataset
 from tastetwin.evaluation.halves import (
     PAIR_TASKS,
@@ -238,7 +246,7 @@ def _digest(dataset: Dataset, config: Config) -> str:
 
 def all_methods(train: TrainConfig) -> dict[str, Baseline]:
     """The baselines, the encoder, and the 2021 recipe."""
-    return {**MORE_BASELINES, **BASELINES, MODEL: encoder(train), BERT_2021: bert_2021}
+    return {**MORE_BASELINES, **BASELINES, **TUNED, MODEL: encoder(train), BERT_2021: bert_2021}
 
 
 def encoder(config: TrainConfig) -> Baseline:
