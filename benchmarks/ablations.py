@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 import torch
+from torch.nn import functional
 
 from tastetwin.config import Config, TrainConfig
 from tastetwin.engine import connect
@@ -146,6 +147,19 @@ def strongest(view: SequenceView, states: torch.Tensor, strengths: torch.Tensor,
     return unit(found.nan_to_num(neginf=0.0))
 
 
+def unmixed(block: Block, x: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """No attention: each place keeps its own values, whatever the others are."""
+    values = block.mix(block.norm_1(x)).chunk(3, dim=-1)[2]
+    x = x + functional.dropout(block.out(values), block.dropout, block.training)
+    inner = block.down(functional.gelu(block.up(block.norm_2(x))))
+    return x + functional.dropout(inner, block.dropout, block.training)
+
+
+def skipped(block: Block, x: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """No blocks: the mean of the embedded places."""
+    return x
+
+
 def dropped(block: Block, x: torch.Tensor, layout: Layout) -> torch.Tensor:
     """Stochastic depth (Huang et al. 2016): in training a block is left out of every fifth step."""
     return x if block.training and torch.rand(()) < 0.2 else WHOLE_BLOCK(block, x, layout)
@@ -194,6 +208,8 @@ CHANGES: Final[dict[str, Change]] = {
     "linear views alone": Change(served=served_with(residual=False, sequence=False)),
     "no residual": Change(served=served_with(residual=False, sequence=True)),
     "no sequence view": Change(served=served_with(residual=True, sequence=False)),
+    "no attention": Change(code=lambda: patch.object(Block, "forward", unmixed)),
+    "no blocks": Change(code=lambda: patch.object(Block, "forward", skipped)),
     "no areas on the map": Change(code=lambda: patch.object(views, "area_matrix", nothing_known)),
     "no categories in regions": Change(code=lambda: patch.object(views, "category_region_cells", nothing_known)),
     "no masked places": Change(code=lambda: patch.object(step, "MASKED_WEIGHT", 0.0)),

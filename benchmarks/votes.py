@@ -27,6 +27,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 
+from ablations import without_days, without_ratings
 from tastetwin.analysis.parts import unit
 from tastetwin.config import Config
 from tastetwin.engine import connect
@@ -234,10 +235,13 @@ def main() -> None:
     baselines = {**MORE_BASELINES, **BASELINES}
     trained = train(future.past, dataset.vocabulary, config.train.model_copy(update={"seed": SEED}))
     encoded = trained.encode(future.past, config.train.max_length)
+    untold = without_ratings(without_days(future.past))
+    bare = train(untold, dataset.vocabulary, config.train.model_copy(update={"seed": SEED}))
     methods: dict[str, Baseline] = {
         **{name: baselines[name] for name in BASELINE_NAMES},
         "encoder": lambda _: (encoded, encoded),
         "the same, overlap in it": lambda _: 2 * (beside_overlap(encoded, town),),
+        "encoder, neither ratings nor days": lambda _: 2 * (bare.encode(untold, config.train.max_length),),
     }
     print(f"| {dataset.name} | cosine | CSLS | squared | CSLS, squared | + overlap | CSLS, + overlap | fitted |")
     print("|---|---|---|---|---|---|---|---|")

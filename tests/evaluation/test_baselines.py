@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tastetwin.evaluation.baselines import (
     BASELINES,
     MORE_BASELINES,
+    TUNED,
+    Baseline,
     Material,
     bm25,
     jaccard,
     region_histograms,
 )
 from tastetwin.evaluation.metrics import dense, reciprocal, true_twin_ranks
+from tastetwin.evaluation.tasks import disjoint_pairs
+from tastetwin.features.histories import FIRST_PLACE_ROW
 from tastetwin.model.kinds import category_region_cells
 from tests.evaluation.planted import CONFIG, make_histories, world
 
@@ -42,24 +48,22 @@ def test_factor_models_find_planted_taste(quality: dict[str, float]) -> None:
     assert quality["full linear"] > quality["popularity"]
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_every_baseline_gives_unit_rows_and_repeats_itself(name: str) -> None:
+@pytest.mark.parametrize("baseline", [*BASELINES.values(), *TUNED.values()])
+def test_every_baseline_gives_unit_rows_and_repeats_itself(baseline: Baseline) -> None:
     """The contract of all baselines: one row per half, unit length, the same again for the same seed."""
     planted = world()
     few = Material(planted.train, planted.vocabulary, planted.pseudo.a, planted.pseudo.b, CONFIG, seed=5)
     again = Material(planted.train, planted.vocabulary, planted.pseudo.a, planted.pseudo.b, CONFIG, seed=5)
-    for half, repeated in zip(BASELINES[name](few), BASELINES[name](again), strict=True):
+    for half, repeated in zip(baseline(few), baseline(again), strict=True):
         rows = dense(half)
         assert rows.shape[0] == planted.pseudo.n_users
         assert np.linalg.norm(rows, axis=1) == pytest.approx(1, abs=1e-5)
         assert np.array_equal(rows, dense(repeated))
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_every_baseline_works_on_tiny_data_without_regions_or_categories(name: str) -> None:
+@pytest.mark.parametrize("baseline", [*BASELINES.values(), *TUNED.values()])
+def test_every_baseline_works_on_tiny_data_without_regions_or_categories(baseline: Baseline) -> None:
     """Likes without categories, twelve users: still an answer, never a crash or a NaN."""
-    from dataclasses import replace
-
     bare = replace(
         world().vocabulary,
         regions=np.full(world().vocabulary.n_rows, -1, np.int32),
@@ -70,8 +74,28 @@ def test_every_baseline_works_on_tiny_data_without_regions_or_categories(name: s
     )
     train = make_histories({f"u{i}": [2 + i, 3 + i, 4 + i] for i in range(12)})
     half = make_histories({"x": [2, 3, 4], "y": [9, 10, 299]})
-    pair = BASELINES[name](Material(train, bare, half, half, CONFIG, seed=1))
+    pair = baseline(Material(train, bare, half, half, CONFIG, seed=1))
     assert all(np.isfinite(dense(side)).all() for side in pair)
+
+
+@pytest.mark.parametrize("name", ["fused linear", "full linear"])
+def test_what_is_tuned_counts_visits_where_they_tell(name: str) -> None:
+    """The encoder may count them: a baseline that may not is beaten for the wrong reason."""
+    planted, rng = world(), np.random.default_rng(1)
+    rows_of, visits = {}, []
+    for at, user in enumerate(planted.histories.user_ids):
+        mine = planted.histories.select(np.array([at])).places
+        rows_of[user] = [*mine, *np.setdiff1d(rng.integers(FIRST_PLACE_ROW, planted.vocabulary.n_rows, 25), mine)]
+        visits.append(np.where(np.isin(rows_of[user], mine), 1000, 1))
+    histories = replace(make_histories(rows_of), visits=np.concatenate(visits).astype(np.float32))
+    pairs = disjoint_pairs(histories, planted.holdout, planted.vocabulary, CONFIG, 1)
+    train = histories.select(np.flatnonzero(~planted.holdout))
+    material = Material(train, planted.vocabulary, pairs.a, pairs.b, CONFIG, seed=1)
+    plain, tuned = (
+        float(reciprocal(true_twin_ranks(*baseline(material), csls_neighbours=10)).mean())
+        for baseline in (BASELINES[name], TUNED[f"{name} (tuned)"])
+    )
+    assert tuned > 1.3 * plain
 
 
 def test_cells_join_category_and_region() -> None:

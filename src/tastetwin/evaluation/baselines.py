@@ -172,7 +172,7 @@ def bm25(material: Material) -> Pair:
 
 
 def item2vec(material: Material) -> Pair:
-    """Mean of place vectors learnt from co-visits: skip-gram's closed form, shifted PPMI (Levy & Goldberg 2014)."""
+    """Mean of place vectors learnt from co-visits: skip-gram's closed form, PPMI, not shifted (Levy & Goldberg 2014)."""
     return material.fold_in(fit_ppmi(material.matrix, 128, material.seed))
 
 
@@ -289,9 +289,11 @@ def _both(material: Material, weighing: Weighing, model: View) -> Pair:
 
 
 def _quality(material: Material, weighing: Weighing, model: View) -> float:
-    """Disjoint twin MRR with CSLS of the material's halves; 0 without any."""
+    """Disjoint twin MRR with CSLS of the material's halves; 0 where there are too few to choose by."""
+    if material.a.n_users < 2:
+        return 0.0
     ranks = true_twin_ranks(*_both(material, weighing, model), CSLS_NEIGHBOURS)
-    return float(reciprocal(ranks).mean()) if len(ranks) else 0.0
+    return float(reciprocal(ranks).mean())
 
 
 MORE_BASELINES: Final[dict[str, Baseline]] = {"Jaccard": jaccard, "BM25 overlap": bm25, "item2vec": item2vec}
