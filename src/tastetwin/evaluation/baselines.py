@@ -172,7 +172,7 @@ def bm25(material: Material) -> Pair:
 
 
 def item2vec(material: Material) -> Pair:
-    """Mean of place vectors learnt from co-visits: skip-gram's closed form, PPMI, not shifted (Levy & Goldberg 2014)."""
+    """Mean of place vectors learnt from co-visits: skip-gram's closed form, unshifted PPMI (Levy & Goldberg 2014)."""
     return material.fold_in(fit_ppmi(material.matrix, 128, material.seed))
 
 
