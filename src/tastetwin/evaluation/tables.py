@@ -47,6 +47,15 @@ def as_tables(found: Benchmark) -> Iterator[tuple[str, list[str], list[list[str]
             for s in found.lists
         ],
     )  # fmt: skip
+    yield (
+        "For whom: the encoder and the task's best baseline by places of the user that they saw, and by home region",
+        ["task", "by", "group", "users", "MRR, NDCG@20", "baseline", "of baseline", "x baseline", "95 % interval"],
+        [
+            [s.task, s.kind, s.name, f"{s.users:,}", f"{s.model:.4f}", s.rival, f"{s.baseline:.4f}",
+             *(["-", "too few users"] if s.ratio is None else _shown_ratio(s.ratio))]
+            for s in found.groups
+        ],
+    )  # fmt: skip
 
 
 def _shown(value: Interval, digits: int = 3) -> list[str]:
