@@ -53,7 +53,7 @@ def test_a_group_too_small_for_an_interval_is_shown_as_small() -> None:
         named = {name: group.users for (kind, name), group in found.items() if kind == "region"}
         assert named == {"a": 30, "other": 29, "unknown": 1}, "b and c have fewer than 20 users, however many pairs"
     *_, (_, _, rows) = as_tables(Benchmark("town", 9, 9, 9, [1], groups=[few]))
-    assert rows[0][3] == "10" and rows[0][-1] == "too few users"
+    assert rows[0][3] == "10" and rows[0][-1] == "too few"
 
 
 def test_without_a_model_or_a_baseline_there_is_nothing_to_set_side_by_side() -> None:

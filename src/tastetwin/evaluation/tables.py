@@ -17,7 +17,7 @@ _TITLES: Final[dict[PairTask, str]] = {
 
 
 def as_tables(found: Benchmark) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """(title, columns, rows) per task, the best method first; of each method the better of with and without CSLS."""
+    """(title, columns, rows) per task, the best method first, then for whom; the better of with and without CSLS."""
     for task, title in _TITLES.items():
         best: dict[str, PairScore] = {}
         for score in (each for each in found.pairs if each.task == task):
@@ -52,7 +52,7 @@ def as_tables(found: Benchmark) -> Iterator[tuple[str, list[str], list[list[str]
         ["task", "by", "group", "users", "MRR, NDCG@20", "baseline", "of baseline", "x baseline", "95 % interval"],
         [
             [s.task, s.kind, s.name, f"{s.users:,}", f"{s.model:.4f}", s.rival, f"{s.baseline:.4f}",
-             *(["-", "too few users"] if s.ratio is None else _shown_ratio(s.ratio))]
+             *(["-", "too few"] if s.ratio is None else _shown_ratio(s.ratio))]
             for s in found.groups
         ],
     )  # fmt: skip
