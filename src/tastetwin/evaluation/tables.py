@@ -48,8 +48,8 @@ def as_tables(found: Benchmark) -> Iterator[tuple[str, list[str], list[list[str]
         ],
     )  # fmt: skip
     yield (
-        "For whom: the encoder and the task's best baseline by places of the user that they saw, and by home region",
-        ["task", "by", "group", "users", "MRR, NDCG@20", "baseline", "of baseline", "x baseline", "95 % interval"],
+        "For whom: MRR (utility: NDCG@20) of model and best baseline by places of the user that they saw, and by home",
+        ["task", "by", "group", "users", "model", "best baseline", "its score", "x best baseline", "95 % interval"],
         [
             [s.task, s.kind, s.name, f"{s.users:,}", f"{s.model:.4f}", s.rival, f"{s.baseline:.4f}",
              *(["-", "too few"] if s.ratio is None else _shown_ratio(s.ratio))]
