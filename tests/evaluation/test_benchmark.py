@@ -19,6 +19,7 @@ from tastetwin.evaluation.benchmark import BERT_2021, Benchmark, Measurement
 from tastetwin.evaluation.dataset import Dataset, load_dataset
 from tastetwin.evaluation.records import MODEL
 from tastetwin.evaluation.tables import as_tables
+from tastetwin.features.home import home_regions
 from tastetwin.sources.synthetic import TownConfig, write_town
 
 CONFIG = Config(evaluate=EvaluateConfig(bootstrap=100))
@@ -209,5 +210,55 @@ def test_data_without_regions_categories_or_friends_is_measured_all_the_same(dat
             categories=dataset.vocabulary.categories[:0],
         ),
     )
-    found = Measurement(bare, CONFIG, 1, {"random in region": random_in_region}, tell=lambda text: None).run()
-    assert found.lists[0].friends_auc is None and len(found.pairs) == 6
+    methods = {"random in region": random_in_region, MODEL: tfidf_overlap}
+    found = Measurement(bare, CONFIG, 1, methods, tell=lambda text: None).run()
+    assert found.lists[0].friends_auc is None and len(found.pairs) == 12
+    assert {group.kind for group in found.groups} == {"activity"}, "there is no region to tell of"
+
+
+def blind_but_for(dataset: Dataset, group: str) -> Baseline:
+    """Full linear for the users of one group, and for all others vectors that are near to nobody."""
+    everybody = dataset.histories()
+    codes = dataset.vocabulary.region_codes
+
+    def model(material: Material) -> Pair:
+        a, b = full_linear(material)
+        if group == "11-30":
+            sees = (material.a.lengths() >= 11) & (material.a.lengths() <= 30)
+        else:  # the halves' home is that of the whole user; the lists know the past alone
+            known = material.a if material.a is material.train else everybody
+            homes = dict(zip(known.user_ids, home_regions(known, dataset.vocabulary), strict=True))
+            sees = np.array([str(codes[homes[user]]) == group for user in material.a.user_ids])
+        return np.asarray(a * sees[:, None], np.float32), np.asarray(b * sees[:, None], np.float32)
+
+    return model
+
+
+@pytest.mark.parametrize("kind", ["activity", "region"])
+def test_what_serves_one_group_alone_shows_there_and_nowhere_else(dataset: Dataset, tmp_path: Path, kind: str) -> None:
+    """A mean over all hides who is served badly; kept results must be told of the same users as fresh ones."""
+    homes = home_regions(dataset.histories(), dataset.vocabulary)
+    largest = str(dataset.vocabulary.region_codes[np.bincount(homes[homes >= 0]).argmax()])
+    name = "11-30" if kind == "activity" else largest
+    methods = {"full linear": full_linear, MODEL: blind_but_for(dataset, name)}
+    found = Measurement(dataset, CONFIG, 2, methods, tell=lambda text: None, keep=tmp_path).run()
+    groups = [group for group in found.groups if group.kind == kind]
+    assert {group.task for group in groups if group.name == name} == {"disjoint", "matched", "utility"}
+    for group in groups:
+        share = group.model / group.baseline
+        assert share > 0.7 if group.name == name else share < 0.2, group
+        assert group.ratio is None or group.ratio.value == pytest.approx(share)
+    kept = Measurement(dataset, CONFIG, 2, methods, tell=lambda text: None, keep=tmp_path).run()
+    assert orjson.dumps(kept) == orjson.dumps(found)
+
+
+def test_groups_are_the_users_of_the_task_once_each(found: Benchmark) -> None:
+    """Who is in no group, or in two regions, would be judged by nobody, or twice."""
+    utility = next(score for score in found.utility if score.method == MODEL)
+    for kind in ("activity", "region"):
+        groups = [group for group in found.groups if (group.task, group.kind) == ("utility", kind)]
+        users = [group.users for group in groups]
+        assert sum(users) == utility.users
+        assert np.average([g.model for g in groups], weights=users) == pytest.approx(utility.ndcg_20.value)
+    *_, (title, columns, rows) = as_tables(found)
+    assert title.startswith("For whom") and len(rows) == len(found.groups) and {*map(len, rows)} == {len(columns)}

@@ -29,6 +29,7 @@ from tastetwin.evaluation.baselines import (
     home_candidates,
 )
 from tastetwin.evaluation.dataset import Dataset
+from tastetwin.evaluation.groups import GroupScore, Judged, end_to_end, pair_groups, utility_groups
 from tastetwin.evaluation.halves import (
     PAIR_TASKS,
     PairScore,
@@ -50,7 +51,7 @@ from tastetwin.evaluation.lists import (
 )
 from tastetwin.evaluation.records import MODEL
 from tastetwin.evaluation.steps import Steps, Tell
-from tastetwin.evaluation.tasks import chronological_pairs, disjoint_pairs
+from tastetwin.evaluation.tasks import PseudoUsers, chronological_pairs, disjoint_pairs
 from tastetwin.evaluation.utility import Future, cut_in_time
 from tastetwin.features.histories import FIRST_PLACE_ROW, Histories
 from tastetwin.features.holdout import choose_holdout
@@ -77,6 +78,7 @@ class Benchmark:
     pairs: list[PairScore] = field(default_factory=list)
     utility: list[UtilityScore] = field(default_factory=list)
     lists: list[ListScore] = field(default_factory=list)
+    groups: list[GroupScore] = field(default_factory=list)
     complete: bool = True
     """Whether this is all of it, or what there was when it was stopped."""
 
@@ -126,7 +128,7 @@ class Measurement:
         self.steps = Steps(plan, tell, folder, again=again)
         self._tell = tell
         self._ranks: dict[int, dict[str, TaskRanks]] = {}
-        self._owners: dict[int, dict[PairTask, npt.NDArray[np.object_]]] = {}
+        self._judged: dict[int, dict[PairTask, Judged]] = {}
         self._future: Future | None = None
         self._utility: dict[tuple[str, str], tuple[int, Values, Values]] = {}
         self._lists: list[ListScore] = []
@@ -162,11 +164,16 @@ class Measurement:
             for task in PAIR_TASKS
             for csls in (0, 1)
         }
-        owners = {task: np.concatenate([self._owners[seed][task] for seed in seeds]) for task, _, _ in ranks}
-        pairs = summaries(ranks, owners, self._config.evaluate)
-        utility = [] if self._future is None else utility_scores(self._utility, self._future, self._config.evaluate)
+        rules, codes = self._config.evaluate, list(self._dataset.vocabulary.region_codes)
+        judged = {task: end_to_end([self._judged[seed][task] for seed in seeds]) for task, _, _ in ranks}
+        pairs = summaries(ranks, {task: people.user_ids for task, people in judged.items()}, rules)
+        groups = pair_groups(ranks, pairs, judged, codes, rules)
+        utility: list[UtilityScore] = []
+        if self._future is not None:
+            utility = utility_scores(self._utility, self._future, rules)
+            groups += utility_groups(self._utility, utility, self._future, rules)
         complete = len(self.steps.done) == len(self.steps.plan)
-        return Benchmark(*known, seeds, pairs, utility, list(self._lists), complete)
+        return Benchmark(*known, seeds, pairs, utility, list(self._lists), groups, complete)
 
     def _measure(self, names: Sequence[str]) -> None:
         for seed in self._seeds:
@@ -184,8 +191,10 @@ class Measurement:
         older_newer = chronological_pairs(histories, mask, vocabulary, rules)
         material = Material(learners, vocabulary, *together(disjoint, older_newer), rules, seed)
         candidates = home_candidates(disjoint, vocabulary, seed)
-        tested = {"disjoint": disjoint, "matched": disjoint, "chronological": older_newer}
-        self._owners[seed] = {task: tested[task].a.user_ids for task in PAIR_TASKS}
+        tested: dict[PairTask, PseudoUsers] = {"disjoint": disjoint, "matched": disjoint, "chronological": older_newer}
+        self._judged[seed] = {
+            task: Judged(pairs.a.user_ids, pairs.a.lengths(), pairs.regions) for task, pairs in tested.items()
+        }
         for name in names:
             work = functools.partial(find_halves, self._methods[name], material, disjoint.n_users, candidates)
             found = self.steps.do((_part(seed), name), work)

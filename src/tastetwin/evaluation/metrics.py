@@ -148,14 +148,14 @@ def activity_buckets(activity: npt.NDArray[np.int64]) -> list[tuple[str, npt.NDA
 
 
 def region_buckets(
-    regions: npt.NDArray[np.int32], region_codes: Sequence[object], largest: int = 8
+    regions: npt.NDArray[np.int32], region_codes: Sequence[object], largest: int = 8, fewest: int = SMALLEST_REGION
 ) -> list[tuple[str, npt.NDArray[np.bool_]]]:
     """The name and [n] mask of the ``largest`` home regions, then of "other" ones and of users with "unknown".
 
-    A region of fewer than `SMALLEST_REGION` users says nothing on its own and counts as other.
+    A region of fewer than ``fewest`` users says nothing on its own and counts as other.
     """
     counts = np.bincount(regions[regions >= 0], minlength=len(region_codes))
-    top = [int(r) for r in np.argsort(-counts, kind="stable")[:largest] if counts[r] >= SMALLEST_REGION]
+    top = [int(r) for r in np.argsort(-counts, kind="stable")[:largest] if counts[r] >= fewest]
     buckets = [(str(region_codes[r]), regions == r) for r in top]
     buckets.append(("other", (regions >= 0) & ~np.isin(regions, top)))
     buckets.append(("unknown", regions < 0))

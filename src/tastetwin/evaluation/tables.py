@@ -17,7 +17,7 @@ _TITLES: Final[dict[PairTask, str]] = {
 
 
 def as_tables(found: Benchmark) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """(title, columns, rows) per task, the best method first; of each method the better of with and without CSLS."""
+    """(title, columns, rows) per task, the best method first, then for whom; the better of with and without CSLS."""
     for task, title in _TITLES.items():
         best: dict[str, PairScore] = {}
         for score in (each for each in found.pairs if each.task == task):
@@ -45,6 +45,15 @@ def as_tables(found: Benchmark) -> Iterator[tuple[str, list[str], list[list[str]
             [s.method, *(f"{v:.3f}" for v in (s.never_shown, s.gini, s.skewness, s.reciprocity)),
              *("-" if v is None else f"{v:.3f}" for v in (s.friends_auc, s.friends_mrr, s.planted))]
             for s in found.lists
+        ],
+    )  # fmt: skip
+    yield (
+        "For whom: MRR (utility: NDCG@20) of model and best baseline by places of the user that they saw, and by home",
+        ["task", "by", "group", "users", "model", "best baseline", "its score", "x best baseline", "95 % interval"],
+        [
+            [s.task, s.kind, s.name, f"{s.users:,}", f"{s.model:.4f}", s.rival, f"{s.baseline:.4f}",
+             *(["-", "too few"] if s.ratio is None else _shown_ratio(s.ratio))]
+            for s in found.groups
         ],
     )  # fmt: skip
 
