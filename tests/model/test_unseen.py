@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from tastetwin.config import TrainConfig
 from tastetwin.features.histories import FIRST_PLACE_ROW, Histories
 from tastetwin.model import step
 from tastetwin.model.encoder import Encoder, LinearViews
+from tastetwin.model.linear import Floats, Ials
 from tastetwin.model.prepare import Plan, prepare
 from tastetwin.model.train import train
 from tastetwin.model.workers import Workers
@@ -77,7 +79,7 @@ class Watched:
 def watched() -> Watched:
     phase: list[str] = []
     uses: dict[str, list[tuple[set[int], set[int]]]] = defaultdict(list)
-    update, parts = step.update, Encoder.parts
+    update, parts, fold_in = step.update, Encoder.parts, Ials.fold_in
 
     def watched_update(model: Any, optimizer: Any, views: LinearViews, batch: step.Draw, group: Workers) -> float:
         uses[phase[-1]].append((known_to(views), owners(batch.favors.places)))
@@ -87,16 +89,22 @@ def watched() -> Watched:
         uses[phase[-1]].append((known_to(views), owners(favors.places)))
         return parts(self, views, favors)
 
+    def watched_fold_in(self: Ials, matrix: sp.csr_matrix) -> Floats:
+        known = np.flatnonzero(self.items[FIRST_OWN:].any(axis=1))
+        uses[phase[-1]].append((set(known.tolist()), owners(torch.from_numpy(matrix.indices))))
+        return fold_in(self, matrix)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ials, "fold_in", watched_fold_in)
         patch.setattr(step, "update", watched_update)
         patch.setattr(Encoder, "parts", watched_parts)
         trained = train(town(), VOCABULARY, CONFIG, np.arange(HELD_OUT), tell=phase.append)
     return Watched(uses, known_to(trained.encoder.views))
 
 
-@pytest.mark.parametrize("phase", ["training", "choosing gates"])
+@pytest.mark.parametrize("phase", ["tuning linear views", "training", "choosing gates"])
 def test_views_of_a_user_come_from_a_fit_without_them(watched: Watched, phase: str) -> None:
-    """Factors that saw both halves of a user match them by heart, and weights or gates learn to trust that."""
+    """Factors that saw both halves of a user match them by heart, and what is tuned or learnt on that trusts it."""
     assert len(watched.uses[phase]) >= 6 and len(watched.asked(phase)) >= 15
     for known, asked in watched.uses[phase]:
         assert not known & asked
