@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from tastetwin.evaluation.baselines import (
     BASELINES,
@@ -21,7 +22,8 @@ from tastetwin.evaluation.metrics import dense, reciprocal, true_twin_ranks
 from tastetwin.evaluation.tasks import disjoint_pairs
 from tastetwin.features.histories import FIRST_PLACE_ROW
 from tastetwin.model.kinds import category_region_cells
-from tests.evaluation.planted import CONFIG, make_histories, world
+from tastetwin.model.linear import Floats, Ials
+from tests.evaluation.planted import CONFIG, make_histories, make_vocabulary, world
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +148,44 @@ def test_the_further_baselines_keep_the_contract() -> None:
         for half in (a, b):
             assert np.linalg.norm(dense(half), axis=1) == pytest.approx(1, abs=1e-5)
     assert float(reciprocal(true_twin_ranks(*MORE_BASELINES["item2vec"](material), 10)).mean()) > 0.1
+
+
+def marked_world() -> Material:
+    """The planted world where everybody has a place of their own besides, behind all others."""
+    planted = world()
+    both, n = planted.histories, planted.histories.n_users
+    rows_of = {
+        user: [*both.places[both.offsets[at] : both.offsets[at + 1]].tolist(), planted.vocabulary.n_rows + at]
+        for at, user in enumerate(both.user_ids)
+    }
+    marked = make_histories(rows_of)
+    shared = planted.vocabulary.n_rows - FIRST_PLACE_ROW
+    kinds = np.zeros(shared + n, np.int32)
+    vocabulary = make_vocabulary(shared + n, kinds, kinds)
+    pairs = disjoint_pairs(marked, planted.holdout, vocabulary, CONFIG, CONFIG.seed)
+    return Material(marked.select(np.flatnonzero(~planted.holdout)), vocabulary, pairs.a, pairs.b, CONFIG, seed=1)
+
+
+@pytest.mark.parametrize("name", ["iALS (tuned)", "full linear"])
+def test_no_fit_is_judged_by_users_it_has_seen(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Tuned on users it was fitted on, a baseline is tuned to learn by heart, and is easy to beat.
+
+    A fit that did not see a user has only zeros at the place that is the user's own.
+    """
+    material, first_own, fold_in = marked_world(), world().vocabulary.n_rows, Ials.fold_in
+    asked: list[set[int]] = []
+
+    def watched(self: Ials, matrix: sp.csr_matrix) -> Floats:
+        own = np.unique(matrix.indices[matrix.indices >= first_own])
+        asked.append(set(own.tolist()))
+        assert not self.items[own].any()
+        assert self.items[first_own:].any(axis=1).sum() > 100, "it has seen others"
+        return fold_in(self, matrix)
+
+    monkeypatch.setattr(Ials, "fold_in", watched)
+    BASELINES[name](material)
+    held_out = {*material.a.places, *material.b.places}
+    tuned = [own for own in asked if not own & held_out]
+    assert len(tuned) < len(asked)
+    if name == "iALS (tuned)":
+        assert len(tuned) >= 8 and min(map(len, tuned)) > 20, "both halves, at each point of the grid"

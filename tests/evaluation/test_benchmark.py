@@ -35,10 +35,17 @@ def dataset(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Dataset
 
 
 @pytest.fixture(scope="module")
-def found(dataset: Dataset) -> Benchmark:
+def given() -> list[Material]:
+    """What the model of ``found`` was given, once it was."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def found(dataset: Dataset, given: list[Material]) -> Benchmark:
     """Two baselines, and the strongest one in the model's place."""
 
     def model(material: Material) -> Pair:
+        given.append(material)
         return full_linear(material)
 
     methods = {"random in region": random_in_region, "TF-IDF overlap": tfidf_overlap, MODEL: model}
@@ -60,6 +67,26 @@ def test_overlap_is_worth_nothing_on_disjoint_halves_and_taste_is(found: Benchma
     assert disjoint["TF-IDF overlap", True].mrr.value < 0.03
     assert disjoint[MODEL, True].mrr.value > 2 * disjoint["random in region", True].mrr.value
     assert all(score.recall_10 <= score.recall_100 for score in found.pairs)
+
+
+def test_no_method_is_fitted_on_whom_it_is_asked_to_find(
+    dataset: Dataset, found: Benchmark, given: list[Material]
+) -> None:
+    """A factor model has both halves of everybody it was fitted on by heart, and finds them all."""
+    of_pairs, owned = given[:2], {score.task: score.pairs for score in found.pairs}
+    everybody = set(dataset.histories().user_ids)
+    for material in of_pairs:
+        learnt, asked = set(material.train.user_ids), {*material.a.user_ids, *material.b.user_ids}
+        assert len(learnt) > 300 and asked and not learnt & asked
+        assert learnt | asked <= everybody
+    assert sum(material.a.n_users for material in of_pairs) == owned["disjoint"] + owned["chronological"]
+    assert owned["matched"] == owned["disjoint"] > 50
+
+
+def test_lists_are_chosen_and_judged_by_one_split_of_the_users(given: list[Material], found: Benchmark) -> None:
+    """Who validates is drawn by seed: with two seeds, some of those who are judged by had chosen."""
+    (of_lists,) = given[len(found.seeds) :]
+    assert of_lists.seed == CONFIG.evaluate.seed == of_lists.config.seed
 
 
 def test_a_ratio_is_to_the_best_baseline_of_its_task(found: Benchmark) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,37 @@ def test_memory_of_a_step_does_not_grow_with_the_catalogue(monkeypatch: pytest.M
     monkeypatch.setattr(step, "CANDIDATES", 64)
     small, large = (largest_of_a_step(places) for places in (1_000, 10_000))
     assert large <= 1.1 * small  # distinct candidates among the 64 drawn
+
+
+def infinite_gradient(weight: torch.Tensor) -> torch.Tensor:
+    """0, which rises without end."""
+    return (weight - weight.detach()).sqrt()
+
+
+def undefined_gradient(weight: torch.Tensor) -> torch.Tensor:
+    """0, whose slope is 0 times infinity."""
+    return (weight * 0).sqrt()
+
+
+@pytest.mark.parametrize("term", [infinite_gradient, undefined_gradient])
+def test_a_gradient_that_is_not_finite_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, term: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """The loss may look well when its slope is not; one such update, and every weight is NaN for good."""
+    town, vocabulary = towns.histories(60, 40, 2, 12, seed=1), towns.vocabulary(40)
+    plan, encoder = prepare(town, vocabulary, CONFIG, ALONE, lambda phase: None)
+    model, users = step.Objective(encoder.train(), hardware.choose(CONFIG)), plan.schedule(0)[0]
+    optimizer = torch.optim.AdamW(model.parameters())
+    batch, views = step.draw(plan, users, 0, ALONE, CPU), plan.views[plan.fold[users[0]]]
+    assert batch is not None
+    before, whole = {name: value.clone() for name, value in model.state_dict().items()}, step.whole_loss
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "whole_loss", lambda *given: whole(*given) + term(encoder.log_temperature))
+        assert torch.isfinite(step.whole_loss(model, views, batch, ALONE))
+        assert math.isnan(step.update(model, optimizer, views, batch, ALONE))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert math.isfinite(step.update(model, optimizer, views, batch, ALONE)), "nothing of it is left for the next one"
+    assert all(torch.isfinite(value).all() for value in model.parameters())
 
 
 def test_what_is_drawn_hides_and_finds_the_right_places() -> None:
