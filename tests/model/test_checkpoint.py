@@ -86,14 +86,17 @@ def test_a_training_that_goes_on_says_from_where(tmp_path: Path) -> None:
     assert "going on from step 4" in heard and "training" not in heard
 
 
-def test_a_checkpoint_of_other_data_or_config_is_refused(tmp_path: Path) -> None:
-    """Continuing on other data would give a model that no record describes."""
+def test_a_checkpoint_of_other_data_config_or_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Continuing on other data, or by other code of the same version, would give a model that no record describes."""
     town, vocabulary = towns.histories(60, 40, 4, 12, seed=2), towns.vocabulary(40)
     training.train(town, vocabulary, CONFIG, None, Store(tmp_path))
     with pytest.raises(StoreError, match=r"OTHER-CHECKPOINT.*fingerprint"):
         training.train(towns.histories(60, 40, 4, 12, seed=3), vocabulary, CONFIG, None, Store(tmp_path))
     with pytest.raises(StoreError, match=r"OTHER-CHECKPOINT.*learning_rate"):
         training.train(town, vocabulary, CONFIG.model_copy(update={"learning_rate": 0.5}), None, Store(tmp_path))
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match=r"OTHER-CHECKPOINT.*sources"):
+        patch.setattr(training, "source_digest", lambda: "of other code")
+        training.train(town, vocabulary, CONFIG, None, Store(tmp_path))
     (tmp_path / "checkpoint.json").write_text("{")
     with pytest.raises(StoreError, match="BAD-CHECKPOINT"):
         training.train(town, vocabulary, CONFIG, None, Store(tmp_path))

@@ -33,6 +33,7 @@ class Progressing(Protocol):
     losses: list[float]
     skipped_steps: int
     rollbacks: int
+    ran_on: list[dict[str, Any]]
 
 
 def fingerprint(histories: Histories, vocabulary: Vocabulary) -> str:
@@ -54,7 +55,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     record: Progressing
     identity: dict[str, Any]
-    """Data fingerprint and config: must be equal on resumption."""
+    """Data fingerprint, config and digest of the source code: must be equal on resumption."""
 
     def save(self, store: Store, step: int) -> None:
         """Make ``step`` the checkpoint in ``store``; killed at any moment, it holds the old or the new one.
@@ -71,6 +72,7 @@ class TrainingState:
             "losses": self.record.losses,
             "skipped_steps": self.record.skipped_steps,
             "rollbacks": self.record.rollbacks,
+            "ran_on": self.record.ran_on,
         }
         store.write_json(CHECKPOINT, content)
         for old in store.names(""):
@@ -81,8 +83,8 @@ class TrainingState:
         """Load the checkpoint in ``store``, if it has one; the number of steps done, 0 without.
 
         Raises:
-            StoreError: OTHER-CHECKPOINT when it belongs to other data or another config, BAD-CHECKPOINT when damaged;
-                STORE-UNREADABLE.
+            StoreError: OTHER-CHECKPOINT when it belongs to other data, another config or other code; BAD-CHECKPOINT
+                when damaged; STORE-UNREADABLE.
         """
         if not store.exists(CHECKPOINT):
             return 0
@@ -92,10 +94,10 @@ class TrainingState:
                 "OTHER-CHECKPOINT",
                 place=store.url(""),
                 value=_difference(content["identity"], self.identity),
-                rule="a checkpoint continues with the data and config it was begun with",
-                fix="delete the folder to train afresh, or restore data and config",
+                rule="a checkpoint continues with the data, config and code it was begun with",
+                fix="delete the folder to train afresh, or restore data, config and code",
             )
-        self.record.losses[:] = content["losses"]
+        self.record.losses[:], self.record.ran_on[:] = content["losses"], content["ran_on"]
         self.record.skipped_steps, self.record.rollbacks = content["skipped_steps"], content["rollbacks"]
         self._load(store, content)
         return int(content["step"])
