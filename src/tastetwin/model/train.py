@@ -24,6 +24,7 @@ from tastetwin.errors import InputError
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.model import checkpoint, finish, step
 from tastetwin.model.encoder import Encoder
+from tastetwin.model.fits import Fits
 from tastetwin.model.hardware import Hardware, choose
 from tastetwin.model.pace import schedule
 from tastetwin.model.prepare import Plan, Tell, prepare
@@ -114,11 +115,15 @@ def train(
     torch.set_num_threads(config.threads or torch.get_num_threads())
     record = Record(training_users=len(users), fingerprint=checkpoint.fingerprint(chosen, vocabulary))
     with workers() as group:
-        plan, encoder = prepare(chosen, vocabulary, config, group, tell)
+        own = checkpoints if group.rank == 0 else None
+        identity = _identity(config, record)
+        if own is not None:
+            checkpoint.require_own(own, identity)
+        plan, encoder = prepare(chosen, vocabulary, config, group, tell, Fits(own, identity))
         record.validation_users = len(plan.validators)
         for module in (encoder, *plan.views):
             module.to(hardware.device)
-        _Loop(plan, encoder, record, group, hardware, checkpoints if group.rank == 0 else None).run(on_step, tell)
+        _Loop(plan, encoder, record, group, hardware, own).run(on_step, tell)
         _finish(plan, encoder.eval(), record, group, tell)
     return Trained(encoder.cpu(), record)
 
