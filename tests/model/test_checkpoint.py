@@ -7,8 +7,9 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tastetwin import durable
 from tastetwin.config import Config, TrainConfig
 from tastetwin.errors import InputError, StoreError
 from tastetwin.features.taste import to_arrow
@@ -86,19 +88,23 @@ def test_a_training_that_goes_on_says_from_where(tmp_path: Path) -> None:
     assert "going on from step 4" in heard and "training" not in heard
 
 
-def test_a_checkpoint_of_other_data_or_config_is_refused(tmp_path: Path) -> None:
-    """Continuing on other data would give a model that no record describes."""
+def test_a_checkpoint_of_other_data_config_or_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Continuing on other data, or by other code of the same version, would give a model that no record describes."""
     town, vocabulary = towns.histories(60, 40, 4, 12, seed=2), towns.vocabulary(40)
     training.train(town, vocabulary, CONFIG, None, Store(tmp_path))
     with pytest.raises(StoreError, match=r"OTHER-CHECKPOINT.*fingerprint"):
         training.train(towns.histories(60, 40, 4, 12, seed=3), vocabulary, CONFIG, None, Store(tmp_path))
     with pytest.raises(StoreError, match=r"OTHER-CHECKPOINT.*learning_rate"):
         training.train(town, vocabulary, CONFIG.model_copy(update={"learning_rate": 0.5}), None, Store(tmp_path))
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match=r"OTHER-CHECKPOINT.*sources"):
+        patch.setattr(training, "source_digest", lambda: "of other code")
+        training.train(town, vocabulary, CONFIG, None, Store(tmp_path))
     (tmp_path / "checkpoint.json").write_text("{")
     with pytest.raises(StoreError, match="BAD-CHECKPOINT"):
         training.train(town, vocabulary, CONFIG, None, Store(tmp_path))
 
 
+@pytest.mark.parametrize("part", ["checkpoint", "fit-"])
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -108,12 +114,16 @@ def test_a_checkpoint_of_other_data_or_config_is_refused(tmp_path: Path) -> None
     ids=["full", "broken"],
 )
 def test_a_checkpoint_that_cannot_be_written_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, part: str
 ) -> None:
     """A disk that fills up overnight must leave a message to act on, not the stack trace of a library."""
 
-    def refuse(*arguments: object) -> None:
-        raise error
+    real = durable.written_aside
+
+    def refuse(path: Path) -> AbstractContextManager[IO[bytes]]:
+        if path.name.startswith(part):
+            raise error
+        return real(path)
 
     monkeypatch.setattr("tastetwin.durable.written_aside", refuse)
     with pytest.raises(StoreError, match=code):
@@ -201,7 +211,8 @@ def test_a_training_killed_on_one_machine_goes_on_on_the_next(remote: Store) -> 
     made = features(remote)
     train_until_killed(remote, made)
     kept = [name.rpartition("/")[2] for name in remote.files("checkpoints")]
-    assert kept == ["checkpoint-8.safetensors", "checkpoint.json"]
+    fits = [f"fit-{name}.safetensors" for name in (0, 1, 2, 3, "alpha")]
+    assert kept == ["checkpoint-8.safetensors", "checkpoint.json", *fits, "fits.json"]
     steps: list[int] = []
     resumed = train_bundle(remote, made, WHOLE, progress=counted(steps))
     assert steps[0] == 9
@@ -226,7 +237,8 @@ def test_killed_while_a_checkpoint_is_written_the_one_before_it_stands(
     monkeypatch.setattr(Store, "write_json", write_json)
     train_until_killed(remote, made)
     monkeypatch.undo()
-    assert [name.rpartition("/")[2] for name in remote.files("checkpoints")] == [
+    kept = [name.rpartition("/")[2] for name in remote.files("checkpoints")]
+    assert [name for name in kept if name.startswith("checkpoint")] == [
         "checkpoint-4.safetensors", "checkpoint-8.safetensors", "checkpoint.json",
     ]  # fmt: skip
     steps: list[int] = []
@@ -238,7 +250,7 @@ def test_a_spoilt_checkpoint_is_told_by_its_place_in_the_store(remote: Store) ->
     """Whoever reads the message looks for it there."""
     made = features(remote)
     train_until_killed(remote, made)
-    pointer = remote.files("checkpoints")[-1]
+    (pointer,) = (name for name in remote.files("checkpoints") if name.endswith("/checkpoint.json"))
     remote.write_bytes(pointer, b"{")
     with pytest.raises(StoreError) as caught:
         train_bundle(remote, made, WHOLE)

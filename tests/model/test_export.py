@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,11 @@ from tastetwin.config import TrainConfig
 from tastetwin.features.histories import FIRST_PLACE_ROW
 from tastetwin.model.encoder import Encoder
 from tastetwin.model.export import export_onnx, export_weights
+from tastetwin.model.linear import strength_matrix
+from tastetwin.model.prepare import shape_of, starting_weights
+from tastetwin.model.served import Served
 from tastetwin.model.train import train
+from tastetwin.model.views import fit_tables, kinds_of_place, table_floats
 from tests.model import towns
 
 CONFIG = TrainConfig(dim=32, layers=2, width=16, heads=2, epochs=1, batch_users=32, max_length=20, threads=1)
@@ -59,6 +64,24 @@ def test_the_contract_of_the_exported_model(session: onnxruntime.InferenceSessio
     assert inputs == {"places": "tensor(int64)", **floats}
     assert [entry.name for entry in session.get_outputs()] == ["vector"]
     assert session.get_outputs()[0].shape[1] == CONFIG.dim
+
+
+@pytest.mark.parametrize(
+    ("users", "places", "categories", "regions", "located"),
+    [(150, 140, 3, 2, True), (150, 200, 40, 36, False), (30, 200, 0, 2, False), (150, 20, 0, 0, True)],
+)
+def test_the_size_of_the_tables_is_known_before_they_are_fitted(
+    users: int, places: int, categories: int, regions: int, located: bool
+) -> None:
+    """Counted too low, a night's training ends with no model; too high, a catalogue that fits is refused."""
+    town, vocabulary = towns.histories(users, places, 2, 12, seed=1), towns.vocabulary(places, categories, regions)
+    if located:
+        where = np.random.default_rng(0).normal(50, 1, vocabulary.coordinates.shape).astype(np.float32)
+        vocabulary = replace(vocabulary, coordinates=where)
+    matrix, kinds = strength_matrix(town, vocabulary.n_rows), kinds_of_place(vocabulary)
+    tables = fit_tables(matrix, vocabulary, kinds, 30.0, 0)
+    made = Served(Encoder(shape_of(CONFIG), vocabulary, tables, starting_weights(tables)))
+    assert 4 * vocabulary.n_rows * (table_floats(users, vocabulary) + CONFIG.width) == made.size
 
 
 def test_weights_round_trip(encoder: Encoder, tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pytest
 
 from tastetwin.config import Config
-from tastetwin.errors import InputError
+from tastetwin.errors import InputError, StoreError
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.taste import to_arrow
 from tastetwin.features.vocabulary import read_vocabulary, write_vocabulary
 from tastetwin.generations import Manifest
 from tastetwin.model import stage
+from tastetwin.model.hardware import choose
 from tastetwin.model.past import full_training
 from tastetwin.model.stage import train_bundle
 from tastetwin.store import Store
@@ -63,6 +64,14 @@ def test_the_first_day_is_learnt_in_full(first: Manifest) -> None:
     assert facts(first) == ("2026-06-01", "there is no earlier bundle to go on from", 0)
     assert first.facts["likeness_to_past"] is None
     assert first.parents == {"features": "f1"}
+
+
+def test_a_bundle_says_what_its_steps_were_computed_by(store: Store, first: Manifest, second: Manifest) -> None:
+    """Dropout is drawn by each process, and "auto" is one thing here and another there: settings do not tell them."""
+    there = choose(CONFIG.train)
+    by = {"since": 0, "processes": 1, "device": there.device.type, "precision": there.precision}
+    assert first.facts["ran_on"] == store.read_json(first.paths("record")[0])["ran_on"] == [by]
+    assert second.facts["ran_on"] == [], "it was carried on"
 
 
 def test_the_second_day_carries_it_on(store: Store, first: Manifest, second: Manifest) -> None:
@@ -122,3 +131,20 @@ def test_helpers_take_part_in_full_trainings_only(
     assert fitted == [], "within train.refit_days of seven"
     stage.help_train(store, made, CONFIG, past=first)
     assert len(fitted) == 1
+
+
+def test_too_large_a_catalogue_is_told_before_anything_is_fitted(
+    store: Store, first: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Days of fitting must not end with a model that no file can hold, nor a helper wait for a process that is gone."""
+    made = features(store, 8, TOWN, BEFORE)
+    monkeypatch.setattr(stage, "_fit", lambda *given: pytest.fail("it was fitted"))
+    monkeypatch.setattr(stage, "_carry_on", lambda *given: pytest.fail("it was fitted"))
+    monkeypatch.setattr("tastetwin.model.export.MAX_BYTES", 10_000)
+    rows = rf"{BEFORE.n_rows} rows of vocabulary of \d+ float32 each.*raise features.min_visitors"
+    with pytest.raises(StoreError, match=rf"MODEL-TOO-LARGE.*{rows}"):
+        train_bundle(store, made, CONFIG)
+    with pytest.raises(StoreError, match="MODEL-TOO-LARGE"):
+        train_bundle(store, made, CONFIG, past=first)
+    with pytest.raises(StoreError, match="MODEL-TOO-LARGE"):
+        stage.help_train(store, made, CONFIG)

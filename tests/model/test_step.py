@@ -126,6 +126,7 @@ def test_bf16_trains_alike_and_exports(tmp_path: Path) -> None:
     town, vocabulary = towns.histories(90, 60, 3, 14, seed=1), towns.vocabulary(60)
     full, half = (_trained(town, precision) for precision in ("float32", "bf16"))
     assert full.record.losses != half.record.losses
+    assert [each.record.ran_on[0]["precision"] for each in (full, half)] == ["float32", "bf16"]
     assert half.record.losses == pytest.approx(full.record.losses, rel=0.02)
     weights = half.encoder.state_dict().values()
     assert all(value.dtype != torch.bfloat16 and torch.isfinite(value.float()).all() for value in weights)

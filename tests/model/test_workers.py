@@ -150,6 +150,9 @@ def test_a_process_killed_leaves_a_checkpoint_to_go_on_from(one_and_two: tuple[P
     assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
     assert run(tmp_path / "alone", 1) == [0]
     assert record(tmp_path / "alone")["losses"] == pytest.approx(record(one_and_two[1])["losses"], rel=1e-5)
+    two, one = ({"processes": number, "device": "cpu", "precision": "float32"} for number in (2, 1))
+    assert record(one_and_two[1])["ran_on"] == record(tmp_path)["ran_on"] == [{"since": 0, **two}]
+    assert record(tmp_path / "alone")["ran_on"] == [{"since": 0, **two}, {"since": 8, **one}]
 
 
 def test_a_step_that_is_nan_for_one_process_is_skipped_by_all(tmp_path: Path) -> None:

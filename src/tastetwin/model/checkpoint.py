@@ -33,6 +33,7 @@ class Progressing(Protocol):
     losses: list[float]
     skipped_steps: int
     rollbacks: int
+    ran_on: list[dict[str, Any]]
 
 
 def fingerprint(histories: Histories, vocabulary: Vocabulary) -> str:
@@ -54,7 +55,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     record: Progressing
     identity: dict[str, Any]
-    """Data fingerprint and config: must be equal on resumption."""
+    """Data fingerprint, config and digest of the source code: must be equal on resumption."""
 
     def save(self, store: Store, step: int) -> None:
         """Make ``step`` the checkpoint in ``store``; killed at any moment, it holds the old or the new one.
@@ -71,6 +72,7 @@ class TrainingState:
             "losses": self.record.losses,
             "skipped_steps": self.record.skipped_steps,
             "rollbacks": self.record.rollbacks,
+            "ran_on": self.record.ran_on,
         }
         store.write_json(CHECKPOINT, content)
         for old in store.names(""):
@@ -81,21 +83,12 @@ class TrainingState:
         """Load the checkpoint in ``store``, if it has one; the number of steps done, 0 without.
 
         Raises:
-            StoreError: OTHER-CHECKPOINT when it belongs to other data or another config, BAD-CHECKPOINT when damaged;
-                STORE-UNREADABLE.
+            StoreError: OTHER-CHECKPOINT when it belongs to other data, another config or other code; BAD-CHECKPOINT
+                when damaged; STORE-UNREADABLE.
         """
-        if not store.exists(CHECKPOINT):
+        if (content := require_own(store, self.identity)) is None:
             return 0
-        content = self._read(store)
-        if content["identity"] != self.identity:
-            raise StoreError(
-                "OTHER-CHECKPOINT",
-                place=store.url(""),
-                value=_difference(content["identity"], self.identity),
-                rule="a checkpoint continues with the data and config it was begun with",
-                fix="delete the folder to train afresh, or restore data and config",
-            )
-        self.record.losses[:] = content["losses"]
+        self.record.losses[:], self.record.ran_on[:] = content["losses"], content["ran_on"]
         self.record.skipped_steps, self.record.rollbacks = content["skipped_steps"], content["rollbacks"]
         self._load(store, content)
         return int(content["step"])
@@ -104,7 +97,7 @@ class TrainingState:
         """Weights and optimiser as in the last checkpoint, if there is one; the record goes on."""
         self.record.rollbacks += 1
         if store.exists(CHECKPOINT):
-            self._load(store, self._read(store))
+            self._load(store, _read(store))
 
     def spread(self, group: Workers, step: int) -> int:
         """Give every process the weights, optimiser state and steps done of process 0; returns the steps done."""
@@ -114,15 +107,6 @@ class TrainingState:
         told = group.share({**own, "done": np.array(step)})
         self._put({name: torch.from_numpy(array) for name, array in told.items()})
         return int(told["done"])
-
-    def _read(self, store: Store) -> dict[str, Any]:
-        try:
-            content: dict[str, Any] = orjson.loads(store.read_bytes(CHECKPOINT))
-            if not isinstance(content["step"], int) or "/" in content["tensors"]:
-                raise ValueError("step or tensors")
-            return content
-        except (ValueError, KeyError, TypeError) as error:
-            raise _damaged(store, error) from error
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"model/{name}": value.detach().contiguous() for name, value in self.model.named_parameters()}
@@ -146,6 +130,32 @@ class TrainingState:
                 # AdamW counts its steps on the CPU, wherever the weights are.
                 here = {key: x if key == "step" else x.to(parameter.device) for key, x in state.items()}
                 self.optimizer.state[parameter] = here
+
+
+def require_own(store: Store, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The pointer to the checkpoint in ``store``, None without one. Raises as ``TrainingState.resume``."""
+    if not store.exists(CHECKPOINT):
+        return None
+    content = _read(store)
+    if content["identity"] != identity:
+        raise StoreError(
+            "OTHER-CHECKPOINT",
+            place=store.url(""),
+            value=_difference(content["identity"], identity),
+            rule="a checkpoint continues with the data, config and code it was begun with",
+            fix="delete the folder to train afresh, or restore data, config and code",
+        )
+    return content
+
+
+def _read(store: Store) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = orjson.loads(store.read_bytes(CHECKPOINT))
+        if not isinstance(content["step"], int) or "/" in content["tensors"]:
+            raise ValueError("step or tensors")
+        return content
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(store, error) from error
 
 
 def _difference(found: Any, wanted: dict[str, Any]) -> str:

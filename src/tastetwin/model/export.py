@@ -1,7 +1,7 @@
 """The trained encoder as one ONNX file, tables included, and its weights as safetensors.
 
-The tables of a vocabulary of more than about a million places exceed the 2 GB that one protobuf may hold; such a model
-needs ONNX's external data, which this version does not write.
+One protobuf holds 2 GB, and so the tables of some 600,000 rows of vocabulary; a larger model needs external data of
+ONNX, which this version does not write. ``require_room`` tells before anything is fitted.
 """
 
 from __future__ import annotations
@@ -14,13 +14,36 @@ import torch
 from safetensors.torch import save_file
 
 from tastetwin.errors import StoreError
-from tastetwin.features.histories import FIRST_PLACE_ROW
+from tastetwin.features.histories import FIRST_PLACE_ROW, Vocabulary
 from tastetwin.model.encoder import Encoder
 from tastetwin.model.served import Served
+from tastetwin.model.views import table_floats
 
 OPSET: Final = 18
 OUTPUT: Final = "vector"
 MAX_BYTES: Final = 2_000_000_000
+
+
+def require_room(n_users: int, vocabulary: Vocabulary, width: int) -> None:
+    """Be sure that one file can hold the tables of what is learnt from so many users, at that ``train.width``.
+
+    Raises:
+        StoreError: MODEL-TOO-LARGE.
+    """
+    floats = table_floats(n_users, vocabulary) + width
+    if (size := 4 * floats * vocabulary.n_rows) > MAX_BYTES:
+        value = f"{vocabulary.n_rows} rows of vocabulary of {floats} float32 each, {size} bytes"
+        raise _too_large("vocabulary", value)
+
+
+def _too_large(place: str, value: str) -> StoreError:
+    return StoreError(
+        "MODEL-TOO-LARGE",
+        place=place,
+        value=value,
+        rule=f"an ONNX file holds at most {MAX_BYTES} bytes",
+        fix="raise features.min_visitors, so that fewer places have a row of their own",
+    )
 
 
 def export_onnx(encoder: Encoder, path: Path) -> None:
@@ -29,14 +52,8 @@ def export_onnx(encoder: Encoder, path: Path) -> None:
     Output ``vector`` float32 [n, dim]. Raises ``StoreError`` MODEL-TOO-LARGE when one file cannot hold the tables.
     """
     served = Served(encoder).eval()
-    if (size := served.size) > MAX_BYTES:
-        raise StoreError(
-            "MODEL-TOO-LARGE",
-            place=str(path),
-            value=f"{size} bytes",
-            rule=f"an ONNX file holds at most {MAX_BYTES} bytes",
-            fix="raise features.min_visitors, so that fewer places have a row of their own",
-        )
+    if served.size > MAX_BYTES:
+        raise _too_large(str(path), f"{served.size} bytes")
     places = torch.tensor([[0, 0, 0], [1, 0, 0]]) + torch.tensor([[1, 1, 1], [1, 0, 0]])
     places = places * min(FIRST_PLACE_ROW, len(encoder.views.bags) - 1)
     floats = torch.where(places > 0, 1.0, 0.0)

@@ -18,6 +18,11 @@ class Hardware:
     device: torch.device
     products: torch.dtype
 
+    @property
+    def precision(self) -> str:
+        """The type of matrix products as ``train.precision`` calls it."""
+        return "float32" if self.products == torch.float32 else "bf16"
+
     def autocast(self, enabled: bool = True) -> torch.autocast:
         """The context that what may be computed in ``products`` runs in; with ``enabled`` false, float32 inside it."""
         return torch.autocast(self.device.type, self.products, enabled and self.products != torch.float32)

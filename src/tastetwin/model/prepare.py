@@ -20,6 +20,7 @@ from tastetwin.config import TrainConfig
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.model.batches import cut_catalogue
 from tastetwin.model.encoder import Encoder, LinearViews, Shape
+from tastetwin.model.fits import Fits
 from tastetwin.model.linear import csls, fit_ials, strength_matrix
 from tastetwin.model.views import N_OTHER_BAGS, LinearTables, align, fit_tables, kinds_of_place
 from tastetwin.model.workers import Arrays, Workers
@@ -30,6 +31,10 @@ MIN_VIEW: Final = 3
 """Places each half of a user needs to be a training pair."""
 VALIDATION_SHARE: Final = 0.2
 MAX_VALIDATION: Final = 1_000
+
+_FIT: Final = "fit-{number}"
+"""Name of a fit where it is kept; 0 is that on all users, the others are those without a fold."""
+_ALPHA: Final = "fit-alpha"
 
 Tell = Callable[[str], None]
 
@@ -60,13 +65,18 @@ class Plan:
 
 
 def prepare(
-    histories: Histories, vocabulary: Vocabulary, config: TrainConfig, group: Workers, tell: Tell
+    histories: Histories,
+    vocabulary: Vocabulary,
+    config: TrainConfig,
+    group: Workers,
+    tell: Tell,
+    fits: Fits | None = None,
 ) -> tuple[Plan, Encoder]:
-    """Fit the linear views (process 0 does) and build the untrained encoder on them."""
+    """Fit the linear views (process 0 does) but those in ``fits``, and build the untrained encoder on them."""
     rng = np.random.default_rng([config.seed, 0])
     fold = rng.permutation(histories.n_users) % FOLDS
     learners, validators = _split_validation(histories, rng)
-    fitted = fit_views(histories, vocabulary, fold, config, tell) if group.rank == 0 else []
+    fitted = fit_views(histories, vocabulary, fold, config, tell, fits or Fits()) if group.rank == 0 else []
     arrays = group.share({f"{at}/{name}": x for at, one in enumerate(fitted) for name, x in _as_arrays(one).items()})
     full, *parts = (_from_arrays(arrays, f"{at}/") for at in range(FOLDS + 1))
     torch.manual_seed(config.seed)
@@ -99,24 +109,53 @@ def _split_validation(
 
 
 def fit_views(
-    histories: Histories, vocabulary: Vocabulary, fold: npt.NDArray[np.int64], config: TrainConfig, tell: Tell
+    histories: Histories,
+    vocabulary: Vocabulary,
+    fold: npt.NDArray[np.int64],
+    config: TrainConfig,
+    tell: Tell,
+    fits: Fits,
 ) -> list[LinearTables]:
-    """The fit on all users, then those without each fold, turned onto it.
+    """The fit on all users, then those without each fold, turned onto it; each is kept in ``fits`` when it is finished.
 
     The fits run side by side, each on one thread, so that their number changes nothing in the result.
     """
     with _side_by_side(config.threads or torch.get_num_threads()) as pool:
-        tell("tuning linear views")
-        alpha = _tune_alpha(histories, vocabulary, fold, config.seed, pool)
-        matrix = strength_matrix(histories, vocabulary.n_rows)
-        parts = [matrix, *(_without(matrix, fold == number) for number in range(FOLDS))]
-        kinds = kinds_of_place(vocabulary)
-        coming = pool.map(lambda part: fit_tables(part, vocabulary, kinds, alpha, config.seed), parts)
-        fits: list[LinearTables] = []
-        for number in range(1, len(parts) + 1):
-            tell(f"fitting linear views {number}/{len(parts)}")
-            fits.append(next(coming))
-        return [fits[0], *pool.map(lambda table: align(table, fits[0]), fits[1:])]
+        kept = [fits.read(_FIT.format(number=number)) for number in range(FOLDS + 1)]
+        found = {number: _from_arrays(arrays) for number, arrays in enumerate(kept) if arrays is not None}
+        missing = [number for number in range(FOLDS + 1) if number not in found]
+        if missing:
+            alpha = _kept_alpha(histories, vocabulary, fold, config.seed, pool, tell, fits)
+            matrix, kinds = strength_matrix(histories, vocabulary.n_rows), kinds_of_place(vocabulary)
+            parts = {number: _without(matrix, fold == number - 1) if number else matrix for number in missing}
+
+            def fit(number: int) -> LinearTables:
+                arrays = _as_arrays(fit_tables(parts[number], vocabulary, kinds, alpha, config.seed))
+                fits.keep(_FIT.format(number=number), arrays)
+                return _from_arrays(arrays)
+
+            coming = pool.map(fit, missing)
+            for number in missing:
+                tell(f"fitting linear views {number + 1}/{FOLDS + 1}")
+                found[number] = next(coming)
+        return [found[0], *pool.map(lambda number: align(found[number], found[0]), range(1, FOLDS + 1))]
+
+
+def _kept_alpha(
+    histories: Histories,
+    vocabulary: Vocabulary,
+    fold: npt.NDArray[np.int64],
+    seed: int,
+    pool: ThreadPoolExecutor,
+    tell: Tell,
+    fits: Fits,
+) -> float:
+    if (kept := fits.read(_ALPHA)) is not None:
+        return float(kept["alpha"])
+    tell("tuning linear views")
+    alpha = _tune_alpha(histories, vocabulary, fold, seed, pool)
+    fits.keep(_ALPHA, {"alpha": np.array(alpha)})
+    return alpha
 
 
 @contextmanager
@@ -164,13 +203,14 @@ def twin_mrr(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
 
 
 def _as_arrays(tables: LinearTables) -> Arrays:
-    """By name, for ``Workers.share``."""
+    """By name, for ``Workers.share`` and ``Fits``; contiguous, so that what is read back lies in memory as it did."""
     known = {"bags": tables.bags, "bag_sizes": np.array(tables.bag_sizes)}
     backs = {f"unwhiten/{at}": back for at, back in enumerate(tables.unwhiten)}
-    return {**known, "factors": tables.factors, **backs, "alpha": np.array(tables.alpha)}
+    named = {**known, "factors": tables.factors, **backs, "alpha": np.array(tables.alpha)}
+    return {name: np.asarray(array, order="C") for name, array in named.items()}
 
 
-def _from_arrays(arrays: Arrays, prefix: str) -> LinearTables:
+def _from_arrays(arrays: Arrays, prefix: str = "") -> LinearTables:
     bags, sizes, factors, alpha = (arrays[f"{prefix}{name}"] for name in ("bags", "bag_sizes", "factors", "alpha"))
-    backs = tuple(array for name, array in arrays.items() if name.startswith(f"{prefix}unwhiten/"))
+    backs = tuple(arrays[name] for name in sorted(arrays) if name.startswith(f"{prefix}unwhiten/"))
     return LinearTables(bags, tuple(sizes.tolist()), factors, backs, float(alpha))

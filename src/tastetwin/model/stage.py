@@ -54,7 +54,7 @@ def train_bundle(
     Raises:
         InputError: TRAIN-NO-USERS when nobody has enough favors.
         MissingExtra: without the 'train' extra.
-        StoreError: OPT-OUTS-DAMAGED.
+        StoreError: OPT-OUTS-DAMAGED; MODEL-TOO-LARGE, before anything is fitted.
     """
     opt_outs = _left_out(store, config)
     plan = _plan(features, past, opt_outs, config)
@@ -75,12 +75,14 @@ def help_train(
     Raises:
         InputError: TRAIN-NO-USERS when nobody has enough favors.
         MissingExtra: without the 'train' extra.
+        StoreError: MODEL-TOO-LARGE, as process 0.
     """
     opt_outs = _left_out(store, config)
     plan = _plan(features, past, opt_outs, config)
     _, finished = begin(store, plan.stage, plan.logical_date, plan.inputs(), again=again)
     if finished is None:
         day = _today(store, plan, opt_outs, config)
+        _require_room(day, config)
         if day.why_in_full is not None:
             _fit(day, config, None, lambda *_: None, lambda _: None)
 
@@ -110,6 +112,7 @@ def _write(
     store: Store, plan: Plan, opt_outs: OptOuts, config: Config, folder: str, progress: Progress, watch: OnStep
 ) -> Made:
     day = _today(store, plan, opt_outs, config)
+    _require_room(day, config)
     with tempfile.TemporaryDirectory(prefix="tastetwin-") as aside:
         if day.why_in_full is None:
             progress(0, None, "carrying on")
@@ -124,8 +127,9 @@ def _write(
         "held_out": day.held_out,
         "days_since_full_training": full.days_before(plan.logical_date),
     }
-    facts = {"full_training": asdict(full), "likeness_to_past": trained.record.likeness_to_past}
-    return tables, {"counts": counts, **facts, "validation_mrr": trained.record.validation_mrr}
+    noted = ("likeness_to_past", "validation_mrr", "ran_on")
+    facts = {name: getattr(trained.record, name) for name in noted}
+    return tables, {"counts": counts, "full_training": asdict(full), **facts}
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,12 @@ def _fits(day: _Day) -> bool:
     with _needs_torch():
         from tastetwin.model.carry import can_carry_on
     return day.past is not None and can_carry_on(day.past, day.learners(), day.vocabulary)
+
+
+def _require_room(day: _Day, config: Config) -> None:
+    with _needs_torch():
+        from tastetwin.model.export import require_room
+    require_room(int((~day.aside).sum()), day.vocabulary, config.train.width)
 
 
 def _restored(store: Store, bundle: Manifest, vocabulary: Vocabulary) -> Encoder | None:

@@ -24,10 +24,12 @@ from tastetwin.errors import InputError
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.model import checkpoint, finish, step
 from tastetwin.model.encoder import Encoder
+from tastetwin.model.fits import Fits
 from tastetwin.model.hardware import Hardware, choose
 from tastetwin.model.pace import schedule
 from tastetwin.model.prepare import Plan, Tell, prepare
 from tastetwin.model.workers import Workers, workers
+from tastetwin.provenance import source_digest
 from tastetwin.store import Store
 
 ROLLBACK_AFTER: Final = 3
@@ -52,6 +54,15 @@ class Record:
     fingerprint: str = ""
     likeness_to_past: float | None = None
     """Mean cosine of what it and the earlier day's encoder make of the same histories; None without one."""
+    ran_on: list[dict[str, Any]] = field(default_factory=list)
+    """What steps were computed by: processes (which decide the dropout), device, precision, each ``since`` a number of
+    steps done; one entry, unless a resumed training found other ones. Empty where weights were carried on."""
+
+    def runs_on(self, since: int, processes: int, hardware: Hardware) -> None:
+        """Note what computes the steps from now on, if it is not what did before."""
+        now = {"processes": processes, "device": hardware.device.type, "precision": hardware.precision}
+        if not self.ran_on or {**self.ran_on[-1], **now} != self.ran_on[-1]:
+            self.ran_on.append({"since": since, **now})
 
     def describe(self, encoder: Encoder) -> None:
         """What is served of an encoder, and at which weights."""
@@ -86,7 +97,7 @@ def train(
     ``on_step(steps done, steps in all, loss)`` is called after each step, ``tell(what)`` when another phase begins.
     Under ``torchrun`` every process calls this with the same arguments; only process 0 reads and writes checkpoints,
     chooses gates and fills the record. Raises ``InputError`` TRAIN-NO-USERS without any history, NO-CUDA;
-    ``StoreError`` if the checkpoint belongs to other data or another config.
+    ``StoreError`` if the checkpoint belongs to other data, another config or other code.
     """
     users = np.setdiff1d(np.arange(histories.n_users), holdout if holdout is not None else [])
     if len(users) == 0 or len(histories.places) == 0:
@@ -104,11 +115,15 @@ def train(
     torch.set_num_threads(config.threads or torch.get_num_threads())
     record = Record(training_users=len(users), fingerprint=checkpoint.fingerprint(chosen, vocabulary))
     with workers() as group:
-        plan, encoder = prepare(chosen, vocabulary, config, group, tell)
+        own = checkpoints if group.rank == 0 else None
+        identity = _identity(config, record)
+        if own is not None:
+            checkpoint.require_own(own, identity)
+        plan, encoder = prepare(chosen, vocabulary, config, group, tell, Fits(own, identity))
         record.validation_users = len(plan.validators)
         for module in (encoder, *plan.views):
             module.to(hardware.device)
-        _Loop(plan, encoder, record, group, hardware, checkpoints if group.rank == 0 else None).run(on_step, tell)
+        _Loop(plan, encoder, record, group, hardware, own).run(on_step, tell)
         _finish(plan, encoder.eval(), record, group, tell)
     return Trained(encoder.cpu(), record)
 
@@ -119,7 +134,7 @@ class _Loop:
     def __init__(
         self, plan: Plan, encoder: Encoder, record: Record, group: Workers, hardware: Hardware, store: Store | None
     ) -> None:
-        self.plan, self.record, self.group, self.device, self.store = plan, record, group, hardware.device, store
+        self.plan, self.record, self.group, self.hardware, self.store = plan, record, group, hardware, store
         self.optimizer = _optimizer(encoder, plan.config)
         self.state = checkpoint.TrainingState(encoder, self.optimizer, record, _identity(plan.config, record))
         self.encoder, self.model = encoder, group.together(step.Objective(encoder, hardware))
@@ -130,6 +145,7 @@ class _Loop:
         """From the last checkpoint, or the start, to the end."""
         done = self.state.resume(self.store) if self.store is not None else 0
         done, failures = self.state.spread(self.group, done), 0
+        self.record.runs_on(done, self.group.world, self.hardware)
         tell(f"going on from step {done}" if done else "training")
         for users in self._batches(done):
             loss = self._step(users, done)
@@ -154,7 +170,7 @@ class _Loop:
 
     def _step(self, users: npt.NDArray[np.int64], done: int) -> float:
         """One update, or none (loss 0) where too few users of the batch can be cut in two."""
-        batch = step.draw(self.plan, users, done, self.group, self.device)
+        batch = step.draw(self.plan, users, done, self.group, self.hardware.device)
         if batch is None:
             return 0.0
         self.encoder.train()
@@ -183,7 +199,7 @@ def _optimizer(encoder: Encoder, config: TrainConfig) -> torch.optim.Optimizer:
 def _identity(config: TrainConfig, record: Record) -> dict[str, Any]:
     """What must not change between a checkpoint and its resumption."""
     how = {"threads", "checkpoint_steps", "device"}
-    return {**config.model_dump(exclude=how), "fingerprint": record.fingerprint}
+    return {**config.model_dump(exclude=how), "fingerprint": record.fingerprint, "sources": source_digest()}
 
 
 def _finish(plan: Plan, encoder: Encoder, record: Record, group: Workers, tell: Tell) -> None:

@@ -93,6 +93,17 @@ def kinds_of_place(vocabulary: Vocabulary) -> Kinds:
     return [(kind, size) for kind, size in kinds if kind.nnz]
 
 
+def table_floats(n_users: int, vocabulary: Vocabulary) -> int:
+    """Floats of a row of the tables that ``fit_tables`` would make of so many users, factors filled up to the widest.
+
+    That is how they are served; few users, places or kinds of place allow less than the full sizes.
+    """
+    least = min(n_users, vocabulary.n_rows)
+    bags = [min(size, least) for size in FUSED_SVD] + [min(PPMI_SIZE, vocabulary.n_rows)]
+    bags += [min(size, n_users, kind.shape[1]) for kind, size in kinds_of_place(vocabulary)]
+    return sum(bags) + len(FUSED_IALS) * min(max(FUSED_IALS), least)
+
+
 def _whiten(ials: Ials) -> tuple[Floats, Floats]:
     """Items and way back: with shared = L L', items become items inv(L)', and x = inv(L)' z."""
     back = np.linalg.inv(np.linalg.cholesky(ials.shared.astype(np.float64))).astype(np.float32)
