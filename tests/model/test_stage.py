@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,25 @@ def test_the_second_day_carries_it_on(store: Store, first: Manifest, second: Man
     assert {entry.path.rpartition("/")[2] for entries in second.tables.values() for entry in entries} == {
         "encoder.onnx", "weights.safetensors", "encoder.json", "vocabulary.parquet",
     }  # fmt: skip
+
+
+def test_what_other_code_began_is_begun_anew(tmp_path: Path, first: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updated while a training was interrupted, the job went on by both codes, or refused until somebody came."""
+    store = Store.create(tmp_path / "store")
+
+    def killed(done: int, total: int, loss: float) -> None:
+        if done == CONFIG.train.checkpoint_steps:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "source_digest", lambda: "before")
+    with pytest.raises(KeyboardInterrupt):
+        train_bundle(store, features(store, 1, TOWN, BEFORE), CONFIG, watch=killed)
+    assert store.files("checkpoints")
+    steps: list[int] = []
+    monkeypatch.setattr(stage, "source_digest", lambda: "after")
+    made = train_bundle(store, features(store, 1, TOWN, BEFORE), CONFIG, watch=lambda done, *_: steps.append(done))
+    assert steps[0] == 1 and made.digest() == first.digest()
+    assert not store.files("checkpoints")
 
 
 def test_carried_on_twice_it_is_the_same_bundle(store: Store, first: Manifest, second: Manifest) -> None:

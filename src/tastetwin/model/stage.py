@@ -25,6 +25,7 @@ from tastetwin.model.files import MODEL, RECORD, VOCABULARY, WEIGHTS
 from tastetwin.model.past import FullTraining, full_training, goes_on, why_in_full
 from tastetwin.privacy.opt_out import OptOuts, read_opt_outs
 from tastetwin.progress import Progress, silent
+from tastetwin.provenance import source_digest
 from tastetwin.store import Store
 
 if TYPE_CHECKING:
@@ -118,7 +119,8 @@ def _write(
             progress(0, None, "carrying on")
             trained = _carry_on(day, config)
         else:
-            trained = _train(Store(store.url(_checkpoints(folder))), day, config, progress, watch)
+            own = f"{_checkpoints(folder)}/{source_digest()[:12]}"  # what other code began is begun anew
+            trained = _train(Store(store.url(own)), day, config, progress, watch)
         progress(0, None, "exporting")
         tables = _write_bundle(store, trained, day.vocabulary, folder, Path(aside))
     full = _full_training(plan, day)
