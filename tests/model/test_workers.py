@@ -155,6 +155,29 @@ def test_a_process_killed_leaves_a_checkpoint_to_go_on_from(one_and_two: tuple[P
     assert record(tmp_path / "alone")["ran_on"] == [{"since": 0, **two}, {"since": 8, **one}]
 
 
+LETTING_GO = """
+import torch, torch.distributed as dist
+from tastetwin.model.workers import workers
+
+with workers() as group:
+    for _ in range(500):
+        assert group._sent(torch.zeros(100))._use_count() == 1
+"""
+
+
+def test_nothing_is_held_by_a_thread_once_it_is_told() -> None:
+    """Gloo's thread asks for the GIL to let go, with the group's lock in hand: who ended the group with the GIL in hand
+    then waited for ever, after a training that had gone well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    children = [
+        subprocess.Popen([sys.executable, "-c", LETTING_GO], env={**os.environ, **where, "RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [child.wait(timeout=100) for child in children] == [0, 0]
+
+
 def test_a_step_that_is_nan_for_one_process_is_skipped_by_all(tmp_path: Path) -> None:
     """And three in a row roll all of them back; one that stepped alone would learn something else ever after."""
     nan_at = (2, 6, 7, 8)

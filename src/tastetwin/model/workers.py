@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Workers:
         value = value.detach().clone()
         if self.world > 1:
             dist.all_reduce(value)
+            _until_let_go(value)
         return float(value) / self.world
 
     def share(self, arrays: Arrays) -> Arrays:
@@ -81,6 +83,7 @@ class Workers:
     def _sent(tensor: Tensor) -> Tensor:
         tensor = tensor.clone()
         dist.broadcast(tensor, src=0)
+        _until_let_go(tensor)
         return tensor
 
 
@@ -90,11 +93,23 @@ class _Gather(torch.autograd.Function):
         ctx.workers, ctx.users = workers, torch.from_numpy(workers.share_of(n_users)).to(own.device)
         rows = own.new_zeros(n_users, own.shape[1]).index_copy(0, ctx.users, own)
         dist.all_reduce(rows)
+        _until_let_go(rows)
         return rows
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return gradient[ctx.users] * ctx.workers.world, None, None
+
+
+def _until_let_go(tensor: Tensor) -> None:
+    """Wait until the thread of gloo's that worked on it holds it no longer: a moment after the result is there.
+
+    To let go of what Python knows it needs the GIL, and it holds the group's lock meanwhile. Whoever destroys the group
+    then holds the GIL and waits for that lock: both would wait for ever.
+    """
+    if tensor.device.type == "cpu":
+        while tensor._use_count() > 1:  # type: ignore[attr-defined]
+            time.sleep(0)
 
 
 @contextmanager
