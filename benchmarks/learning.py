@@ -126,7 +126,7 @@ def ials_within(given: Problem, seconds: float) -> tuple[Pair, int]:
 def full_linear(given: Problem, config: EvaluateConfig) -> Pair:
     """Fused linear with the histograms of categories and regions."""
     material = Material(given.learners, given.vocabulary, given.pairs.a, given.pairs.b, config, given.seed)
-    return material.fold_in(fit_full(material.matrix, given.vocabulary, material.fused, given.seed))
+    return material.fold_in(fit_full(material.matrix, given.vocabulary, material.fused(), given.seed))
 
 
 def timed(work: Callable[[], Pair]) -> tuple[Pair, float]:

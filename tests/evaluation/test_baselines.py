@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from tastetwin.evaluation import baselines
 from tastetwin.evaluation.baselines import (
     BASELINES,
     MORE_BASELINES,
@@ -22,7 +23,7 @@ from tastetwin.evaluation.metrics import dense, reciprocal, true_twin_ranks
 from tastetwin.evaluation.tasks import disjoint_pairs
 from tastetwin.features.histories import FIRST_PLACE_ROW
 from tastetwin.model.kinds import category_region_cells
-from tastetwin.model.linear import Floats, Ials
+from tastetwin.model.linear import Floats, Fused, Ials, fit_fused
 from tests.evaluation.planted import CONFIG, make_histories, make_vocabulary, world
 
 
@@ -98,6 +99,23 @@ def test_what_is_tuned_counts_visits_where_they_tell(name: str) -> None:
         for baseline in (BASELINES[name], TUNED[f"{name} (tuned)"])
     )
     assert tuned > 1.3 * plain
+
+
+def test_what_two_baselines_are_made_of_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full linear contains fused linear, and fits are most of a benchmark."""
+    fits: list[float] = []
+    real = fit_fused
+
+    def counted(matrix: sp.csr_matrix, seed: int, alpha: float) -> Fused:
+        fits.append(alpha)
+        return real(matrix, seed, alpha)
+
+    monkeypatch.setattr(baselines, "fit_fused", counted)
+    planted = world()
+    material = Material(planted.train, planted.vocabulary, planted.pseudo.a, planted.pseudo.b, CONFIG, seed=1)
+    for name in ("fused linear (tuned)", "full linear (tuned)"):
+        TUNED[name](material)
+    assert 7 <= len(fits) <= 8, "each of six points, then the best of either on everybody"
 
 
 def test_cells_join_category_and_region() -> None:

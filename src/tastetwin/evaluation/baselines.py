@@ -58,6 +58,11 @@ REGION_NOISE: Final = 0.01
 """Length of the random part that breaks ties within a region."""
 
 
+Weighing = Callable[[Histories, int], sp.csr_matrix]
+WEIGHINGS: Final[tuple[Weighing, ...]] = (histories_matrix, strength_matrix)
+"""Every place the same; by its visits, as in the encoder's views."""
+
+
 @dataclass(frozen=True)
 class Material:
     """What a baseline may look at; intermediate results that several share are computed once."""
@@ -86,9 +91,21 @@ class Material:
         return np.asarray(self.matrix.sum(axis=0), np.float64).ravel()
 
     @cached_property
-    def fused(self) -> Fused:
+    def to_tune_on(self) -> Material:
+        """The training users without a fifth of the eligible ones, who are cut in two."""
+        split = self.config.model_copy(update={"holdout_share": 0.2, "max_holdout": MORE_HELD_OUT})
+        learners, pairs = _split(self.train, self.vocabulary, split, self.seed + 1)
+        return replace(self, train=learners, a=pairs.a, b=pairs.b)
+
+    @cached_property
+    def _fused(self) -> dict[tuple[Weighing, float], Fused]:
+        return {}
+
+    def fused(self, weighing: Weighing = histories_matrix, alpha: float = 30.0) -> Fused:
         """Fused linear, which full linear contains."""
-        return fit_fused(self.matrix, self.seed)
+        if (weighing, alpha) not in self._fused:
+            self._fused[weighing, alpha] = fit_fused(weighing(self.train, self.vocabulary.n_rows), self.seed, alpha)
+        return self._fused[weighing, alpha]
 
     def fold_in(self, model: Any) -> Pair:
         """Both halves through a fitted linear model."""
@@ -197,12 +214,12 @@ def tuned_ials(material: Material) -> Pair:
 
 def fused_linear(material: Material) -> Pair:
     """iALS of three sizes and SVD of two, side by side."""
-    return material.fold_in(material.fused)
+    return material.fold_in(material.fused())
 
 
 def full_linear(material: Material) -> Pair:
     """Fused linear with category and region histograms: the one to beat."""
-    return material.fold_in(fit_full(material.matrix, material.vocabulary, material.fused, material.seed))
+    return material.fold_in(fit_full(material.matrix, material.vocabulary, material.fused(), material.seed))
 
 
 BASELINES: Final[dict[str, Baseline]] = {
@@ -219,14 +236,9 @@ BASELINES: Final[dict[str, Baseline]] = {
 """Name to function, from the simplest to the strongest: the order of the report."""
 
 
-Weighing = Callable[[Histories, int], sp.csr_matrix]
-WEIGHINGS: Final[tuple[Weighing, ...]] = (histories_matrix, strength_matrix)
-"""Every place the same; by its visits, as in the encoder's views."""
-
-
 def thoroughly_tuned_ials(material: Material) -> Pair:
     """As ``tuned_ials``, over the larger grid."""
-    tried = _to_tune_on(material)
+    tried = material.to_tune_on
 
     def fit(given: Material, weighing: Weighing, size: int, alpha: float, penalty: float) -> Ials:
         return fit_ials(weighing(given.train, given.vocabulary.n_rows), size, alpha, penalty, seed=given.seed)
@@ -255,17 +267,17 @@ Fits = Callable[[Material, Weighing, float], dict[float, Fused]]
 
 
 def _fused(material: Material, weighing: Weighing, alpha: float) -> dict[float, Fused]:
-    return {0.0: fit_fused(weighing(material.train, material.vocabulary.n_rows), material.seed, alpha)}
+    return {0.0: material.fused(weighing, alpha)}
 
 
 def _full(material: Material, weighing: Weighing, alpha: float) -> dict[float, Fused]:
-    matrix, fused = weighing(material.train, material.vocabulary.n_rows), _fused(material, weighing, alpha)[0.0]
-    whole = fit_full(matrix, material.vocabulary, fused, material.seed)
+    matrix = weighing(material.train, material.vocabulary.n_rows)
+    whole = fit_full(matrix, material.vocabulary, material.fused(weighing, alpha), material.seed)
     return {w: replace(whole, weights=(1.0, *(w for _ in whole.weights[1:]))) for w in HISTOGRAM_WEIGHTS}
 
 
 def _tuned_linear(material: Material, fits: Fits) -> Pair:
-    tried = _to_tune_on(material)
+    tried = material.to_tune_on
     found = {
         (weighing, alpha, weight): _quality(tried, weighing, model)
         for weighing in WEIGHINGS
@@ -274,13 +286,6 @@ def _tuned_linear(material: Material, fits: Fits) -> Pair:
     }
     weighing, alpha, weight = max(found, key=lambda point: found[point])
     return _both(material, weighing, fits(material, weighing, alpha)[weight])
-
-
-def _to_tune_on(material: Material) -> Material:
-    """The training users without a fifth of the eligible ones, who are cut in two."""
-    split = material.config.model_copy(update={"holdout_share": 0.2, "max_holdout": MORE_HELD_OUT})
-    learners, pairs = _split(material.train, material.vocabulary, split, material.seed + 1)
-    return replace(material, train=learners, a=pairs.a, b=pairs.b)
 
 
 def _both(material: Material, weighing: Weighing, model: View) -> Pair:
