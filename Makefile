@@ -47,7 +47,7 @@ benchmark-quality: .venv/.tools
 	$(BIN)/python benchmarks/quality.py $(DATA) --towns 1000 10000
 
 # The others ask for a bundle or a folder of events, or take an hour: see their --help.
-BENCHMARKS := $(filter-out $(addprefix benchmarks/,ablations.py attack.py backend.py bert4rec.py blue_green.py compress.py days.py drift.py events.py fuzz_api.py gateway.py learning.py overload.py parts.py quality.py retrains.py stack.py swaps.py timing.py votes.py),$(sort $(wildcard benchmarks/*.py)))
+BENCHMARKS := $(filter-out $(addprefix benchmarks/,ablations.py attack.py attention.py backend.py bert4rec.py blue_green.py compress.py days.py drift.py events.py fuzz_api.py gateway.py gpu.py learning.py overload.py parts.py quality.py retrains.py stack.py swaps.py timing.py votes.py),$(sort $(wildcard benchmarks/*.py)))
 
 python-ok:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there; install Python 3.11 or newer, or name one: make demo PYTHON=/path/to/python3" >&2; exit 1; }

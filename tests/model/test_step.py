@@ -137,7 +137,7 @@ def test_bf16_trains_alike_and_exports(tmp_path: Path) -> None:
 
 
 def _trained(town: Histories, precision: str) -> Trained:
-    return train(town, towns.vocabulary(60), CONFIG.model_copy(update={"precision": precision}))
+    return train(town, towns.vocabulary(60), CONFIG.model_copy(update={"device": "cpu", "precision": precision}))
 
 
 def test_cuda_where_there_is_none_is_a_coded_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,9 @@ CONFIG = TrainConfig(
 )
 
 CHILD = """
-import gc, json, os, signal, sys
+import functools, gc, json, os, signal, sys
 from pathlib import Path
+import torch.distributed as dist
 from safetensors.torch import save_file
 from tastetwin.model import encoder, step
 from tastetwin.model.train import train
@@ -39,6 +40,9 @@ from tests.model.test_workers import CONFIG
 
 gc.disable()
 folder, dropout, die_at = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+device, by = sys.argv[5:]
+if by:
+    dist.init_process_group = functools.partial(lambda begin, _, **how: begin(by, **how), dist.init_process_group)
 rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
 nan_at, calls, whole_loss = json.loads(sys.argv[4]), 0, step.whole_loss
 def sometimes_nan(*given):
@@ -51,7 +55,7 @@ if not dropout:
 def on_step(step, total, loss):
     if step == die_at and rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-config = CONFIG.model_copy(update={"dropout": dropout})
+config = CONFIG.model_copy(update={"dropout": dropout, "device": device})
 town, vocabulary = towns.histories(90, 40, 4, 12, seed=2), towns.vocabulary(40)
 result = train(town, vocabulary, config, None, Store(folder), on_step)
 threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
@@ -63,23 +67,36 @@ save_file(state, folder / f"final-{rank}.safetensors")
 
 
 def run(
-    folder: Path, processes: int, dropout: float = 0.0, die_at: int = -1, nan_at: tuple[int, ...] = ()
+    folder: Path,
+    processes: int,
+    dropout: float = 0.0,
+    die_at: int = -1,
+    nan_at: tuple[int, ...] = (),
+    device: str = "cpu",
+    by: str = "",
 ) -> list[int]:
     """Exit codes of so many processes that train together, as torchrun would start them.
 
-    The last of them is killed after step ``die_at``, and finds NaN in the steps ``nan_at``.
+    The last of them is killed after step ``die_at``, and finds NaN in the steps ``nan_at``. They talk by what the
+    product chooses, or ``by`` another way.
     """
     folder.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-c", CHILD, str(folder), str(dropout), str(die_at), json.dumps(nan_at)]
+    command += [device, by]
     base = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     children = [
-        subprocess.Popen(command, cwd=ROOT, env={**base, "RANK": str(rank), "WORLD_SIZE": str(processes)})
+        subprocess.Popen(command, cwd=ROOT, env={**base, **_place(rank, processes, bool(by))})
         for rank in range(processes)
     ]
     return [child.wait(timeout=300) for child in children]
+
+
+def _place(rank: int, processes: int, one_device: bool) -> dict[str, str]:
+    """What torchrun tells a process; ``one_device``: all of them share the machine's first."""
+    return {"RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": "0" if one_device else str(rank)}
 
 
 def record(folder: Path, rank: int = 0) -> dict[str, Any]:

@@ -46,5 +46,6 @@ def choose(config: TrainConfig) -> Hardware:
     if config.device == "cpu" or not there:
         return Hardware(torch.device("cpu"), torch.bfloat16 if config.precision == "bf16" else torch.float32)
     torch.cuda.set_device(local_rank())
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape, and no two batches have the same
     half = config.precision == "bf16" or (config.precision == "auto" and torch.cuda.is_bf16_supported(False))
     return Hardware(torch.device("cuda", local_rank()), torch.bfloat16 if half else torch.float32)

@@ -20,8 +20,9 @@ from tastetwin.features.histories import PAD_ROW
 from tastetwin.model.batches import PackedBatch, length_buckets
 
 RECENCY_BUCKETS: Final = 8
-_GROUP_CELLS: Final = 1_024
-"""Padded favors that attention handles at a time: small groups hold users of nearly one length."""
+_GROUP_CELLS: Final = {"cpu": 1_024, "cuda": 65_536}
+"""Padded favors that attention handles at a time: small groups hold users of nearly one length; a GPU computes padding
+sooner than it is asked to compute one group more."""
 
 
 class Layout(Protocol):
@@ -95,7 +96,7 @@ class Packed:
         cell_of_user = np.zeros(len(lengths), np.int64)
         favor_of_cell: list[npt.NDArray[np.int64]] = []
         cells = 0
-        for users in length_buckets(lengths, _GROUP_CELLS, int(lengths.max(initial=0))):
+        for users in length_buckets(lengths, _GROUP_CELLS[self.device.type], int(lengths.max(initial=0))):
             length = int(lengths[users].max())
             inside = np.arange(length) < lengths[users][:, None]
             favors = np.where(inside, starts[users][:, None] + np.arange(length), 0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -147,8 +148,8 @@ class _Loop:
         done, failures = self.state.spread(self.group, done), 0
         self.record.runs_on(done, self.group.world, self.hardware)
         tell(f"going on from step {done}" if done else "training")
-        for users in self._batches(done):
-            loss = self._step(users, done)
+        for users, batch in self._drawn(done):
+            loss = self._step(users, batch, done)
             done += 1
             failures = 0 if math.isfinite(loss) else failures + 1
             if failures:
@@ -161,6 +162,18 @@ class _Loop:
                 self.state.save(self.store, done)
             on_step(done, self.total, loss)
 
+    def _drawn(self, done: int) -> Iterator[tuple[npt.NDArray[np.int64], step.Draw | None]]:
+        """Users of each batch and what was drawn of them; the next is drawn while one is computed."""
+        last: tuple[npt.NDArray[np.int64], Future[step.Draw | None]] | None = None
+        with ThreadPoolExecutor(1, "draw") as thread:
+            for number, users in enumerate(self._batches(done), done):
+                coming = thread.submit(step.draw, self.plan, users, number, self.group, self.hardware.device)
+                if last is not None:
+                    yield last[0], last[1].result()
+                last = users, coming
+            if last is not None:
+                yield last[0], last[1].result()
+
     def _batches(self, done: int) -> Iterator[npt.NDArray[np.int64]]:
         while done < self.total:
             epoch, before = divmod(done, self.per_epoch)
@@ -168,9 +181,8 @@ class _Loop:
             yield from batches
             done += len(batches)
 
-    def _step(self, users: npt.NDArray[np.int64], done: int) -> float:
+    def _step(self, users: npt.NDArray[np.int64], batch: step.Draw | None, done: int) -> float:
         """One update, or none (loss 0) where too few users of the batch can be cut in two."""
-        batch = step.draw(self.plan, users, done, self.group, self.hardware.device)
         if batch is None:
             return 0.0
         self.encoder.train()
