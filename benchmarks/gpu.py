@@ -1,4 +1,4 @@
-"""Training steps on a GPU beside all cores of the same machine: histories per second, and where a step's time goes.
+"""Training steps on a GPU beside one process on all cores of the same machine, and where a step's time goes.
 
     python benchmarks/gpu.py [--users 20000] [--places 20000] [--seconds 3]
 
@@ -35,6 +35,7 @@ Shapes = tuple[tuple[int, int, int], ...]
 SMALL: Final = 3
 """Of the shapes, as many are tried in float32."""
 SIDE: Final = 8192
+STEPS: Final = 60
 
 
 def wall(device: torch.device, seconds: float, work: Callable[[int], object]) -> float:
@@ -72,6 +73,7 @@ def hardwares() -> Iterator[tuple[str, TrainConfig, Shapes]]:
 def row(problem: tuple[Histories, Vocabulary], config: TrainConfig, name: str, limits: float, seconds: float) -> str:
     """One shape on one device."""
     hardware = choose(config)
+    taken, memory = spent_by_training(problem, config)
     plan, encoder = prepare.prepare(*problem, config, ALONE, lambda phase: None)
     batches = sorted(plan.schedule(0), key=len)
     users = batches[len(batches) // 2]
@@ -83,7 +85,6 @@ def row(problem: tuple[Histories, Vocabulary], config: TrainConfig, name: str, l
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     views = plan.views[plan.fold[users[0]]].to(hardware.device)
     updated = wall(hardware.device, seconds, lambda _: step.update(model, optimizer, views, batch, ALONE))
-    taken = spent_by_training(problem, config, seconds / updated)
     rate = useful_flops(batch, lengths, encoder) / taken
     cells = [
         f"{config.layers} x {config.width}, {len(users):,} users",
@@ -93,19 +94,20 @@ def row(problem: tuple[Histories, Vocabulary], config: TrainConfig, name: str, l
         f"{1e3 * taken:.1f}",
         f"{len(lengths) / taken:,.0f}",
         f"{rate / 1e12:.2f} ({rate / limits:.1%})",
-        f"{torch.cuda.max_memory_allocated() / 2**20:,.0f}" if hardware.device.type == "cuda" else "",
+        f"{memory / 2**20:,.0f}",
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def spent_by_training(problem: tuple[Histories, Vocabulary], config: TrainConfig, steps: float) -> float:
-    """Median seconds between steps of a real training, the first ten left out."""
+def spent_by_training(problem: tuple[Histories, Vocabulary], config: TrainConfig) -> tuple[float, int]:
+    """Median seconds between steps of a real training, the first ten left out, and the most bytes of a GPU it held."""
     times: list[float] = []
-    settings = {"max_steps": max(20, int(steps)), "epochs": 1_000, "checkpoint_steps": 10**9}
+    settings = {"max_steps": STEPS, "epochs": 1_000, "checkpoint_steps": 10**9}
     if config.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     train(*problem, config.model_copy(update=settings), on_step=lambda *_: times.append(time.perf_counter()))
-    return float(np.median(np.diff(times)[10:]))
+    memory = torch.cuda.max_memory_allocated() if config.device == "cuda" else 0
+    return float(np.median(np.diff(times)[10:])), memory
 
 
 def main() -> None:

@@ -14,7 +14,10 @@ from tastetwin.sources.synthetic import TownConfig, TownReport, write_town
 from tastetwin.store import Store
 
 TOWN = TownConfig(users=700, seed=3)
-QUICK = Config(train=TrainConfig(epochs=1, layers=1, width=32, heads=2, dim=64), evaluate=EvaluateConfig(bootstrap=200))
+QUICK = Config(
+    train=TrainConfig(epochs=1, layers=1, width=32, heads=2, dim=64, device="cpu"),
+    evaluate=EvaluateConfig(bootstrap=200),
+)
 NEXT_DAY = TOWN.until + timedelta(days=1)
 
 

@@ -38,7 +38,7 @@ TOWN: Final = TownConfig(users=150, places=40, mean_favors=15, seed=3)
 LENIENT: Final = EvaluateConfig(bootstrap=100, min_ratio_to_baseline=0, min_ratio_to_published=0)
 SETTINGS: Final = Config(
     engine=EngineConfig(partitions=2),
-    train=TrainConfig(epochs=1, width=16, heads=2, dim=16, batch_users=32, checkpoint_steps=2),
+    train=TrainConfig(epochs=1, width=16, heads=2, dim=16, batch_users=32, checkpoint_steps=2, device="cpu"),
     analyze=AnalyzeConfig(k=20),
     evaluate=LENIENT,
     deliver=DeliverConfig(keep_runs=2),

@@ -33,7 +33,16 @@ from tastetwin.tables import put_table
 from tests.model import towns
 
 CONFIG = TrainConfig(
-    dim=16, layers=1, width=16, heads=2, epochs=6, batch_users=16, max_length=16, checkpoint_steps=4, threads=1
+    dim=16,
+    layers=1,
+    width=16,
+    heads=2,
+    epochs=6,
+    batch_users=16,
+    max_length=16,
+    checkpoint_steps=4,
+    threads=1,
+    device="cpu",
 )
 
 CHILD = """

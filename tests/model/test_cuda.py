@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -52,20 +51,12 @@ def by_cpu() -> Trained:
         return trained("cpu")
 
 
-def likeness(first: Trained, second: Trained) -> np.ndarray:
-    """[n, n] how users lie to each other by both, the difference: a projection may be turned."""
-    a, b = (each.encode(TOWN, 20) for each in (first, second))
-    return np.abs(a @ a.T - b @ b.T)
-
-
 def test_it_learns_the_same_in_float32(by_cpu: Trained) -> None:
     found = trained("cuda")
     assert len(by_cpu.record.losses) >= 20
     assert found.record.losses == pytest.approx(by_cpu.record.losses, rel=1e-3)
     assert found.record.validation_mrr == pytest.approx(by_cpu.record.validation_mrr, abs=0.02)
     assert found.record.ran_on == [{"since": 0, "processes": 1, "device": "cuda", "precision": "float32"}]
-    if found.record.gates == by_cpu.record.gates:
-        assert likeness(found, by_cpu).max() < 0.02
 
 
 def test_by_itself_it_takes_the_gpu_and_bf16(by_cpu: Trained) -> None:
@@ -88,8 +79,8 @@ def test_a_checkpoint_goes_on_there_and_on_a_cpu(by_cpu: Trained, tmp_path: Path
         assert found.record.ran_on[1]["since"] == 8
 
 
-def test_what_is_trained_there_is_exported_from_the_cpu() -> None:
-    """``Trained`` promises an encoder there, whatever computed it."""
+def test_what_was_trained_there_ends_on_the_cpu() -> None:
+    """``Trained`` promises it, whatever computed it: export and analysis go on from there."""
     state = trained("cuda").encoder.state_dict()
     assert {value.device.type for value in state.values()} == {"cpu"}
 

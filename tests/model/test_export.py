@@ -22,7 +22,9 @@ from tastetwin.model.train import train
 from tastetwin.model.views import fit_tables, kinds_of_place, table_floats
 from tests.model import towns
 
-CONFIG = TrainConfig(dim=32, layers=2, width=16, heads=2, epochs=1, batch_users=32, max_length=20, threads=1)
+CONFIG = TrainConfig(
+    dim=32, layers=2, width=16, heads=2, epochs=1, batch_users=32, max_length=20, threads=1, device="cpu"
+)
 
 
 @pytest.fixture(scope="module")

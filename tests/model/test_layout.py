@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tastetwin.features.histories import FIRST_PLACE_ROW, UNKNOWN_DAY, Histories
+from tastetwin.model import layout
 from tastetwin.model.batches import pack, pad
 from tastetwin.model.encoder import Encoder, Shape
 from tastetwin.model.layout import Packed, Padded, packed, padded
@@ -55,11 +58,18 @@ def both(encoder: Encoder, town: Histories, most: int = 100) -> tuple[Tensor, Te
         return torch.cat(encoder.parts(encoder.views, favors), dim=1), slow
 
 
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=70), st.integers(1, 50), st.booleans())
-@settings(max_examples=25, deadline=None)
-def test_packed_equals_padded(encoder: Encoder, lengths: list[int], most: int, known: bool) -> None:
-    """Whatever the lengths, the cut, and the users without a favor: every vector the same to rounding."""
-    fast, slow = both(encoder, of_lengths(lengths, known), most)
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=70),
+    st.integers(1, 50),
+    st.booleans(),
+    st.sampled_from(sorted(layout._GROUP_CELLS.values())),
+)
+@settings(max_examples=50, deadline=None)
+def test_packed_equals_padded(encoder: Encoder, lengths: list[int], most: int, known: bool, cells: int) -> None:
+    """Whatever the lengths, the cut, the size of attention's groups, and the users without a favor: every vector the
+    same to rounding."""
+    with patch.dict(layout._GROUP_CELLS, {"cpu": cells}):
+        fast, slow = both(encoder, of_lengths(lengths, known), most)
     assert torch.allclose(fast, slow, atol=1e-5)
 
 

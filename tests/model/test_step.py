@@ -22,7 +22,9 @@ from tastetwin.model.train import Trained, train
 from tastetwin.model.workers import Workers
 from tests.model import towns
 
-CONFIG = TrainConfig(dim=32, layers=1, width=16, heads=2, epochs=4, batch_users=32, max_length=20, threads=1)
+CONFIG = TrainConfig(
+    dim=32, layers=1, width=16, heads=2, epochs=4, batch_users=32, max_length=20, threads=1, device="cpu"
+)
 ALONE = Workers(0, 1)
 CPU = torch.device("cpu")
 
@@ -137,7 +139,7 @@ def test_bf16_trains_alike_and_exports(tmp_path: Path) -> None:
 
 
 def _trained(town: Histories, precision: str) -> Trained:
-    return train(town, towns.vocabulary(60), CONFIG.model_copy(update={"device": "cpu", "precision": precision}))
+    return train(town, towns.vocabulary(60), CONFIG.model_copy(update={"precision": precision}))
 
 
 def test_cuda_where_there_is_none_is_a_coded_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,8 +147,20 @@ def test_cuda_where_there_is_none_is_a_coded_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="NO-CUDA"):
         _trained_on("cuda")
+    by_itself = CONFIG.model_copy(update={"device": "auto"})
+    assert hardware.choose(by_itself).device.type == "cpu"
+    assert hardware.choose(by_itself).products == torch.float32
+
+
+def test_more_processes_than_gpus_is_a_coded_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torchrun starts as many as it is told, whatever the machine has."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for device in ("cuda", "auto"):
+        with pytest.raises(InputError, match=r"NO-CUDA.*1 GPU"):
+            hardware.choose(CONFIG.model_copy(update={"device": device}))
     assert hardware.choose(CONFIG).device.type == "cpu"
-    assert hardware.choose(CONFIG).products == torch.float32
 
 
 def _trained_on(device: str) -> Trained:

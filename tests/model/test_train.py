@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from tastetwin.config import TrainConfig
 from tastetwin.features.histories import Histories
-from tastetwin.model.prepare import halves, twin_mrr
+from tastetwin.model import step
+from tastetwin.model.prepare import Plan, halves, twin_mrr
 from tastetwin.model.train import Trained, train
 from tests.model import towns
 
-CONFIG = TrainConfig(dim=32, layers=1, width=16, heads=2, epochs=2, batch_users=32, max_length=20, threads=1)
+CONFIG = TrainConfig(
+    dim=32, layers=1, width=16, heads=2, epochs=2, batch_users=32, max_length=20, threads=1, device="cpu"
+)
 
 
 def vectors(trained: Trained, town: Histories) -> np.ndarray:
@@ -69,3 +76,20 @@ def test_twin_mrr_by_hand() -> None:
     assert twin_mrr(eye, eye) == 1
     assert twin_mrr(eye, eye[::-1].copy()) == 0.5
     assert twin_mrr(eye, np.ones((2, 2), np.float32)) == pytest.approx(1 / 1.5)
+
+
+def test_a_draw_that_fails_ends_the_training_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next batch is drawn beside the one computed; what fails there must come out, and leave no thread behind."""
+    draw, seen = step.draw, []
+
+    def sometimes(plan: Plan, users: npt.NDArray[np.int64], number: int, *rest: Any) -> step.Draw | None:
+        if number == 4:
+            raise MemoryError
+        return draw(plan, users, number, *rest)
+
+    monkeypatch.setattr(step, "draw", sometimes)
+    town = towns.histories(160, 80, 4, 14, seed=1)
+    with pytest.raises(MemoryError):
+        train(town, towns.vocabulary(80), CONFIG, on_step=lambda done, total, loss: seen.append(done))
+    assert seen == [1, 2, 3, 4]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("draw")]

@@ -26,7 +26,9 @@ from tastetwin.model.train import train
 from tastetwin.model.workers import Workers
 from tests.model import towns
 
-CONFIG = TrainConfig(dim=32, layers=1, width=16, heads=2, epochs=2, batch_users=32, max_length=20, threads=1)
+CONFIG = TrainConfig(
+    dim=32, layers=1, width=16, heads=2, epochs=2, batch_users=32, max_length=20, threads=1, device="cpu"
+)
 USERS: Final = 120
 HELD_OUT: Final = 20
 SHARED: Final = 40

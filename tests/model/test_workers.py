@@ -24,7 +24,16 @@ pytestmark = pytest.mark.slow
 
 ROOT: Final = Path(__file__).parents[2]
 CONFIG = TrainConfig(
-    dim=16, layers=1, width=16, heads=2, epochs=6, batch_users=16, max_length=16, checkpoint_steps=4, threads=1
+    dim=16,
+    layers=1,
+    width=16,
+    heads=2,
+    epochs=6,
+    batch_users=16,
+    max_length=16,
+    checkpoint_steps=4,
+    threads=1,
+    device="cpu",
 )
 
 CHILD = """
@@ -55,7 +64,7 @@ if not dropout:
 def on_step(step, total, loss):
     if step == die_at and rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-config = CONFIG.model_copy(update={"dropout": dropout, "device": device})
+config = CONFIG.model_copy(update={"dropout": dropout, "device": device, "precision": "float32"})
 town, vocabulary = towns.histories(90, 40, 4, 12, seed=2), towns.vocabulary(40)
 result = train(town, vocabulary, config, None, Store(folder), on_step)
 threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
@@ -78,7 +87,7 @@ def run(
     """Exit codes of so many processes that train together, as torchrun would start them.
 
     The last of them is killed after step ``die_at``, and finds NaN in the steps ``nan_at``. They talk by what the
-    product chooses, or ``by`` another way.
+    product chooses, each with a GPU of its own where ``device`` is cuda; or ``by`` another way, with one GPU for all.
     """
     folder.mkdir(exist_ok=True)
     with socket.socket() as free:
@@ -88,15 +97,15 @@ def run(
     command += [device, by]
     base = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     children = [
-        subprocess.Popen(command, cwd=ROOT, env={**base, **_place(rank, processes, bool(by))})
+        subprocess.Popen(command, cwd=ROOT, env={**base, **_place(rank, processes, 0 if by else rank)})
         for rank in range(processes)
     ]
     return [child.wait(timeout=300) for child in children]
 
 
-def _place(rank: int, processes: int, one_device: bool) -> dict[str, str]:
-    """What torchrun tells a process; ``one_device``: all of them share the machine's first."""
-    return {"RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": "0" if one_device else str(rank)}
+def _place(rank: int, processes: int, gpu: int) -> dict[str, str]:
+    """What torchrun tells a process, which takes that GPU where it takes one."""
+    return {"RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(gpu)}
 
 
 def record(folder: Path, rank: int = 0) -> dict[str, Any]:

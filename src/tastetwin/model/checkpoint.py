@@ -1,7 +1,7 @@
 """Checkpoints of a training in progress, in a store of their own: tensors in safetensors, the rest in JSON.
 
-A resumed training continues bit for bit: randomness is drawn from (seed, step), so weights, optimiser state and the
-number of steps done are all there is to keep.
+A resumed training continues, on a CPU bit for bit: randomness is drawn from (seed, step), so weights, optimiser state
+and the number of steps done are all there is to keep.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 *Padded*: [n, length, ...], every user as long as the longest. Simple, and what the exported graph reads.
 *Packed*: [total, ...], users end to end. What is done per favor (embedding, norms, linear layers: nearly all of the
-work) is never done on padding; only attention pads, within groups of users of similar length.
+work) is never done on padding; only attention pads, on a CPU within groups of users of similar length.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tastetwin.model.batches import PackedBatch, length_buckets
 
 RECENCY_BUCKETS: Final = 8
 _GROUP_CELLS: Final = {"cpu": 1_024, "cuda": 65_536}
-"""Padded favors that attention handles at a time: small groups hold users of nearly one length; a GPU computes padding
-sooner than it is asked to compute one group more."""
+"""Padded favors that attention handles at a time. Small groups hold users of nearly one length; on a GPU starting one
+more kernel costs more than computing padding."""
 
 
 class Layout(Protocol):

@@ -11,8 +11,9 @@ a negative pair shares a place and only taste can tell them apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -93,7 +94,7 @@ def train(
     on_step: OnStep = lambda step, total, loss: None,
     tell: Tell = lambda phase: None,
 ) -> Trained:
-    """Fit on all users but ``holdout`` (positions); resumes exactly from what ``checkpoints`` holds.
+    """Fit on all users but ``holdout`` (positions); resumes from what ``checkpoints`` holds, exactly on a CPU.
 
     ``on_step(steps done, steps in all, loss)`` is called after each step, ``tell(what)`` when another phase begins.
     Under ``torchrun`` every process calls this with the same arguments; only process 0 reads and writes checkpoints,
@@ -148,24 +149,25 @@ class _Loop:
         done, failures = self.state.spread(self.group, done), 0
         self.record.runs_on(done, self.group.world, self.hardware)
         tell(f"going on from step {done}" if done else "training")
-        for users, batch in self._drawn(done):
-            loss = self._step(users, batch, done)
-            done += 1
-            failures = 0 if math.isfinite(loss) else failures + 1
-            if failures:
-                self.record.skipped_steps += 1
-            else:
-                self.record.losses.append(loss)
-            if failures == ROLLBACK_AFTER:
-                self._roll_back(done)
-            if self.store is not None and done % self.plan.config.checkpoint_steps == 0 and not failures:
-                self.state.save(self.store, done)
-            on_step(done, self.total, loss)
+        with closing(self._drawn(done)) as drawn:
+            for users, batch in drawn:
+                loss = self._step(users, batch, done)
+                done += 1
+                failures = 0 if math.isfinite(loss) else failures + 1
+                if failures:
+                    self.record.skipped_steps += 1
+                else:
+                    self.record.losses.append(loss)
+                if failures == ROLLBACK_AFTER:
+                    self._roll_back(done)
+                if self.store is not None and done % self.plan.config.checkpoint_steps == 0 and not failures:
+                    self.state.save(self.store, done)
+                on_step(done, self.total, loss)
 
-    def _drawn(self, done: int) -> Iterator[tuple[npt.NDArray[np.int64], step.Draw | None]]:
+    def _drawn(self, done: int) -> Generator[tuple[npt.NDArray[np.int64], step.Draw | None]]:
         """Users of each batch and what was drawn of them; the next is drawn while one is computed."""
         last: tuple[npt.NDArray[np.int64], Future[step.Draw | None]] | None = None
-        with ThreadPoolExecutor(1, "draw") as thread:
+        with ThreadPoolExecutor(1, "draw", self.hardware.enter) as thread:
             for number, users in enumerate(self._batches(done), done):
                 coming = thread.submit(step.draw, self.plan, users, number, self.group, self.hardware.device)
                 if last is not None:
