@@ -105,8 +105,8 @@ serving-peers-env: .venv-serving-peers/.made
 	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints-serving-peers.txt mosec litserve kserve onnxruntime orjson
 	@touch $@
 
-# Engines of containers, a load balancer, promtool: from Debian, which asks for root.
-DEBIAN := podman runc buildah catatonit netavark aardvark-dns iptables debootstrap haproxy prometheus wrk redis-server socat strace unzip
+# Engines of containers, a load balancer, promtool, Redis, a browser: from Debian, which asks for root.
+DEBIAN := podman runc buildah catatonit netavark aardvark-dns iptables debootstrap haproxy prometheus wrk redis-server chromium socat strace unzip
 .tools/.debian:
 	@mkdir -p .tools
 	@dpkg -s $(DEBIAN) >/dev/null 2>&1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; }
