@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tastetwin.config import TrainConfig
 from tastetwin.features.histories import FIRST_PLACE_ROW, Histories
 from tastetwin.model.carry import can_carry_on, carry_on, restore, tables_of, turn_onto
 from tastetwin.model.export import export_weights
@@ -17,9 +16,7 @@ from tastetwin.model.train import Trained, train
 from tests.evaluation.planted import make_histories
 from tests.model import towns
 
-CONFIG = TrainConfig(
-    dim=32, layers=1, width=16, heads=2, epochs=2, batch_users=32, max_length=20, threads=1, device="cpu"
-)
+CONFIG = towns.CONFIG
 GROUPS, PLACES, NEW = 4, 80, 8
 TOWN = towns.histories(users=160, places=PLACES, groups=GROUPS, length=14, seed=1)
 BEFORE, TODAY = towns.vocabulary(PLACES), towns.vocabulary(PLACES + NEW, categories=4, regions=3)

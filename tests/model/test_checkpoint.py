@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from tastetwin import durable
-from tastetwin.config import Config, TrainConfig
+from tastetwin.config import Config
 from tastetwin.errors import InputError, StoreError
 from tastetwin.features.taste import to_arrow
 from tastetwin.features.vocabulary import write_vocabulary
@@ -32,18 +32,7 @@ from tastetwin.store import Store
 from tastetwin.tables import put_table
 from tests.model import towns
 
-CONFIG = TrainConfig(
-    dim=16,
-    layers=1,
-    width=16,
-    heads=2,
-    epochs=6,
-    batch_users=16,
-    max_length=16,
-    checkpoint_steps=4,
-    threads=1,
-    device="cpu",
-)
+CONFIG = towns.MANY_STEPS
 
 CHILD = """
 import os, signal, sys

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tastetwin.config import TrainConfig
 from tastetwin.features.histories import FIRST_PLACE_ROW
 from tastetwin.model.encoder import Encoder
 from tastetwin.model.export import export_onnx, export_weights
@@ -22,9 +21,7 @@ from tastetwin.model.train import train
 from tastetwin.model.views import fit_tables, kinds_of_place, table_floats
 from tests.model import towns
 
-CONFIG = TrainConfig(
-    dim=32, layers=2, width=16, heads=2, epochs=1, batch_users=32, max_length=20, threads=1, device="cpu"
-)
+CONFIG = towns.CONFIG.model_copy(update={"layers": 2, "epochs": 1})
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tastetwin.config import TrainConfig
 from tastetwin.errors import InputError
 from tastetwin.features.histories import Histories
 from tastetwin.model import hardware, step
@@ -22,9 +21,7 @@ from tastetwin.model.train import Trained, train
 from tastetwin.model.workers import Workers
 from tests.model import towns
 
-CONFIG = TrainConfig(
-    dim=32, layers=1, width=16, heads=2, epochs=4, batch_users=32, max_length=20, threads=1, device="cpu"
-)
+CONFIG = towns.CONFIG.model_copy(update={"epochs": 4})
 ALONE = Workers(0, 1)
 CPU = torch.device("cpu")
 

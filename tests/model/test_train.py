@@ -10,16 +10,13 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tastetwin.config import TrainConfig
 from tastetwin.features.histories import Histories
 from tastetwin.model import step
 from tastetwin.model.prepare import Plan, halves, twin_mrr
 from tastetwin.model.train import Trained, train
 from tests.model import towns
 
-CONFIG = TrainConfig(
-    dim=32, layers=1, width=16, heads=2, epochs=2, batch_users=32, max_length=20, threads=1, device="cpu"
-)
+CONFIG = towns.CONFIG
 
 
 def vectors(trained: Trained, town: Histories) -> np.ndarray:

@@ -16,7 +16,6 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from tastetwin.config import TrainConfig
 from tastetwin.features.histories import FIRST_PLACE_ROW, Histories
 from tastetwin.model import step
 from tastetwin.model.encoder import Encoder, LinearViews
@@ -26,9 +25,7 @@ from tastetwin.model.train import train
 from tastetwin.model.workers import Workers
 from tests.model import towns
 
-CONFIG = TrainConfig(
-    dim=32, layers=1, width=16, heads=2, epochs=2, batch_users=32, max_length=20, threads=1, device="cpu"
-)
+CONFIG = towns.CONFIG
 USERS: Final = 120
 HELD_OUT: Final = 20
 SHARED: Final = 40

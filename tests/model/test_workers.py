@@ -15,26 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tastetwin.config import TrainConfig
 from tastetwin.generations import read_manifest
 from tastetwin.model.workers import Workers
+from tests.model import towns
 from tests.world import QUICK, Journey
 
 pytestmark = pytest.mark.slow
 
 ROOT: Final = Path(__file__).parents[2]
-CONFIG = TrainConfig(
-    dim=16,
-    layers=1,
-    width=16,
-    heads=2,
-    epochs=6,
-    batch_users=16,
-    max_length=16,
-    checkpoint_steps=4,
-    threads=1,
-    device="cpu",
-)
+CONFIG = towns.MANY_STEPS
 
 CHILD = """
 import functools, gc, json, os, signal, sys

@@ -5,8 +5,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from tastetwin.config import TrainConfig
 from tastetwin.features.histories import FIRST_PLACE_ROW, UNKNOWN_DAY, Histories, Vocabulary
 from tastetwin.model.batches import pad
+
+CONFIG = TrainConfig(
+    dim=32, layers=1, width=16, heads=2, epochs=2, batch_users=32, max_length=20, threads=1, device="cpu"
+)
+"""A training of moments; on the CPU, where the same training gives the same bits."""
+MANY_STEPS = CONFIG.model_copy(
+    update={"dim": 16, "epochs": 6, "batch_users": 16, "max_length": 16, "checkpoint_steps": 4}
+)
 
 
 def vocabulary(places: int, categories: int = 3, regions: int = 2) -> Vocabulary:

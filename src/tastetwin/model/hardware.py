@@ -38,7 +38,7 @@ def choose(config: TrainConfig) -> Hardware:
 
     A GPU becomes this process's current device, the one numbered as the process is on its machine, and cuDNN's
     attention is switched off in the process: it plans anew for every shape, and no two batches have the same (a step of
-    1,024 users, 128 wide, took 144 ms with it on an H100, and 28 ms without).
+    862 users, 128 wide, took 144 ms with it on an H100, and 28 ms without; ``benchmarks/gpu.py``).
 
     Raises:
         InputError: NO-CUDA when "cuda" is asked for and torch sees no such device, or too few for all processes.
@@ -58,7 +58,7 @@ def choose(config: TrainConfig) -> Hardware:
         raise InputError(
             "NO-CUDA",
             place="train.device",
-            value=f"process {local_rank() + 1} of this machine, which has {there_are} GPU",
+            value=f"process {local_rank() + 1} of this machine, for {there_are} GPU(s)",
             rule="a GPU for each process",
             fix="start as many processes as there are GPUs, or set train.device to cpu",
         )
