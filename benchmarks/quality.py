@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Iterator
 from datetime import date
 from functools import partial
@@ -55,14 +54,13 @@ def measure(engine: Engine, folder: Path, day: date, options: argparse.Namespace
     """One dataset: run, keep, print."""
     config = Config()
     dataset = load_dataset(engine, str(folder), day, config)
-    began = time.monotonic()
     methods = {name: fit for name, fit in all_methods(config.train).items() if name not in options.without}
     to: Path = options.to
     to.mkdir(parents=True, exist_ok=True)
     measurement = Measurement(dataset, config, options.seeds, methods, keep=to, tell=partial(tell, folder.name))
     measurement.run()
     found = measurement.found()
-    page = markdown(found, time.monotonic() - began)
+    page = markdown(found, sum(measurement.steps.done.values()))
     (to / f"{found.dataset}.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
     (to / f"{found.dataset}.md").write_text(page)
     print(page, flush=True)

@@ -3,15 +3,16 @@
     OMP_NUM_THREADS=1 python benchmarks/votes.py FOLDER
 
 Neighbour utility (task 4 of the benchmark; NDCG@20 of first visits after the cut, on the users by whom nothing is
-chosen) lets the nearest K users vote with their cosine, K of 20, 50, 100. Here the encoder's vectors and the strongest
-baselines vote also chosen by CSLS, by squared weights, and with the TF-IDF cosine of the places both have on top; "the
-same, overlap in it" has the 128 strongest directions of those TF-IDF rows in the vector, at equal weight. The last
-column fits the weight of a vote to the very question, on the validation users: a log-linear function of cosine,
-TF-IDF cosine, their squares and product, and both lengths of history, for the 300 nearest by either. Below the table
-the encoder's *views* are weighted anew for the question: everybody votes by the exponential of the cosine, and the
-weight of each view, the temperature and that of a long history are fitted on the validation users (Goldberger et al.
-2004). The last line has no people in it: what a recommender of *places* reaches on the same question, EASE (Steck
-2019), the strongest linear one known, its ridge chosen on the validation users.
+chosen) lets the nearest K users vote with their similarity, K of 20, 50, 100: the cosine, or by CSLS the cosine less
+half of how near the twin's nearest are. Here the encoder's vectors and the strongest baselines vote also by squares,
+and with the TF-IDF cosine of the places both have on top; "the same, overlap in it" has the 128 strongest directions of
+those TF-IDF rows in the vector, at equal weight. The last column fits the weight of a vote to the very question, on the
+validation users: a log-linear function of cosine, TF-IDF cosine, their squares and product, and both lengths of
+history, for the 300 nearest by either. Below the table the encoder's *views* are weighted anew for the question:
+everybody votes by the exponential of the cosine, and the weight of each view, the temperature and that of a long
+history are fitted on the validation users (Goldberger et al. 2004). The last line has no people in it: what a
+recommender of *places* reaches on the same question, EASE (Steck 2019), the strongest linear one known, its ridge
+chosen on the validation users.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ablations import without_days, without_ratings
 from tastetwin.analysis.parts import unit
 from tastetwin.config import Config
 from tastetwin.engine import connect
-from tastetwin.evaluation.baselines import BASELINES, MORE_BASELINES, Baseline, Material
+from tastetwin.evaluation.baselines import BASELINES, MORE_BASELINES, TUNED, Baseline, Material
 from tastetwin.evaluation.dataset import load_dataset
 from tastetwin.evaluation.metrics import CSLS_NEIGHBOURS, score_blocks
 from tastetwin.evaluation.utility import NEIGHBOURS, Future, cut_in_time, ndcg_and_recall
@@ -42,7 +43,7 @@ from tastetwin.model.train import Trained, train
 
 Floats = npt.NDArray[np.float32]
 SEED: Final = 1
-BASELINE_NAMES: Final = ("TF-IDF overlap", "BM25 overlap", "iALS (tuned)", "fused linear", "full linear")
+BASELINE_NAMES: Final = ("TF-IDF overlap", "BM25 overlap", "iALS (tuned)", "full linear", "full linear (tuned)")
 DEPTH: Final = 300
 """Nearest by cosine, and by TF-IDF, whose votes the fitted weights may use."""
 EPOCHS: Final = 5
@@ -68,9 +69,9 @@ class Town:
         scores = ((at, np.asarray((block @ self.future.matrix).toarray(), np.float32)) for at, block in weights)
         return ndcg_and_recall(self.future, lambda: scores)[0]
 
-    def best(self, similarity: Floats, chosen: Floats, power: int) -> float:
+    def best(self, similarity: Floats, power: int) -> float:
         """Mean on the test users, with the number of voters that serves the others best."""
-        tried = [self.worth(nearest(similarity, chosen, k, power)) for k in NEIGHBOURS]
+        tried = [self.worth(nearest(similarity, k, power)) for k in NEIGHBOURS]
         found = max(tried, key=lambda ndcg: float(ndcg[self.chosen_by].mean()))
         return float(found[~self.chosen_by].mean())
 
@@ -81,13 +82,13 @@ def alone(similarity: Floats) -> Floats:
     return similarity
 
 
-def nearest(similarity: Floats, chosen: Floats, k: int, power: int) -> Iterator[tuple[int, sp.csr_matrix]]:
-    """The k of the largest ``chosen``, each voting by ``similarity``."""
-    for at in range(0, len(chosen), 1000):
-        top = np.argpartition(-chosen[at : at + 1000], k - 1, axis=1)[:, :k]
+def nearest(similarity: Floats, k: int, power: int) -> Iterator[tuple[int, sp.csr_matrix]]:
+    """The k nearest, each voting by a power of ``similarity``."""
+    for at in range(0, len(similarity), 1000):
+        top = np.argpartition(-similarity[at : at + 1000], k - 1, axis=1)[:, :k]
         weights = np.maximum(np.take_along_axis(similarity[at : at + 1000], top, axis=1), 0) ** power
         indptr = np.arange(0, top.size + 1, k)
-        yield at, sp.csr_matrix((weights.ravel(), top.ravel(), indptr), shape=(len(top), len(chosen)))
+        yield at, sp.csr_matrix((weights.ravel(), top.ravel(), indptr), shape=(len(top), len(similarity)))
 
 
 def beside_overlap(vectors: Floats, town: Town) -> Floats:
@@ -99,9 +100,9 @@ def beside_overlap(vectors: Floats, town: Town) -> Floats:
 
 
 def csls(similarity: Floats) -> Floats:
-    """Less what everybody is near to."""
+    """Less half of how near each one's nearest are."""
     crowd = np.partition(similarity, -CSLS_NEIGHBOURS, axis=1)[:, -CSLS_NEIGHBOURS:].mean(axis=1)
-    return np.asarray(2 * similarity - crowd)
+    return np.asarray(similarity - crowd / 2)
 
 
 def fitted(town: Town, cosine: Floats) -> float:
@@ -232,7 +233,7 @@ def main() -> None:
     future = cut_in_time(dataset)
     material = Material(future.past, dataset.vocabulary, future.past, future.past, config.evaluate, SEED)
     town = Town(future)
-    baselines = {**MORE_BASELINES, **BASELINES}
+    baselines = {**MORE_BASELINES, **BASELINES, **TUNED}
     trained = train(future.past, dataset.vocabulary, config.train.model_copy(update={"seed": SEED}))
     encoded = trained.encode(future.past, config.train.max_length)
     untold = without_ratings(without_days(future.past))
@@ -250,7 +251,7 @@ def main() -> None:
         cosine = alone(np.concatenate([np.array(block) for _, block in score_blocks(vectors, vectors)]))
         mixed = cosine + 2 * town.overlap
         found = [
-            town.best(similarity, csls(similarity) if corrected else similarity, power)
+            town.best(csls(similarity) if corrected else similarity, power)
             for similarity, corrected, power in (
                 (cosine, False, 1), (cosine, True, 1), (cosine, False, 2), (cosine, True, 2),
                 (mixed, False, 2), (mixed, True, 2),

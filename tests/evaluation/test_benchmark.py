@@ -17,7 +17,7 @@ from tastetwin.errors import InputError
 from tastetwin.evaluation.baselines import Baseline, Material, Pair, full_linear, random_in_region, tfidf_overlap
 from tastetwin.evaluation.benchmark import BERT_2021, Benchmark, Measurement
 from tastetwin.evaluation.dataset import Dataset, load_dataset
-from tastetwin.evaluation.records import MODEL
+from tastetwin.evaluation.records import MODEL, Coverage
 from tastetwin.evaluation.tables import as_tables
 from tastetwin.features.home import home_regions
 from tastetwin.sources.synthetic import TownConfig, write_town
@@ -89,6 +89,26 @@ def test_lists_are_chosen_and_judged_by_one_split_of_the_users(given: list[Mater
     assert of_lists.seed == CONFIG.evaluate.seed == of_lists.config.seed
 
 
+def test_a_day_later_the_same_people_have_what_came_next(
+    dataset: Dataset, given: list[Material], found: Benchmark
+) -> None:
+    """A hundredth of all favors; newcomers of that day have no list of the day before to compare theirs with."""
+    (of_lists,) = given[len(found.seeds) :]
+    before, after = of_lists.a, of_lists.b
+    assert before is of_lists.train and before.user_ids.tolist() == after.user_ids.tolist()
+    dated = dataset.favors.filter(dataset.favors.column("at").is_valid()).sort_by("at")
+    moments = dated.column("at").cast(pa.int64()).to_numpy()
+    begin = np.searchsorted(moments, int(np.quantile(moments, 0.8)), side="right")
+    end = begin + round(0.01 * len(dataset.favors))
+    assert moments[end - 1] < moments[end], "no tie decides"
+    day = dated.slice(begin, end - begin).to_pylist()
+    rows = {place: row for row, place in enumerate(dataset.vocabulary.place_ids)}
+    for at, user in enumerate(before.user_ids):
+        then, now = ({*users.places[users.offsets[at] : users.offsets[at + 1]]} for users in (before, after))
+        assert now == then | {rows[each["place"]] for each in day if each["user_idno"] == user}
+    assert (after.lengths() > before.lengths()).sum() > 20
+
+
 def test_a_ratio_is_to_the_best_baseline_of_its_task(found: Benchmark) -> None:
     for task in ("disjoint", "matched", "chronological"):
         scores = [score for score in found.pairs if score.task == task]
@@ -111,6 +131,42 @@ def test_planted_taste_and_friends_are_told_where_there_are_vectors(found: Bench
     planted = lists[MODEL].planted
     assert planted is not None and planted > 0.05 and lists["TF-IDF overlap"].planted is None
     assert lists[MODEL].friends_auc is not None and 0 <= lists[MODEL].never_shown < 0.5
+
+
+def test_tables_tell_the_figures_that_their_columns_name(found: Benchmark) -> None:
+    """Of a pair of columns, one under the other's name looks as good."""
+    tables = {title.partition(":")[0]: (columns, rows) for title, columns, rows in as_tables(found)}
+
+    def cells(title: str, method: str) -> dict[str, str]:
+        columns, rows = tables[title]
+        return next(dict(zip(columns, row, strict=True)) for row in rows if row[0] == method)
+
+    pair = max((s for s in found.pairs if (s.task, s.method) == ("disjoint", MODEL)), key=lambda s: s.mrr.value)
+    assert pair.recall_10 != pair.recall_100
+    told = cells("Disjoint twin test", MODEL)
+    assert (told["CSLS"], told["recall@10"], told["recall@100"]) == (
+        "yes" if pair.csls else "no", f"{pair.recall_10:.2f}", f"{pair.recall_100:.2f}",
+    )  # fmt: skip
+    (utility,) = (score for score in found.utility if score.method == MODEL)
+    told = cells("Neighbour utility", MODEL)
+    assert (told["twins"], told["CSLS"]) == (str(utility.neighbours), "yes" if utility.csls else "no")
+    told = cells("Neighbour utility", "item kNN")
+    assert (told["by"], told["twins"], told["CSLS"]) == ("places", "-", "-")
+    (looks,) = (score for score in found.lists if score.method == MODEL)
+    assert cells("Lists of everybody", MODEL)["Jaccard@10 a day later"] == f"{looks.stability:.3f}"
+
+
+def test_tables_are_whole_and_name_who_is_shown_least(found: Benchmark) -> None:
+    """A group of a few, of whom one is in no list, says nothing."""
+    for _, columns, rows in as_tables(found):
+        assert rows and {len(row) for row in rows} == {len(set(columns))}
+    alike = found.lists[0]
+    groups = [Coverage("activity", name, 20, 1.0, shown) for name, shown in (("3-5", 0.5), ("6-10", 0.25))]
+    groups += [Coverage("activity", "11-30", 19, 1.0, 0.1)]
+    groups += [Coverage("region", name, 9, 1.0, 1.0) for name in ("a", "b")]
+    told = {title: rows for title, _, rows in as_tables(replace(found, lists=[replace(alike, coverage=groups)]))}
+    (rows,) = (rows for title, rows in told.items() if title.startswith("Who is among anybody's first ten"))
+    assert rows == [[alike.method, "6-10", "0.250", "-", "1.000"]]
 
 
 def test_the_record_is_plain_json(found: Benchmark) -> None:

@@ -10,7 +10,7 @@ from tastetwin.config import EvaluateConfig
 from tastetwin.evaluation.benchmark import Benchmark
 from tastetwin.evaluation.groups import GroupScore, Judged, end_to_end, pair_groups, utility_groups
 from tastetwin.evaluation.halves import PairKey, summaries
-from tastetwin.evaluation.lists import utility_scores
+from tastetwin.evaluation.lists import Votes, utility_scores
 from tastetwin.evaluation.records import MODEL
 from tastetwin.evaluation.tables import as_tables
 from tastetwin.evaluation.utility import Future
@@ -73,7 +73,8 @@ def test_a_baseline_that_is_worth_nothing_gives_no_endless_ratio(helped: int, ha
     test = np.flatnonzero(~future.validation(RULES.seed))
     ndcg = np.zeros(USERS)
     ndcg[test[:helped]] = 0.5
-    measured = {(MODEL, "people"): (20, np.ones(USERS), np.ones(USERS)), ("some", "places"): (0, ndcg, ndcg)}
+    ours, theirs = Votes(20, False, np.ones(USERS), np.ones(USERS)), Votes(0, False, ndcg, ndcg)
+    measured = {(MODEL, "people"): ours, ("some", "places"): theirs}
     found = utility_groups(measured, utility_scores(measured, future, RULES), future, RULES)
     assert [(group.kind, group.users) for group in found] == [("activity", len(test)), ("region", len(test))]
     assert all((group.ratio is not None) is has_interval for group in found)

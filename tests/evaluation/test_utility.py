@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 
-from tastetwin.evaluation.dataset import split_by_time
+from tastetwin.evaluation.dataset import first_of, split_by_time
 from tastetwin.evaluation.utility import (
     Future,
+    crowds,
     item_knn,
     ndcg_and_recall,
     popularity,
@@ -20,7 +21,7 @@ from tastetwin.evaluation.utility import (
     twins_places,
 )
 from tastetwin.features.histories import FIRST_PLACE_ROW
-from tests.evaluation.planted import make_histories, make_vocabulary
+from tests.evaluation.planted import make_histories, make_vocabulary, unit
 
 PLACES = 6
 
@@ -61,6 +62,18 @@ def test_a_twin_in_the_opposite_direction_does_not_vote() -> None:
     vectors = np.array([[1, 0], [-1, 0], [-1, 0], [-1, 0]], np.float32)
     ((_, scores),) = list(twins_places(WORLD, vectors, 3)())
     assert not scores[0].any()
+
+
+def test_csls_keeps_hubs_from_voting_and_weighs_the_votes() -> None:
+    """b is a hub: a asks b without CSLS, with it c, who is a little farther from a and far from all others."""
+    vectors = unit(np.array([[1, 0, 0], [1, 1, 1], [0.55, -0.835, 0], [0, 0, 1]]))
+    found = vectors @ vectors.T
+    crowd = crowds(vectors)
+    np.testing.assert_allclose(crowd, found[~np.eye(4, dtype=bool)].reshape(4, 3).mean(axis=1), rtol=1e-5)
+    for less, twin in ((0, 1), (crowd, 2)):
+        ((_, scores),) = list(twins_places(WORLD, vectors, 1, less)())
+        weight = found[0, twin] - np.broadcast_to(less, 4)[twin] / 2
+        np.testing.assert_allclose(scores[0], weight * WORLD.matrix.toarray()[twin], rtol=1e-5)
 
 
 def test_places_visited_before_are_never_the_answer() -> None:
@@ -131,3 +144,25 @@ def test_each_users_own_order_where_times_are_missing() -> None:
         ("a", "r4"), ("b", "r8"), ("b", "r9"),
     ]  # fmt: skip
     assert len(earlier) == 12
+
+
+def test_the_next_favors_in_time_come_first_and_ties_hang_on_no_order_of_the_table() -> None:
+    rows = [("a", 3, "x"), ("b", 2, "y"), ("c", 3, "z"), ("a", 5, "w"), ("c", 3, "v")]
+    whole = favors(rows)
+    for count in range(6):
+        found = first_of(whole, count)
+        days = [moment.day for moment in found.column("at").to_pylist()]
+        assert days == [2, 3, 3, 3, 5][:count]
+        again = first_of(whole.take([4, 3, 2, 1, 0]), count)
+        assert found.column("name").to_pylist() == again.column("name").to_pylist()
+
+
+def test_without_times_everybodys_next_favor_comes_before_anybodys_second() -> None:
+    """In the order of each: whoever has few favors is as likely to have one of the day as others."""
+    users = [f"u{n:02}" for n in range(40)]
+    later = favors([(user, None, f"{user} {n}") for user in users for n in range(3)])
+    first, second = (first_of(later, count).column("name").to_pylist() for count in (10, 60))
+    assert second[:10] == first and len({*first}) == 10
+    assert {*second[:40]} == {f"{user} 0" for user in users}
+    assert all(name.endswith(" 1") for name in second[40:])
+    assert first != [f"{user} 0" for user in users[:10]], "drawn, not the first by id"

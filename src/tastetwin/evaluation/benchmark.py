@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from tastetwin.config import Config, EvaluateConfig, TrainConfig
@@ -44,7 +43,9 @@ from tastetwin.evaluation.lists import (
     RECOMMENDERS,
     ListScore,
     UtilityScore,
-    as_utility,
+    Votes,
+    as_list_score,
+    as_votes,
     judge_list,
     judge_recommender,
     utility_scores,
@@ -52,7 +53,7 @@ from tastetwin.evaluation.lists import (
 from tastetwin.evaluation.records import MODEL
 from tastetwin.evaluation.steps import Steps, Tell
 from tastetwin.evaluation.tasks import PseudoUsers, chronological_pairs, disjoint_pairs
-from tastetwin.evaluation.utility import Future, cut_in_time
+from tastetwin.evaluation.utility import Future, a_day_later, cut_in_time
 from tastetwin.features.histories import FIRST_PLACE_ROW, Histories
 from tastetwin.features.holdout import choose_holdout
 from tastetwin.generations import fingerprint
@@ -63,7 +64,6 @@ MIN_LONG: Final = 20
 BERT_2021: Final = "BERT, masked (2021)"
 SLOW: Final = frozenset({BERT_2021})
 """Takes longer than all others together, so it comes when the others have measured everything."""
-Values = npt.NDArray[np.float64]
 
 
 @dataclass
@@ -130,7 +130,8 @@ class Measurement:
         self._ranks: dict[int, dict[str, TaskRanks]] = {}
         self._judged: dict[int, dict[PairTask, Judged]] = {}
         self._future: Future | None = None
-        self._utility: dict[tuple[str, str], tuple[int, Values, Values]] = {}
+        self._of_lists: Material | None = None
+        self._utility: dict[tuple[str, str], Votes] = {}
         self._lists: list[ListScore] = []
 
     def run(self) -> Benchmark:
@@ -201,25 +202,28 @@ class Measurement:
             self._ranks.setdefault(seed, {})[name] = as_ranks(found)
 
     def _judge_lists(self, names: Sequence[str]) -> None:
-        """Tasks 4 to 7: lists of all users by what they did before the cut, their utility afterwards, their looks."""
+        """Tasks 4 to 7: lists of all users by what they did before the cut, their worth afterwards, their looks."""
         future, material = self._cut()
         for name in names:
             work = functools.partial(judge_list, name, self._methods[name], material, self._dataset, future)
             found = self.steps.do(("lists", name), work)
-            self._utility[name, "people"] = as_utility(found)
-            self._lists.append(ListScore(**found["list"]))
+            self._utility[name, "people"] = as_votes(found)
+            self._lists.append(as_list_score(found))
 
     def _judge_recommenders(self) -> None:
         """Task 4 without people: places ranked for everybody, to see what lists of people are worth beside them."""
         future, material = self._cut()
         for name, recommend in RECOMMENDERS.items():
             work = functools.partial(judge_recommender, recommend, future, material)
-            self._utility[name, "places"] = as_utility(self.steps.do(("places", name), work))
+            self._utility[name, "places"] = as_votes(self.steps.do(("places", name), work))
 
     def _cut(self) -> tuple[Future, Material]:
-        self._future = future = self._future or cut_in_time(self._dataset)
-        rules = self._config.evaluate
-        return future, Material(future.past, self._dataset.vocabulary, future.past, future.past, rules, rules.seed)
+        if self._future is None or self._of_lists is None:
+            rules, vocabulary = self._config.evaluate, self._dataset.vocabulary
+            self._future = cut_in_time(self._dataset)
+            past, later = self._future.past, a_day_later(self._dataset, self._future)
+            self._of_lists = Material(past, vocabulary, past, later, rules, rules.seed)
+        return self._future, self._of_lists
 
 
 def _part(seed: int) -> str:

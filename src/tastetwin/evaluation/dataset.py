@@ -23,6 +23,7 @@ from tastetwin.config import Config, FeaturesConfig
 from tastetwin.engine import Engine
 from tastetwin.errors import InputError
 from tastetwin.features.histories import Histories, Vocabulary
+from tastetwin.features.holdout import uniform_hashes
 from tastetwin.features.stage import favor_rows, unlisted_too
 from tastetwin.features.taste import taste_histories
 from tastetwin.features.user_favor import group_favors
@@ -143,3 +144,19 @@ def split_by_time(favors: pa.Table, share: float) -> tuple[pa.Table, pa.Table]:
     place = np.arange(len(ordered)) - np.repeat(first, counts)
     late = pa.array(place >= np.repeat(np.ceil(share * counts), counts))
     return ordered.filter(pc.invert(late)), ordered.filter(late)
+
+
+def first_of(later: pa.Table, count: int) -> pa.Table:
+    """The ``count`` favors of the later part of ``split_by_time`` that come first, ties by a hash.
+
+    In time; where times are missing, the next favor of each user, then the one after it, in the order of the table: one
+    user after the other, ids ascending.
+    """
+    users, names = (later.column(name).to_pylist() for name in (USER, "name"))
+    ties = uniform_hashes((f"{user}\n{name}" for user, name in zip(users, names, strict=True)), 0, b"day")
+    if later.column("at").null_count:
+        _, first, counts = np.unique(np.array(users, object), return_index=True, return_counts=True)  # in order by user
+        moments = np.arange(len(later)) - np.repeat(first, counts)
+    else:
+        moments = later.column("at").cast(pa.int64()).to_numpy()
+    return later.take(pa.array(np.lexsort((ties, moments))[:count]))

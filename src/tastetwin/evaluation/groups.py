@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tastetwin.config import EvaluateConfig
 from tastetwin.evaluation.halves import PairKey, PairScore, PairTask
-from tastetwin.evaluation.lists import UtilityScore
+from tastetwin.evaluation.lists import UtilityScore, Votes
 from tastetwin.evaluation.metrics import (
     Interval,
     activity_buckets,
@@ -91,7 +91,7 @@ def pair_groups(
 
 
 def utility_groups(
-    found: Mapping[tuple[str, str], tuple[int, Values, Values]],
+    found: Mapping[tuple[str, str], Votes],
     scores: Sequence[UtilityScore],
     future: Future,
     rules: EvaluateConfig,
@@ -103,7 +103,7 @@ def utility_groups(
     test = ~future.validation(rules.seed)
     users = future.past.select(future.judged[test])
     judged = Judged(users.user_ids, users.lengths(), home_regions(users, future.vocabulary))
-    a, b = (found[key][1][test] for key in ((MODEL, "people"), (best.method, best.kind)))
+    a, b = (found[key].ndcg[test] for key in ((MODEL, "people"), (best.method, best.kind)))
     return list(_by_group(("utility", best.method), a, b, judged, list(future.vocabulary.region_codes), rules))
 
 

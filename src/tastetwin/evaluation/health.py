@@ -5,6 +5,7 @@ A twin table is int32 [n_users, k]: row u holds the positions of u's twins, the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,7 +81,9 @@ def list_health(users: ServedUsers, twins: TwinTable, earlier: EarlierLists | No
         overlap_random=overlap_random,
         stability=None if earlier is None else stability(users.histories.user_ids, twins, earlier, seed),
         lorenz=lorenz(shown),
-        coverage=_coverage(users, served, np.asarray(shown > 0)),
+        coverage=coverage(
+            users.histories.lengths(), users.regions, list(users.region_codes), served, np.asarray(shown > 0)
+        ),
     )
 
 
@@ -270,9 +273,16 @@ def _places(histories: Histories, user: np.integer) -> npt.NDArray[np.int32]:
     return histories.places[histories.offsets[user] : histories.offsets[user + 1]]
 
 
-def _coverage(users: ServedUsers, served: npt.NDArray[np.bool_], shown: npt.NDArray[np.bool_]) -> list[Coverage]:
-    by_activity = [("activity", *bucket) for bucket in activity_buckets(users.histories.lengths())]
-    by_region = [("region", *bucket) for bucket in region_buckets(users.regions, list(users.region_codes))]
+def coverage(
+    activity: npt.NDArray[np.int64],
+    homes: npt.NDArray[np.int32],
+    region_codes: Sequence[object],
+    served: npt.NDArray[np.bool_],
+    shown: npt.NDArray[np.bool_],
+) -> list[Coverage]:
+    """By activity and home region, who has a list and who is in one; all [n_users]."""
+    by_activity = [("activity", *bucket) for bucket in activity_buckets(activity)]
+    by_region = [("region", *bucket) for bucket in region_buckets(homes, region_codes)]
     return [
         Coverage(kind, name, int(mask.sum()), _share(served[mask]), _share(shown[mask]))
         for kind, name, mask in by_activity + by_region

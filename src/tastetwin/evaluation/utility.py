@@ -13,20 +13,23 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import scipy.sparse as sp
 
-from tastetwin.evaluation.dataset import Dataset, split_by_time
-from tastetwin.evaluation.metrics import score_blocks
+from tastetwin.evaluation.dataset import Dataset, first_of, split_by_time
+from tastetwin.evaluation.metrics import CSLS_NEIGHBOURS, score_blocks
 from tastetwin.features.histories import Histories, Vocabulary
 from tastetwin.features.holdout import uniform_hashes
 from tastetwin.features.home import home_regions
 from tastetwin.model.linear import Ials, histories_matrix
 
 PAST_SHARE: Final = 0.8
+DAY_SHARE: Final = 0.01
+"""More than most services see in a day."""
 MIN_PAST: Final = 3
 DEPTH: Final = 20
 NEIGHBOURS: Final = (20, 50, 100)
-"""Lengths of twin lists tried; the best on the validation users is reported on the others."""
+"""Lengths of twin lists tried, with and without CSLS; the best on the validation users is reported on the others."""
 VALIDATION_SHARE: Final = 0.3
 
 Floats = npt.NDArray[np.float32]
@@ -52,7 +55,7 @@ class Future:
         return np.flatnonzero(np.diff(self.visits.indptr))
 
     def validation(self, seed: int) -> npt.NDArray[np.bool_]:
-        """[n_judged] the users by whom list lengths are chosen."""
+        """[n_judged] the users by whom the length of lists, and CSLS or not, are chosen."""
         hashes = uniform_hashes(self.past.user_ids[self.judged], seed, b"utility")
         return np.asarray(hashes < VALIDATION_SHARE)
 
@@ -74,19 +77,42 @@ def cut_in_time(dataset: Dataset) -> Future:
     return Future(past, matrix, news, dataset.vocabulary)
 
 
-def twins_places(future: Future, vectors: Any, neighbours: int) -> ScoreBlocks:
+def a_day_later(dataset: Dataset, future: Future) -> Histories:
+    """[n] the users of ``future.past`` when the next favors are past, too: ``DAY_SHARE`` of all."""
+    earlier, later = split_by_time(dataset.favors, PAST_SHARE)
+    day = first_of(later, round(DAY_SHARE * len(dataset.favors)))
+    histories, known = dataset.histories(pa.concat_tables([earlier, day])), {*future.past.user_ids}
+    return histories.select(np.flatnonzero([user in known for user in histories.user_ids]))
+
+
+def cosines_of_others(vectors: Any) -> Iterator[tuple[int, Floats]]:
+    """``score_blocks`` of everybody with everybody else; -inf with themselves."""
+    for start, cosine in score_blocks(vectors, vectors):
+        rows = np.arange(len(cosine))
+        cosine[rows, start + rows] = -np.inf
+        yield start, cosine
+
+
+def crowds(vectors: Any) -> Floats:
+    """[n] how near everybody's nearest are, which CSLS takes off: mean cosine of ``CSLS_NEIGHBOURS`` others."""
+    near = min(CSLS_NEIGHBOURS, vectors.shape[0] - 1)
+    nearest = [np.partition(c, -near, axis=1)[:, -near:].mean(axis=1) for _, c in cosines_of_others(vectors)]
+    return np.asarray(np.concatenate(nearest), np.float32)
+
+
+def twins_places(future: Future, vectors: Any, neighbours: int, crowd: Floats | float = 0) -> ScoreBlocks:
     """Places by the similarity-weighted votes of each user's nearest ``neighbours`` users.
 
-    ``vectors`` [n, d] are unit rows, dense or sparse; similarity is the dot product, and negative ones do not vote.
+    ``vectors`` [n, d] are unit rows, dense or sparse; similarity is the dot product less half the twin's ``crowd`` [n]
+    (CSLS with ``crowds``, in the order of each list; plain with 0), and negative ones do not vote.
     """
 
     def blocks() -> Iterator[tuple[int, Floats]]:
-        for start, cosine in score_blocks(vectors, vectors):
-            rows = np.arange(len(cosine))
-            cosine[rows, start + rows] = -np.inf
+        for start, cosine in cosines_of_others(vectors):
             k = min(neighbours, cosine.shape[1] - 1)
-            nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
-            weights = np.maximum(np.take_along_axis(cosine, nearest, axis=1), 0)
+            similarity = cosine - crowd / 2
+            nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+            weights = np.maximum(np.take_along_axis(similarity, nearest, axis=1), 0)
             indptr = np.arange(0, nearest.size + 1, k)
             voters = sp.csr_matrix((weights.ravel(), nearest.ravel(), indptr), shape=cosine.shape)
             yield start, np.asarray((voters @ future.matrix).toarray(), np.float32)
