@@ -153,7 +153,7 @@ def test_tables_tell_the_figures_that_their_columns_name(found: Benchmark) -> No
     told = cells("Neighbour utility", "item kNN")
     assert (told["by"], told["twins"], told["CSLS"]) == ("places", "-", "-")
     (looks,) = (score for score in found.lists if score.method == MODEL)
-    assert cells("Lists of everybody", MODEL)["Jaccard@10 a day later"] == f"{looks.stability:.3f}"
+    assert cells("Lists of everybody", MODEL)["a day later"] == f"{looks.stability:.3f}"
 
 
 def test_tables_are_whole_and_name_who_is_shown_least(found: Benchmark) -> None:
