@@ -21,7 +21,7 @@ import argparse
 import functools
 from collections.abc import Iterator
 from datetime import date
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +34,8 @@ from tastetwin.config import Config
 from tastetwin.engine import connect
 from tastetwin.evaluation.baselines import BASELINES, MORE_BASELINES, TUNED, Baseline, Material
 from tastetwin.evaluation.dataset import load_dataset
-from tastetwin.evaluation.metrics import CSLS_NEIGHBOURS, score_blocks
-from tastetwin.evaluation.utility import NEIGHBOURS, Future, cut_in_time, ndcg_and_recall
+from tastetwin.evaluation.metrics import CSLS_NEIGHBOURS
+from tastetwin.evaluation.utility import NEIGHBOURS, Future, cosines_of_others, cut_in_time, ndcg_and_recall
 from tastetwin.features.histories import Histories
 from tastetwin.model.encoder import Encoder, strength
 from tastetwin.model.finish import batches
@@ -62,7 +62,7 @@ class Town:
         weighted = (future.matrix @ sp.diags_array(idf)).tocsr()
         norms = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
         self.rows = (sp.diags_array((1 / np.maximum(norms, 1e-9)).astype(np.float32)) @ weighted).tocsr()
-        self.overlap = alone(np.asarray((self.rows @ self.rows.T).toarray(), np.float32))
+        self.overlap = similarities(self.rows)
 
     def worth(self, weights: Iterator[tuple[int, sp.csr_matrix]]) -> npt.NDArray[np.float64]:
         """[n_judged] NDCG@20 of votes by blocks of [users, n] weights."""
@@ -76,10 +76,9 @@ class Town:
         return float(found[~self.chosen_by].mean())
 
 
-def alone(similarity: Floats) -> Floats:
-    """Nobody votes for themselves."""
-    np.fill_diagonal(similarity, -np.inf)
-    return similarity
+def similarities(vectors: Any) -> Floats:
+    """[n, n] everybody's with everybody else; nobody votes for themselves."""
+    return np.concatenate([block for _, block in cosines_of_others(vectors)])
 
 
 def nearest(similarity: Floats, k: int, power: int) -> Iterator[tuple[int, sp.csr_matrix]]:
@@ -248,7 +247,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for name, method in methods.items():
         vectors = method(material)[0]
-        cosine = alone(np.concatenate([np.array(block) for _, block in score_blocks(vectors, vectors)]))
+        cosine = similarities(vectors)
         mixed = cosine + 2 * town.overlap
         found = [
             town.best(csls(similarity) if corrected else similarity, power)
